@@ -1,0 +1,41 @@
+# Every target sets up what it needs: the environment in .venv is made when it is missing or older
+# than what it was made from.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/ready
+
+.PHONY: train test check bench figures constraints clean
+
+train: $(READY)  ## train a network on the text that every Python carries, and let it write
+	$(BIN)/bptt train
+
+test: $(READY)  ## run the tests, and the examples in README.md, docs/ and the docstrings
+	$(BIN)/python -m pytest
+
+check: $(READY)  ## lint, format, types, import direction, then the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest
+
+bench: $(READY)  ## measure what the README claims, on this machine
+	$(BIN)/python benchmarks/text.py
+
+figures: $(READY)  ## draw the figures of docs/ again
+	for script in docs/figures/*.py; do $(BIN)/python $$script; done
+
+$(READY): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+constraints:  ## pin today's newest versions, but for torch
+	rm -rf build/pins && $(PYTHON) -m venv build/pins
+	build/pins/bin/python -m pip install --quiet torch==2.13.0 '.[dev]'
+	echo '# The exact versions that make and CI install; written by "make constraints".' > constraints.txt
+	build/pins/bin/python -m pip freeze --exclude bptt | sed 's/+cpu$$//' >> constraints.txt
+
+clean:
+	rm -rf .venv build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,0 +1,16 @@
+from .errors import BpttError as BpttError
+from .gradient.backward import backward as backward
+from .model.encodings import Features as Features
+from .model.encodings import Tokens as Tokens
+from .model.likelihoods import Categorical as Categorical
+from .model.network import Network as Network
+from .model.network import Output as Output
+from .model.network import State as State
+from .training.data import Text as Text
+from .training.data import read_text as read_text
+from .training.fit import fit as fit
+from .training.fit import resume as resume
+from .training.run import Run as Run
+from .training.settings import Settings as Settings
+
+__version__: str

@@ -1,0 +1,122 @@
+"""Backpropagation through time, exact or truncated.
+
+    ∂L/∂W = Σⱼ Σₖ≤ⱼ ∂Lⱼ/∂hⱼ · (Π ₘ₌ₖ₊₁..ⱼ ∂hₘ/∂hₘ₋₁) · ∂hₖ/∂W
+
+Exact takes all k; truncated to a window p it takes those in the same chunk of p steps as j
+(Williams and Peng 1990; Werbos 1990 for the exact form).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+from bptt.errors import BpttError, require_choice, require_shape, require_whole
+from bptt.model.network import Network, State, steps_alive
+
+
+class Backward(NamedTuple):
+    """What `backward` returns.
+
+    loss: over the whole call, detached; in nats per step for reduction "mean", else in nats.
+    steps: how many yᵗ it read, over all sequences.
+    state: after the last step, detached, to go on from.
+    """
+
+    loss: Float[Tensor, ""]
+    steps: int
+    state: State
+
+
+def backward(
+    net: Network,
+    y: Shaped[Tensor, "T B *y"],
+    x: Shaped[Tensor, "T B *x"] | None = None,
+    *,
+    state: State | None = None,
+    window: int | None = None,
+    lengths: Int[Tensor, " B"] | None = None,
+    loss_weights: Float[Tensor, "T B"] | None = None,
+    reduction: str = "mean",
+) -> Backward:
+    """Add the gradient of the loss to .grad, of the parameters and of x and state if they ask.
+
+    window: None for the exact gradient; p to cut the path through time every p steps.
+    lengths: (B,), where each sequence ends if that is before T.
+    loss_weights: w, (T, B); 0 where there is no target.
+    reduction: "mean" for Σ w·nll / Σ w, or "sum" for Σ w·nll, the textbook's L.
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(3), hidden=4)
+    >>> done = bptt.backward(net, torch.tensor([[0], [2], [1], [1]]), window=2)
+    >>> done.steps, net.recurrent.weight_hh_l0.grad.shape
+    (4, torch.Size([4, 4]))
+    """
+    require_choice("reduction", reduction, ("mean", "sum"))
+    if y.ndim < 2:
+        raise BpttError(f"y has shape {tuple(y.shape)}; expected (T, B) or (T, B, features)")
+    T, B = y.shape[:2]
+    if window is not None:
+        require_whole("window", window, 1)
+    weights, total, steps = _weights(loss_weights, lengths, T, B, net)
+    scale = 1 / total if reduction == "mean" else 1.0
+    first = carried = _as_leaves(state)
+    loss = weights.new_zeros(())
+    x_grads: list[Tensor] = []
+    for start in range(0, T, window or T):
+        chunk = slice(start, start + (window or T))
+        chunk_x = None if x is None else _as_leaves(x[chunk])
+        chunk_lengths = None if lengths is None else (lengths - start).clamp(0, len(y[chunk]))
+        out = net(y[chunk], chunk_x, state=carried, lengths=chunk_lengths)
+        chunk_loss = (out.nll * weights[chunk]).sum() * scale
+        if chunk_loss.requires_grad:
+            chunk_loss.backward()
+        loss += chunk_loss.detach()
+        carried = detach(out.state)
+        if chunk_x is not None and chunk_x.grad is not None:
+            x_grads.append(chunk_x.grad)
+    if x is not None and x_grads:
+        x.backward(torch.cat(x_grads))
+    _hand_on(state, first)
+    return Backward(loss, steps, carried)
+
+
+def detach(state: State) -> State:
+    """Return the state cut off from what came before it."""
+    detached: State = pytree.tree_map_only(Tensor, Tensor.detach, state)
+    return detached
+
+
+def _as_leaves(tree: Any) -> Any:
+    """Return the tensors of a tree as the leaves of a new graph, where they ask for gradients."""
+    return pytree.tree_map_only(Tensor, lambda t: t.detach().requires_grad_(t.requires_grad), tree)
+
+
+def _hand_on(tree: Any, leaves: Any) -> None:
+    """Send the gradients that reached the leaves on to the tensors they were made from."""
+    for tensor, leaf in zip(pytree.tree_leaves(tree), pytree.tree_leaves(leaves), strict=True):
+        if isinstance(leaf, Tensor) and leaf.grad is not None:
+            tensor.backward(leaf.grad)
+
+
+def _weights(
+    loss_weights: Tensor | None, lengths: Tensor | None, T: int, B: int, net: Network
+) -> tuple[Float[Tensor, "T B"], float, int]:
+    """Return w, zero beyond the sequences' ends, its sum, and how many steps lie before them."""
+    like = net.readout.weight
+    weights = like.new_ones(T, B)
+    if loss_weights is not None:
+        require_shape("loss_weights", loss_weights.shape, "(T, B)", (T, B))
+        weights = loss_weights.to(like)
+    steps = T * B
+    alive = steps_alive(lengths, T, B, like.device)
+    if alive is not None:
+        weights, steps = weights * alive, int(alive.sum())
+    total = float(weights.sum())
+    if not 0 < total < float("inf"):
+        raise BpttError(f"the loss weights sum to {total}; expected a positive, finite sum")
+    return weights, total, steps

@@ -1,0 +1,1 @@
+"""How a recurrent layer is computed."""

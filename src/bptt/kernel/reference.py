@@ -1,0 +1,84 @@
+"""The recurrences as plain loops over time: the kernel's meaning.
+
+Every function starts from the projected input pᵗ = b + U xᵗ + R yᵗ⁻¹, which needs no loop, and
+runs the part that does. A state is a tuple of (B, H) tensors whose first member is hᵗ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+State = tuple[Float[Tensor, "B H"], ...]
+Step = Callable[[Tensor, State], State]
+Activation = Callable[[Tensor], Tensor]
+
+
+def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:
+    """Return the step hᵗ = f(pᵗ + W hᵗ⁻¹) (Elman 1990)."""
+
+    def step(p: Float[Tensor, "B H"], state: State) -> State:
+        (h,) = state
+        return (f(torch.addmm(p, h, W.t())),)
+
+    return step
+
+
+def gru(W: Float[Tensor, "G H"], bias: Float[Tensor, " G"]) -> Step:
+    """Return the step of a gated recurrent unit (Cho et al. 2014), as torch.nn.GRU writes it.
+
+    (aᵣ, a_z, aₙ) = bias + W h, r = σ(pᵣ + aᵣ), z = σ(p_z + a_z), n = tanh(pₙ + r ⊙ aₙ),
+    h ← (1 − z) ⊙ n + z ⊙ h.
+    """
+
+    def step(p: Float[Tensor, "B G"], state: State) -> State:
+        (h,) = state
+        H = h.shape[1]
+        a = torch.addmm(bias, h, W.t())
+        r, z = torch.sigmoid(p[:, : 2 * H] + a[:, : 2 * H]).chunk(2, dim=1)
+        n = torch.tanh(p[:, 2 * H :] + r * a[:, 2 * H :])
+        return (torch.lerp(n, h, z),)
+
+    return step
+
+
+def lstm(W: Float[Tensor, "G H"]) -> Step:
+    """Return the step of a long short-term memory (Gers et al. 2000), as torch.nn.LSTM writes it.
+
+    (i, f, g, o) = p + W h, c ← σ(f) ⊙ c + σ(i) ⊙ tanh(g), h ← σ(o) ⊙ tanh(c).
+    """
+
+    def step(p: Float[Tensor, "B G"], state: State) -> State:
+        h, c = state
+        i, f, g, o = torch.addmm(p, h, W.t()).chunk(4, dim=1)
+        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c), c
+
+    return step
+
+
+def unroll(
+    step: Step,
+    projected: Float[Tensor, "T B G"],
+    state: State,
+    alive: Bool[Tensor, "T B"] | None = None,
+) -> tuple[Float[Tensor, "T B H"], State]:
+    """Run `step` over time; return h¹..hᵀ and the state after the last step.
+
+    Where `alive` is false a sequence is past its end: its state no longer moves.
+    """
+    hidden = []
+    for t, p in enumerate(projected.unbind(0)):
+        moved = step(p, state)
+        if alive is None:
+            state = moved
+        else:
+            goes_on = alive[t].unsqueeze(1)
+            state = tuple(
+                torch.where(goes_on, new, old) for new, old in zip(moved, state, strict=True)
+            )
+        hidden.append(state[0])
+    return torch.stack(hidden), state

@@ -1,0 +1,1 @@
+"""What is computed: layers, likelihoods, networks."""

@@ -1,0 +1,102 @@
+"""How a value enters the network: as a vector of features, or as one token of n."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from bptt.errors import BpttError, require_shape, require_whole
+
+BLANK = -1
+"""The token that stands for none: it encodes to the zero vector."""
+
+
+@dataclass(frozen=True)
+class Features:
+    """A vector of `width` real numbers at every step."""
+
+    width: int
+    kind: ClassVar[str] = "features"
+
+    def __post_init__(self) -> None:
+        require_whole("the number of features", self.width, 0)
+
+    def check(self, name: str, values: Tensor, T: int | None, B: int | None) -> None:
+        """Raise BpttError unless `values` are floating-point numbers of shape (T, B, width)."""
+        require_shape(name, values.shape, "(T, B, features)", (T, B, self.width))
+        if not values.is_floating_point():
+            raise BpttError(f"{name} has dtype {values.dtype}; expected floating-point features")
+
+    def project(
+        self, values: Float[Tensor, "T B width"], weight: Float[Tensor, "G width"]
+    ) -> Float[Tensor, "T B G"]:
+        """Return `weight` times every value."""
+        return values @ weight.t()
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """One of `width` symbols at every step, numbered from 0; −1 is none, the zero vector.
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(5), inputs=bptt.Tokens(3), recurrence="hidden")
+    """
+
+    width: int
+    kind: ClassVar[str] = "tokens"
+
+    def __post_init__(self) -> None:
+        require_whole("the number of tokens", self.width, 1)
+
+    def check(
+        self, name: str, values: Tensor, T: int | None, B: int | None, least: int = BLANK
+    ) -> None:
+        """Raise BpttError unless `values` are whole numbers from `least` below width, (T, B)."""
+        require_shape(name, values.shape, "(T, B)", (T, B))
+        if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
+            raise BpttError(
+                f"{name} has dtype {values.dtype}; expected integer tokens (torch.int64)"
+            )
+        if values.numel() == 0:
+            return
+        lowest, highest = (int(extreme) for extreme in torch.aminmax(values))
+        if lowest < least or highest >= self.width:
+            none = f", or {BLANK} for none" if least == BLANK else ""
+            raise BpttError(
+                f"{name} has tokens from {lowest} to {highest}; "
+                f"expected 0 to {self.width - 1}{none}"
+            )
+
+    def project(
+        self, values: Shaped[Tensor, "T B"], weight: Float[Tensor, "G width"]
+    ) -> Float[Tensor, "T B G"]:
+        """Return `weight` times the one-hot vector of every token, by looking up its column."""
+        blank = values == BLANK
+        columns = torch.nn.functional.embedding(values.clamp(min=0), weight.t().contiguous())
+        return columns.masked_fill(blank.unsqueeze(-1), 0) if bool(blank.any()) else columns
+
+
+Encoding = Features | Tokens
+
+
+def as_encoding(inputs: int | Encoding) -> Encoding:
+    """Return what a Network's `inputs` argument means."""
+    if isinstance(inputs, Features | Tokens):
+        return inputs
+    require_whole("inputs", inputs, 0)
+    return Features(inputs)
+
+
+def encoding_config(encoding: Encoding) -> dict[str, Any]:
+    """Return the encoding as plain values, for a file."""
+    return {"kind": encoding.kind, "width": encoding.width}
+
+
+def encoding_from_config(config: dict[str, Any]) -> Encoding:
+    """Return the encoding that `encoding_config` described."""
+    kinds: dict[str, type[Encoding]] = {"features": Features, "tokens": Tokens}
+    return kinds[config["kind"]](config["width"])

@@ -1,0 +1,87 @@
+"""The live display of a training run: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import math
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from bptt.training.fit import Step
+
+
+def bits(nll: float) -> str:
+    """Return nats as bits, for people."""
+    return f"{nll / math.log(2):.3f}"
+
+
+def clock(seconds: float) -> str:
+    """Return a span of time as minutes and seconds, or hours too.
+
+    >>> clock(75), clock(3675)
+    ('1:15', '1:01:15')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
+
+
+class TrainingDisplay:
+    """Shows every Step it is called with, while it is entered.
+
+    unit: what a token is, as in "bits per character".
+    max_seconds: when training stops at the latest, for the time left.
+    """
+
+    def __init__(self, console: Console, unit: str, max_seconds: float | None = None) -> None:
+        self.console, self.unit = console, unit
+        self.max_seconds = max_seconds or math.inf
+        self.first: Step | None = None
+        self.smoothed, self.weight, self.validation = 0.0, 0.0, "-"
+        self.bar = Progress(
+            BarColumn(bar_width=None),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[line]}"),
+            console=console,
+            disable=not console.is_terminal,
+            expand=True,
+        )
+        self.task = self.bar.add_task("training", total=None, line="")
+
+    def __enter__(self) -> TrainingDisplay:
+        """Start the display."""
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leave the display as it last was."""
+        self.bar.stop()
+
+    def __call__(self, step: Step) -> None:
+        """Show where training is."""
+        self.first = self.first or step
+        self.smoothed = 0.95 * self.smoothed + 0.05 * step.train_nll
+        self.weight = 0.95 * self.weight + 0.05
+        if step.validation_nll is not None:
+            self.validation = bits(step.validation_nll)
+        line = (
+            f"bits per {self.unit}: training {bits(self.smoothed / self.weight)}, "
+            f"validation {self.validation}, {step.tokens_per_second / 1e3:.0f}k {self.unit}s/s, "
+            f"{clock(self._time_left(step))} left"
+        )
+        self.bar.update(self.task, total=step.total, completed=step.step, line=line)
+        if not self.console.is_terminal and step.validation_nll is not None:
+            self.console.print(f"step {step.step} of {step.total}, {line}", soft_wrap=True)
+
+    def _time_left(self, step: Step) -> float:
+        assert self.first is not None
+        steps = max(1, step.step - self.first.step)
+        spent = step.seconds - self.first.seconds
+        by_steps = (step.total - step.step) * (spent / steps if spent else step.seconds)
+        return max(0.0, min(by_steps, self.first.seconds + self.max_seconds - step.seconds))

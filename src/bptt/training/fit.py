@@ -1,0 +1,374 @@
+"""The trainer: truncated backpropagation through time over parallel streams of text."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+from torch.utils import _pytree as pytree
+
+import bptt
+from bptt.errors import BpttError, require_memory
+from bptt.gradient.backward import backward
+from bptt.model.network import Network, State
+from bptt.training import checkpoint
+from bptt.training.data import Text, streams
+from bptt.training.run import Run, under
+from bptt.training.settings import DEFAULT_EPOCHS, Settings
+
+LOG_EVERY = 10
+SECONDS_BETWEEN_SAVES = 60.0
+VALIDATION_CHUNK = 256
+
+
+@dataclass(frozen=True)
+class Step:
+    """What `on_step` is told after each optimizer step; losses are in nats per token.
+
+    total: the number of steps at which training ends; train_nll: of this step's tokens;
+    validation_nll: None unless this step ended with a validation; seconds: of training so far.
+    """
+
+    step: int
+    total: int
+    train_nll: float
+    validation_nll: float | None
+    seconds: float
+    tokens_per_second: float
+
+
+OnStep = Callable[[Step], None]
+
+
+@dataclass(frozen=True)
+class Fit:
+    """What `fit` returns: where training ended, why, and how good the network then was."""
+
+    step: int
+    seconds: float
+    validation_nll: float
+    stopped_by: Literal["steps", "seconds"]
+    run: Run | None
+
+
+@dataclass
+class Progress:
+    """What, besides weights and the optimizer's state, decides how training goes on."""
+
+    step: int = 0
+    seconds: float = 0.0
+    nll_sum: float = 0.0
+    nll_count: int = 0
+
+
+def fit(
+    net: Network,
+    text: Text,
+    settings: Settings | None = None,
+    *,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    on_step: OnStep | None = None,
+) -> Fit:
+    """Train the network on a text, in place.
+
+    out: a folder for the run: its configuration, metrics and checkpoints; None keeps nothing.
+    seed: noted in the run (the caller has seeded torch before making the network).
+    Ctrl-C ends the current step, saves, and raises KeyboardInterrupt. A loss or gradient that is
+    no number raises BpttError, with the last good checkpoint kept.
+    """
+    settings = settings or Settings()
+    trainer = Trainer(net, text, settings, None, on_step)
+    if out is not None:
+        trainer.run = Run.create(out, _config(net, text, settings, seed))
+        trainer.save()
+    return trainer.train()
+
+
+def resume(
+    run: str | Path | Run,
+    *,
+    data: str | Path | None = None,
+    max_steps: int | None = None,
+    max_seconds: float | None = None,
+    on_step: OnStep | None = None,
+) -> tuple[Network, Fit]:
+    """Go on with a run exactly where its checkpoint is; return the network and how it ended.
+
+    data: where its text is now, if it was moved.
+    max_steps: a new end for the run, and for its learning rate's schedule.
+    max_seconds: how long this call may take; what the run had for itself is not remembered.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    text = run.read_text(data)
+    if max_steps is not None:
+        run = run.with_training(max_steps=max_steps, epochs=None)
+    settings = replace(Settings(**run.config["training"]), max_seconds=max_seconds)
+    net = Network.from_config(run.config["network"])
+    trainer = Trainer(net, text, settings, run, on_step)
+    trainer.load()
+    return net, trainer.train()
+
+
+class Trainer:
+    """The loop behind `fit` and `resume`."""
+
+    def __init__(
+        self, net: Network, text: Text, settings: Settings, run: Run | None, on_step: OnStep | None
+    ) -> None:
+        _require_fit(net, text, settings)
+        self.net, self.text, self.settings, self.run = net, text, settings, run
+        self.on_step = on_step
+        self.optimizer = _optimizer(net, settings)
+        self.streams = streams(text.training, settings.batch)
+        self.updates_per_epoch = math.ceil(len(self.streams) / settings.steps)
+        self.total = _total_steps(settings, self.updates_per_epoch)
+        self.validate_every = settings.validate_every or _validation_interval(text, settings)
+        self.progress = Progress()
+        self.carried: State | None = None
+        self.last_saved = (-1, -math.inf)
+
+    def train(self) -> Fit:
+        """Run the steps that are left."""
+        progress = self.progress
+        limit = progress.seconds + (self.settings.max_seconds or math.inf)
+        validation_nll = None
+        with _interruption() as interrupted:
+            while progress.step < self.total and progress.seconds < limit:
+                validation_nll = self.step()
+                if interrupted():
+                    self.save()
+                    raise KeyboardInterrupt
+        if validation_nll is None:
+            validation_nll = self.validate()
+            self.save()
+        stopped_by: Literal["steps", "seconds"] = (
+            "steps" if progress.step >= self.total else "seconds"
+        )
+        return Fit(progress.step, progress.seconds, validation_nll, stopped_by, self.run)
+
+    def step(self) -> float | None:
+        """Take one optimizer step; validate, log and save when it is time to."""
+        progress, began = self.progress, time.perf_counter()
+        train_nll, tokens = self.update()
+        updated = time.perf_counter() - began
+        progress.step += 1
+        progress.nll_sum += train_nll
+        progress.nll_count += 1
+        is_due = progress.step % self.validate_every == 0 or progress.step == self.total
+        validation_nll = self.validate() if is_due else None
+        progress.seconds += time.perf_counter() - began
+        self._log(validation_nll)
+        if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
+            self.save()
+        if self.on_step is not None:
+            self.on_step(
+                Step(
+                    step=progress.step,
+                    total=self.total,
+                    train_nll=train_nll,
+                    validation_nll=validation_nll,
+                    seconds=progress.seconds,
+                    tokens_per_second=tokens / updated,
+                )
+            )
+        return validation_nll
+
+    def update(self) -> tuple[float, int]:
+        """Change the weights once; return the loss, in nats per token, and how many tokens."""
+        part = self.progress.step % self.updates_per_epoch
+        start, end = (len(self.streams) * i // self.updates_per_epoch for i in (part, part + 1))
+        self.net.train()
+        self.optimizer.zero_grad()
+        done = backward(
+            self.net,
+            self.streams[start:end],
+            state=None if part == 0 else self.carried,
+            window=self.settings.window,
+        )
+        loss = self._require_number("loss", float(done.loss))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
+        self._require_number("gradient's norm", float(norm))
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.progress.step, self.total, self.settings)
+        self.optimizer.step()
+        self.carried = done.state
+        return loss, done.steps
+
+    def validate(self) -> float:
+        """Return the loss on the validation part, in nats per token."""
+        nll = evaluate(self.net, self.text.validation, self.settings.batch)
+        return self._require_number("validation loss", nll)
+
+    def save(self) -> None:
+        """Replace the run's checkpoint, if there is a run."""
+        progress = self.progress
+        if self.run is None or self.last_saved[0] == progress.step:
+            return
+        if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
+            self._require_number("largest weight", math.nan)
+        tensors = {
+            **{f"network.{name}": t for name, t in self.net.state_dict().items()},
+            **{
+                f"optimizer.{k}": t for k, t in checkpoint.optimizer_tensors(self.optimizer).items()
+            },
+            **{f"carried.{i}": t for i, t in enumerate(_tensors(self.carried))},
+            "random": torch.get_rng_state(),
+        }
+        self.run.save(tensors, asdict(progress))
+        self.last_saved = (progress.step, progress.seconds)
+
+    def load(self) -> None:
+        """Put back what `save` saved."""
+        assert self.run is not None
+        tensors, notes = self.run.load()
+        checkpoint.load_weights(self.net, under("network", tensors), self.run.path)
+        checkpoint.load_optimizer(self.optimizer, under("optimizer", tensors))
+        self.progress = Progress(**notes)
+        if carried := under("carried", tensors):
+            fresh, structure = pytree.tree_flatten(self.net.fresh_state(self.settings.batch))
+            saved = iter(carried[str(i)] for i in range(len(carried)))
+            leaves = [next(saved) if isinstance(leaf, Tensor) else leaf for leaf in fresh]
+            self.carried = pytree.tree_unflatten(leaves, structure)
+        torch.set_rng_state(tensors["random"])
+        self.run.forget_after(self.progress.step)
+        self.last_saved = (self.progress.step, self.progress.seconds)
+
+    def _log(self, validation_nll: float | None) -> None:
+        progress = self.progress
+        if validation_nll is None and progress.step % LOG_EVERY:
+            return
+        row = {
+            "step": progress.step,
+            "seconds": round(progress.seconds, 3),
+            "train_nll": progress.nll_sum / progress.nll_count,
+        }
+        if validation_nll is not None:
+            row["validation_nll"] = validation_nll
+        progress.nll_sum, progress.nll_count = 0.0, 0
+        if self.run is not None:
+            self.run.log(row)
+
+    def _require_number(self, name: str, value: float) -> float:
+        if math.isfinite(value):
+            return value
+        kept = ""
+        if self.run is not None:
+            kept = f" {self.run.path} keeps its last good checkpoint, of step {self.last_saved[0]}."
+        raise BpttError(
+            f"the {name} became {value} after step {self.progress.step}.{kept} "
+            "Try a lower learning rate, a smaller clip, or the tanh cell"
+        )
+
+
+@torch.no_grad()
+def evaluate(net: Network, tokens: Int64[Tensor, " N"], batch: int) -> float:
+    """Return the mean NLL of a text read as `batch` parallel streams, in nats per token."""
+    net.eval()
+    columns = streams(tokens, min(batch, len(tokens)))
+    state, total = None, 0.0
+    for chunk in columns.split(VALIDATION_CHUNK):
+        out = net(chunk, state=state)
+        total += float(out.nll.sum(dtype=torch.float64))
+        state = out.state
+    return total / columns.numel()
+
+
+def learning_rate(step: int, total: int, settings: Settings) -> float:
+    """Return the rate of a step: a linear warm-up, then half a cosine down to a tenth.
+
+    It depends on how many steps there are, never on the clock, so that runs can be repeated.
+    """
+    warm_up = min(100, total // 10 + 1)
+    if step < warm_up:
+        return settings.learning_rate * (step + 1) / warm_up
+    share = (step - warm_up) / max(1, total - warm_up)
+    return settings.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+
+
+@contextmanager
+def _interruption() -> Iterator[Callable[[], bool]]:
+    """Give a function that says whether Ctrl-C was pressed; a second press interrupts at once."""
+    pressed = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield pressed.is_set
+        return
+
+    def press(*_: object) -> None:
+        pressed.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, press)
+    try:
+        yield pressed.is_set
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
+    trained = [p for p in net.parameters() if p.requires_grad]
+    make = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.SGD
+    return make(trained, lr=settings.learning_rate)
+
+
+def _total_steps(settings: Settings, updates_per_epoch: int) -> int:
+    ends = [] if settings.max_steps is None else [settings.max_steps]
+    if settings.epochs is not None or not ends:
+        ends.append(math.ceil((settings.epochs or DEFAULT_EPOCHS) * updates_per_epoch))
+    return min(ends)
+
+
+def _validation_interval(text: Text, settings: Settings) -> int:
+    """Return an interval in which validating takes about a tenth of the time, or less."""
+    tokens_per_update = settings.batch * settings.steps
+    return max(100, math.ceil(3 * len(text.validation) / tokens_per_update))
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _require_fit(net: Network, text: Text, settings: Settings) -> None:
+    """Raise BpttError unless network, text, settings and machine go together."""
+    if net.likelihood.outputs != text.vocabulary.size:
+        raise BpttError(
+            f"the network models {net.likelihood.outputs} symbols; expected "
+            f"{text.vocabulary.size}, the size of the text's vocabulary"
+        )
+    needed = settings.batch * settings.window
+    if len(text.training) < needed or len(text.validation) == 0:
+        raise BpttError(
+            f"{text.source} has {len(text.training)} {text.vocabulary.kind} to train on; expected "
+            f"at least batch · window = {settings.batch} · {settings.window} = {needed}: "
+            "take a longer text, a smaller batch (--batch) or a smaller window (--window)"
+        )
+    weights = sum(p.numel() for p in net.parameters())
+    hidden, layers = net.recurrent.hidden_size, net.recurrent.num_layers
+    states = settings.batch * settings.window * (4 * hidden * layers + 3 * net.likelihood.outputs)
+    require_memory("training", 4 * (4 * weights + states))
+
+
+def _config(net: Network, text: Text, settings: Settings, seed: int | None) -> dict[str, Any]:
+    return {
+        "bptt": bptt.__version__,
+        "data": {
+            "path": None if text.path is None else str(text.path.resolve()),
+            "sha256": text.sha256,
+            "tokens": text.vocabulary.kind,
+            "characters": text.vocabulary.characters,
+        },
+        "network": net.config(),
+        "training": asdict(settings),
+        "seed": seed,
+    }

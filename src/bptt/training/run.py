@@ -1,0 +1,134 @@
+"""A run is one folder: config.json, metrics.jsonl and checkpoint.safetensors."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from bptt.errors import BpttError
+from bptt.model.network import Network
+from bptt.training import checkpoint
+from bptt.training.data import Text, Vocabulary, read_text
+
+CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run's folder, and what its config.json says."""
+
+    path: Path
+    config: dict[str, Any]
+
+    @classmethod
+    def create(cls, path: str | Path, config: dict[str, Any]) -> Run:
+        """Make the folder and write its config.json, unless it holds a run already."""
+        path = Path(path)
+        if any((path / name).exists() for name in (CONFIG, METRICS, CHECKPOINT)):
+            raise BpttError(
+                f"{path} holds a run already; give another folder with out (--out), "
+                "or go on with that run by resuming it (--resume)"
+            )
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            checkpoint.write_atomically(path / CONFIG, json.dumps(config, indent=2) + "\n")
+        except OSError as error:
+            raise BpttError(f"cannot write a run to {path}: {error.strerror}") from None
+        return cls(path, config)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Run:
+        """Return the run in a folder, or raise BpttError if there is none."""
+        path = Path(path)
+        try:
+            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
+        except (FileNotFoundError, NotADirectoryError):
+            raise BpttError(
+                f"{path} holds no run; expected a folder with a {CONFIG}, as 'bptt train' makes it"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise BpttError(f"{path / CONFIG} cannot be read: {error}") from None
+        if not isinstance(config, dict) or not {"network", "data", "training"} <= set(config):
+            raise BpttError(f"{path / CONFIG} is not what 'bptt train' writes; is it another's?")
+        return cls(path, config)
+
+    def with_training(self, **changes: Any) -> Run:
+        """Return the run with other training settings, written to its config.json."""
+        config = {**self.config, "training": {**self.config["training"], **changes}}
+        checkpoint.write_atomically(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
+        return Run(self.path, config)
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The tokens that the run was trained on."""
+        data = self.config["data"]
+        return Vocabulary(data["tokens"], data["characters"])
+
+    def read_text(self, path: str | Path | None = None) -> Text:
+        """Read the run's data again, from where it was or from `path`; it must be unchanged."""
+        data = self.config["data"]
+        source = path if path is not None else data["path"]
+        text = read_text(source, data["tokens"], self.vocabulary)
+        if text.sha256 != data["sha256"]:
+            raise BpttError(
+                f"{text.source} is not the text that {self.path} was trained on "
+                f"(SHA-256 {text.sha256[:12]}, expected {data['sha256'][:12]}); "
+                "give the original, or start a new run"
+            )
+        return text
+
+    def network(self) -> Network:
+        """Return the trained network."""
+        net = Network.from_config(self.config["network"])
+        tensors, _ = self.load()
+        checkpoint.load_weights(net, under("network", tensors), self.path / CHECKPOINT)
+        return net
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return the checkpoint's tensors and notes."""
+        if not (self.path / CHECKPOINT).exists():
+            raise BpttError(f"{self.path} has no {CHECKPOINT}; nothing can be loaded from it")
+        return checkpoint.load(self.path / CHECKPOINT)
+
+    def save(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Replace the checkpoint."""
+        checkpoint.save(self.path / CHECKPOINT, tensors, notes)
+
+    def log(self, row: dict[str, float]) -> None:
+        """Add a line to metrics.jsonl."""
+        with (self.path / METRICS).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(row) + "\n")
+
+    def metrics(self) -> list[dict[str, float]]:
+        """Return the lines of metrics.jsonl, less one that was cut off half way."""
+        path = self.path / METRICS
+        text = path.read_text(encoding="utf-8") if path.exists() else ""
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+    def forget_after(self, step: int) -> None:
+        """Drop what metrics.jsonl says of later steps, since they will be run again."""
+        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
+        checkpoint.write_atomically(self.path / METRICS, "".join(kept))
+
+
+def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors whose names start with `prefix.`, without it."""
+    return {
+        name.removeprefix(f"{prefix}."): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(f"{prefix}.")
+    }
+
+
+def next_folder(data: Path | None) -> Path:
+    """Return the first of runs/NAME-1, runs/NAME-2, … that is free, named for the data."""
+    name = "topics" if data is None else re.sub(r"[^\w.-]", "-", data.stem) or "run"
+    number = 1
+    while (folder := Path("runs") / f"{name}-{number}").exists():
+        number += 1
+    return folder

@@ -1,0 +1,75 @@
+"""How to train: the settings of `fit`, which are the options of `bptt train` too."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+from typing import Literal
+
+from bptt.errors import BpttError, require_choice, require_whole
+
+DEFAULT_EPOCHS = 12.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How to train. The defaults were chosen by `benchmarks/defaults.py`."""
+
+    batch: int = 32
+    """How many parallel streams the text is cut into."""
+
+    window: int = 100
+    """How many time steps the gradient reaches back (truncated backpropagation through time)."""
+
+    steps_per_update: int | None = None
+    """Time steps of every stream between two optimizer steps; by default the window."""
+
+    epochs: float | None = None
+    """How often to go through the data; by default 12, unless max_steps says otherwise."""
+
+    max_steps: int | None = None
+    """Stop after this many optimizer steps. The learning rate's schedule ends there too."""
+
+    max_seconds: float | None = None
+    """Stop after this many seconds of training, wherever the schedule is."""
+
+    optimizer: Literal["adam", "sgd"] = "adam"
+    """adam, or sgd: the textbook's W ← W − α ∂L/∂W."""
+
+    learning_rate: float = 5e-3
+    """The optimizer's α at its highest, after the warm-up."""
+
+    clip: float = 1.0
+    """The norm above which the whole gradient is scaled down to it; inf for no clipping."""
+
+    validate_every: int | None = None
+    """Optimizer steps between two validations; by default such that they take little time."""
+
+    def __post_init__(self) -> None:
+        for name, least in (("batch", 1), ("window", 1), ("max_steps", 0), ("validate_every", 1)):
+            if getattr(self, name) is not None:
+                require_whole(name, getattr(self, name), least, 2**31)
+        for name in ("epochs", "max_seconds", "learning_rate", "clip"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BpttError(f"{name} is {value}; expected a number above 0")
+        if not math.isfinite(self.learning_rate):
+            raise BpttError(f"learning_rate is {self.learning_rate}; expected a finite number")
+        require_choice("optimizer", self.optimizer, ("adam", "sgd"))
+        if self.steps_per_update is not None:
+            require_whole("steps_per_update", self.steps_per_update, 1, 2**31)
+            if self.steps_per_update < self.window:
+                raise BpttError(
+                    f"steps_per_update is {self.steps_per_update}; expected at least the window, "
+                    f"{self.window}: the gradient cannot reach back past the last update"
+                )
+
+    @property
+    def steps(self) -> int:
+        """Time steps of every stream in one update, at most."""
+        return self.steps_per_update or self.window
+
+    @classmethod
+    def names(cls) -> list[str]:
+        """Return the names of all settings."""
+        return [field.name for field in fields(cls)]

@@ -1,0 +1,33 @@
+"""Steps as TensorBoard events, beside the run's other files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bptt.errors import BpttError
+from bptt.training.fit import OnStep, Step
+
+
+def tensorboard_writer(folder: Path) -> OnStep:
+    """Return an `on_step` that writes losses (nats per token) and speed to `folder`."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra)
+    except ImportError:
+        raise BpttError(
+            "tensorboard is not installed; install it with: pip install 'bptt[tensorboard]'"
+        ) from None
+    writer = SummaryWriter(str(folder))
+
+    def write(step: Step) -> None:
+        values = {
+            "train_nll": step.train_nll,
+            "validation_nll": step.validation_nll,
+            "tokens_per_second": step.tokens_per_second,
+        }
+        for name, value in values.items():
+            if value is not None:
+                writer.add_scalar(name, value, step.step)
+        if step.validation_nll is not None:
+            writer.flush()
+
+    return write

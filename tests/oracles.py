@@ -1,0 +1,144 @@
+"""Slow, obvious references: the textbook's sums, written as they stand in the book.
+
+All of them take one network with one tanh or relu layer and a categorical likelihood, and work in
+float64, one sequence at a time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+import bptt
+
+# How far results may lie apart: float64 that differs by rounding, and float32 likewise.
+FLOAT64 = {"rtol": 0.0, "atol": 1e-10}
+FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
+
+# Every recurrence with every cell that goes with it: gated cells always have hidden recurrence.
+RECURRENT_CELLS = [
+    (recurrence, cell)
+    for recurrence in ("hidden", "output", "both")
+    for cell in ("tanh", "relu", "gru", "lstm")
+    if recurrence != "output" or cell in ("tanh", "relu")
+]
+
+ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+SLOPES = {"tanh": lambda a: 1 - torch.tanh(a) ** 2, "relu": lambda a: (a > 0).double()}
+
+
+@dataclass
+class Weights:
+    """W, R, U, V, b, c of a network; W is 0 where no such edge exists, R and U have no columns."""
+
+    W: Tensor
+    R: Tensor
+    U: Tensor
+    V: Tensor
+    b: Tensor
+    c: Tensor
+
+    @classmethod
+    def of(cls, net: bptt.Network) -> Weights:
+        layer = net.recurrent
+        H = layer.hidden_size
+        W = layer.weight_hh_l0 if net.recurrence != "output" else torch.zeros(H, H).double()
+        parts = (W, net.R, net.U, net.readout.weight, layer.bias_ih_l0, net.readout.bias)
+        return cls(*(part.detach().clone() for part in parts))
+
+    def zeros(self) -> Weights:
+        return Weights(*(torch.zeros_like(part) for part in vars(self).values()))
+
+
+def gradients(net: bptt.Network) -> Weights:
+    """Return what backward left in .grad, by the equation's names; W's is 0 where there is none."""
+    width, layer = net.inputs.width, net.recurrent
+    ih = layer.weight_ih_l0.grad if net.feeds_back or width else layer.weight_ih_l0  # no columns
+    has_loop = net.recurrence != "output"
+    W = layer.weight_hh_l0.grad if has_loop else torch.zeros(2 * [layer.hidden_size]).double()
+    return Weights(
+        W,
+        ih[:, width:],
+        ih[:, :width],
+        net.readout.weight.grad,
+        layer.bias_ih_l0.grad,
+        net.readout.bias.grad,
+    )
+
+
+def one_hot(tokens: Tensor, n: int) -> Tensor:
+    """Return one row a token; −1 gives the zero vector."""
+    return (tokens.unsqueeze(-1) == torch.arange(n)).double()
+
+
+def double_sum(
+    net: bptt.Network,
+    y: Tensor,
+    x: Tensor | None,
+    lengths: list[int],
+    first: Callable[[int], int] = lambda j: 0,
+) -> tuple[float, Weights]:
+    """Return L and ∂L/∂(W, R, U, V, b, c), summed over every loss step j and state step k ≤ j.
+
+    ∂L/∂W = Σⱼ Σₖ ∂Lⱼ/∂hⱼ · (Π ₘ₌ₖ₊₁..ⱼ diag(f'(aₘ)) W) · ∂hₖ/∂W, over k from first(j) to j.
+    """
+    w = Weights.of(net)
+    grad, loss = w.zeros(), 0.0
+    f, slope = ACTIVATIONS[net.cell], SLOPES[net.cell]
+    H, n = len(w.b), len(w.c)
+    for i, T in enumerate(lengths):
+        previous_y = one_hot(torch.cat([torch.tensor([-1]), y[:, i]]), n)[:, : w.R.shape[1]]
+        inputs = torch.zeros(T, 0).double() if x is None else x[:, i]
+        a, h = [], [torch.zeros(H).double()]
+        for t in range(T):
+            a.append(w.b + w.W @ h[-1] + w.R @ previous_y[t] + w.U @ inputs[t])
+            h.append(f(a[-1]))
+        for j in range(T):
+            p = torch.softmax(w.c + w.V @ h[j + 1], 0)
+            loss -= float(torch.log(p[y[j, i]]))
+            grad_o = p - one_hot(y[j, i], n)
+            grad.V += torch.outer(grad_o, h[j + 1])
+            grad.c += grad_o
+            for k in range(first(j), j + 1):
+                product = torch.eye(H).double()
+                for m in range(k + 1, j + 1):
+                    product = torch.diag(slope(a[m])) @ w.W @ product
+                grad_a = (grad_o @ w.V @ product) * slope(a[k])
+                grad.W += torch.outer(grad_a, h[k])
+                grad.R += torch.outer(grad_a, previous_y[k])
+                grad.U += torch.outer(grad_a, inputs[k])
+                grad.b += grad_a
+    if net.recurrence == "output":
+        grad.W.zero_()  # no such weight
+    return loss, grad
+
+
+def tied_copies(net: bptt.Network, y: Tensor, x: Tensor | None) -> tuple[float, Weights]:
+    """Return L and its gradient with the net seen as T layers, each with its own copy of weights.
+
+    The copies are equal, so ∂L/∂W is the sum of the gradients of the T copies of W.
+    """
+    w = Weights.of(net)
+    T, B = y.shape
+    copies = [
+        Weights(*(part.clone().requires_grad_() for part in vars(w).values())) for _ in range(T)
+    ]
+    previous_y = one_hot(torch.cat([torch.full((1, B), -1), y]), len(w.c))[..., : w.R.shape[1]]
+    inputs = torch.zeros(T, B, 0).double() if x is None else x
+    h, loss = torch.zeros(B, len(w.b)).double(), torch.zeros(()).double()
+    for t, layer in enumerate(copies):
+        a = layer.b + h @ layer.W.T + previous_y[t] @ layer.R.T + inputs[t] @ layer.U.T
+        h = ACTIVATIONS[net.cell](a)
+        log_p = torch.log_softmax(layer.c + h @ layer.V.T, -1)
+        loss = loss - log_p.gather(1, y[t].unsqueeze(1)).sum()
+    loss.backward()
+    total = w.zeros()
+    for name, part in vars(total).items():
+        grads = [getattr(layer, name).grad for layer in copies]
+        setattr(total, name, part + sum(grad for grad in grads if grad is not None))
+    if net.recurrence == "output":
+        total.W.zero_()
+    return float(loss.detach()), total

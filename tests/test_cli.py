@@ -1,0 +1,164 @@
+"""The command line as a user meets it: other processes, exit codes, and one-line complaints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from bptt.cli import main
+
+SMALL = ["--hidden", "8", "--batch", "4", "--window", "10", "--max-steps", "20"]
+
+
+TEXT = "to be, or not to be, that is the question: " * 40
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a text and a run that was trained on it."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT)
+    assert main(["train", str(folder / "text.txt"), *SMALL, "--out", str(folder / "run")]) == 0
+    return folder
+
+
+@pytest.fixture
+def here(tmp_path: Path, trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Stand in a folder with a text, and with a run."""
+    monkeypatch.chdir(shutil.copytree(trained, tmp_path / "here"))
+    return tmp_path / "here"
+
+
+@pytest.fixture
+def bptt_says(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., tuple[int, str, str]]:
+    def run(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        out, err = capsys.readouterr()
+        return status, out, err
+
+    return run
+
+
+def test_train_generate_and_resume(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    status, out, err = bptt_says("train", "text.txt", *SMALL)
+    assert (status, err) == (0, "")
+    assert "text.txt: 1,548 characters to train on" in out
+    assert "step 20 of 20, bits per character: training" in out
+    assert "The run is in runs/text-1." in out
+    assert "bptt train --resume runs/text-1 --max-steps 40" in out
+
+    status, out, _ = bptt_says("generate", "runs/text-1", "--prompt", "to ", "--steps", "30")
+    assert (status, len(out), out[:3]) == (0, 34, "to ")
+    seeded = ["generate", "runs/text-1", "--seed", "5"]
+    assert bptt_says(*seeded) == bptt_says(*seeded) != bptt_says(*seeded, "--temperature", "2")
+
+    status, out, _ = bptt_says("train", "--resume", "runs/text-1", "--max-steps", "30")
+    assert status == 0
+    assert "after 30 steps" in out
+    assert bptt_says("train", "text.txt", *SMALL, "--recurrence", "hidden")[0] == 0
+    assert (here / "runs/text-2/checkpoint.safetensors").exists()
+    assert bptt_says("generate", "runs/text-2", "--prompt", "€")[0] == 0
+
+
+def test_bytes_and_tensorboard(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    (here / "blob").write_bytes(bytes(range(256)) * 8)
+    arguments = ["train", "blob", *SMALL, "--tokens", "bytes", "--out", "events", "--tensorboard"]
+    status, out, _ = bptt_says(*arguments)
+    assert status == 0
+    assert "bits per byte" in out
+    assert list((here / "events").glob("events.out.tfevents.*"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "complaint"),
+    [
+        (["absent.txt"], "no such file: absent.txt; give the path of a text file"),
+        (["."], ". is a folder; give the path of a text file in it"),
+        (["empty"], "empty is empty; expected some text to learn from"),
+        (["latin"], "latin is not UTF-8: byte 0xe9 at position 3, line 1; convert it, or train on"),
+        (["text.txt"], "has 1548 characters to train on; expected at least batch · window = 32"),
+        (["text.txt", *SMALL, "--out", "run"], "run holds a run already; give another folder"),
+        (["text.txt", *SMALL, "--out", "text.txt"], "cannot write a run to text.txt"),
+        (["--resume", "folder"], "folder holds no run; expected a folder with a config.json"),
+        (["--resume", "run", "--hidden", "9"], "run's own settings, but got --hidden; leave that"),
+        (["--resume", "damaged"], "damaged/checkpoint.safetensors is no checkpoint, or damaged"),
+        (["text.txt", "--hidden", "10000000"], "would take 400,00"),
+        (["text.txt", "--hidden", "0"], "hidden is 0; expected a whole number of at least 1"),
+        (["text.txt", "--batch", "-1"], "batch is -1; expected a whole number from 1"),
+        (["text.txt", "--hidden", "many"], "many"),
+        (["text.txt", "--hiden", "9"], "Did you mean --hidden?"),
+        (["text.txt", "--cell", "elman"], "elman"),
+        (["text.txt", *SMALL, "--cell", "gru", "--recurrence", "output"], "expected tanh or relu"),
+        (
+            ["text.txt", *SMALL, "--cell", "relu", "--learning-rate", "1e30", "--clip", "inf"],
+            "keeps its last good checkpoint, of step 0. Try a lower learning rate",
+        ),
+    ],
+)
+def test_bad_input_is_one_line_status_2_and_nothing_lost(
+    here: Path, bptt_says: Callable[..., tuple], arguments: list[str], complaint: str
+) -> None:
+    (here / "empty").touch()
+    (here / "latin").write_bytes(b"caf\xe9")
+    (here / "folder").mkdir()
+    shutil.copytree("run", "damaged")
+    (here / "damaged/checkpoint.safetensors").write_bytes(b"not tensors")
+    before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
+
+    status, _, err = bptt_says("train", *arguments)
+
+    assert status == 2
+    assert err.startswith("bptt: ")
+    assert err.count("\n") == 1
+    assert complaint in err
+    assert {path: path.read_bytes() for path in before} == before
+
+
+def test_generate_refuses_what_it_cannot_do(bptt_says: Callable[..., tuple]) -> None:
+    assert bptt_says("generate", "absent")[2].startswith("bptt: absent holds no run;")
+    status, _, err = bptt_says("generate", "run", "--temperature", "-1")
+    assert (status, err.startswith("bptt: temperature is -1.0; expected")) == (2, True)
+    assert bptt_says("generate", "run", "--steps", "-1")[0] == 2
+    assert bptt_says("generate")[0] == 2
+    assert bptt_says("generat", "run")[0] == 2
+
+
+def test_ctrl_c_saves_and_exits_with_130(here: Path) -> None:
+    arguments = ["train", "text.txt", *SMALL[:-1], "1000000", "--out", "long"]
+    with subprocess.Popen(
+        [sys.executable, "-m", "bptt", *arguments, "--validate-every", "10"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("step 20 of"):
+                process.send_signal(signal.SIGINT)
+                break
+        out, err = process.communicate()
+    assert (process.returncode, err) == (130, "")
+    assert "Stopped and saved. To go on: bptt train --resume long" in out
+    assert main(["train", "--resume", "long", "--max-steps", "40"]) == 0
+
+
+def test_a_reader_that_goes_away_is_no_error(here: Path) -> None:
+    shell = f"{sys.executable} -m bptt generate run --steps 20000 | head -c 10"
+    done = subprocess.run(["bash", "-c", shell], capture_output=True, check=False)
+    assert (len(done.stdout), done.stderr) == (10, b"")
+
+
+def test_help_does_not_load_torch() -> None:
+    code = "import sys; from bptt.cli import main; main(['--help']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "False"

@@ -1,0 +1,70 @@
+"""Texts as tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bptt
+from bptt.training.data import UNKNOWN, Vocabulary, streams
+
+
+@given(st.text(min_size=1), st.text())
+def test_characters_go_there_and_back(known: str, other: str) -> None:
+    vocabulary = Vocabulary.of(known, "characters")
+    assert vocabulary.decode(vocabulary.encode(known).tolist()) == known
+    expected = "".join(c if c in known else UNKNOWN for c in other)
+    assert vocabulary.decode(vocabulary.encode(other).tolist()) == expected
+    assert int(vocabulary.encode(known).min()) >= 1  # 0 is reserved
+
+
+@given(st.text())
+def test_bytes_go_there_and_back(text: str) -> None:
+    vocabulary = Vocabulary("bytes")
+    assert vocabulary.decode(vocabulary.encode(text).tolist()) == text
+
+
+def test_a_byte_that_starts_no_character_is_shown_as_unknown() -> None:
+    assert Vocabulary("bytes").decode([0xE2, 0x82, 0x41, 0xE2]) == f"{UNKNOWN}A{UNKNOWN}"
+
+
+def test_the_last_tenth_is_validation_and_its_new_characters_are_unknown(tmp_path: Path) -> None:
+    path = tmp_path / "text"
+    path.write_text("ab" * 45 + "abababab€ü", encoding="utf-8")
+    text = bptt.read_text(path)
+    assert (len(text.training), len(text.validation)) == (90, 10)
+    assert text.vocabulary.characters == "ab"
+    assert text.vocabulary.decode(text.validation.tolist()) == "abababab" + 2 * UNKNOWN
+    assert (bptt.read_text(path, "bytes").vocabulary.size, text.vocabulary.size) == (256, 3)
+
+
+def test_the_built_in_text_is_the_language_documentation() -> None:
+    text = bptt.read_text()
+    assert text.path is None
+    assert 300_000 < len(text.training) < 1_000_000
+    assert "assert" in text.vocabulary.decode(text.training[:100].tolist())
+
+
+def test_streams_run_side_by_side() -> None:
+    columns = streams(torch.arange(103), 4)
+    assert columns.shape == (25, 4)
+    assert columns[:, 2].tolist() == list(range(50, 75))
+
+
+def test_bad_files(tmp_path: Path) -> None:
+    def refused(path: Path, message: str, tokens: str = "characters") -> None:
+        with pytest.raises(bptt.BpttError, match=message):
+            bptt.read_text(path, tokens)
+
+    refused(tmp_path / "absent", "no such file: .*absent")
+    refused(tmp_path, "is a folder; give the path of a text file")
+    (tmp_path / "empty").touch()
+    refused(tmp_path / "empty", "empty is empty; expected some text")
+    (tmp_path / "latin").write_bytes(b"good\nna\xefve\n")
+    refused(tmp_path / "latin", "byte 0xef at position 7, line 2; .*--tokens bytes")
+    refused(tmp_path / "latin", "tokens is 'words'", "words")
+    assert len(bptt.read_text(tmp_path / "latin", "bytes").training) == 10

@@ -1,0 +1,281 @@
+"""Training: it learns, it can be stopped anywhere and go on, and it says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import bptt
+from bptt.training.data import streams
+from bptt.training.fit import Step, evaluate, learning_rate
+from bptt.training.run import Run
+
+SMALL = bptt.Settings(batch=4, window=10, max_steps=40, validate_every=10)
+TEXT = "to be, or not to be, that is the question: " * 40
+
+
+@pytest.fixture
+def text_file(tmp_path: Path) -> Path:
+    path = tmp_path / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def network(text: bptt.Text, **more: object) -> bptt.Network:
+    torch.manual_seed(7)
+    return bptt.Network(bptt.Categorical(text.vocabulary.size), hidden=8, **more)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "checkpoint.safetensors")
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Weights, optimizer, state and metrics agree bit for bit; only the clock may differ."""
+    mine, its = weights(one), weights(other)
+    assert mine.keys() == its.keys()
+    assert len(mine) > 5
+    for name, tensor in mine.items():
+        assert torch.equal(tensor, its[name]), name
+    rows = [[{**row, "seconds": 0} for row in Run.open(run).metrics()] for run in (one, other)]
+    assert rows[0] == rows[1]
+    assert rows[0]
+
+
+def test_learns(text_file: Path) -> None:
+    text = bptt.read_text(text_file)
+    net = network(text)
+    before = evaluate(net, text.validation, 4)
+    done = bptt.fit(net, text, replace(SMALL, max_steps=150, learning_rate=0.02))
+    assert done.step == 150
+    assert done.stopped_by == "steps"
+    assert done.validation_nll == pytest.approx(evaluate(net, text.validation, 4))
+    assert done.validation_nll < before / 3
+
+
+@pytest.mark.parametrize("more", [{"recurrence": "output"}, {"cell": "lstm", "layers": 2}])
+def test_other_networks_learn_too(text_file: Path, more: dict[str, object]) -> None:
+    text = bptt.read_text(text_file)
+    net = network(text, **more)
+    before = evaluate(net, text.validation, 4)
+    assert bptt.fit(net, text, replace(SMALL, learning_rate=0.02)).validation_nll < before - 0.3
+
+
+@pytest.mark.parametrize("steps_per_update", [None, 50])
+def test_sgd_is_the_textbooks_update(text_file: Path, steps_per_update: int | None) -> None:
+    text = bptt.read_text(text_file)
+    net, by_hand = network(text), network(text)
+    settings = replace(
+        SMALL, optimizer="sgd", max_steps=1, clip=math.inf, steps_per_update=steps_per_update
+    )
+    bptt.fit(net, text, settings)
+    columns = streams(text.training, 4)
+    updates_per_epoch = math.ceil(len(columns) / (steps_per_update or 10))
+    bptt.backward(by_hand, columns[: len(columns) // updates_per_epoch], window=10)
+    for mine, its in zip(net.parameters(), by_hand.parameters(), strict=True):
+        grad = 0 if its.grad is None else its.grad
+        torch.testing.assert_close(mine, its - learning_rate(0, 1, settings) * grad)
+
+
+def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) -> None:
+    text = bptt.read_text(text_file)
+    net = network(text)
+    read, fresh = [], []
+    forward = net.forward
+
+    def spy(y: torch.Tensor, x: None = None, **more: object) -> bptt.Output:
+        if net.training:
+            read.append(y)
+            fresh.append(more["state"] is None)
+        return forward(y, x, **more)
+
+    net.forward = spy
+    bptt.fit(net, text, replace(SMALL, max_steps=None, epochs=2, validate_every=1000))
+    columns = streams(text.training, 4)
+    assert torch.equal(torch.cat(read), torch.cat([columns, columns]))
+    assert fresh == 2 * [True, *(len(read) // 2 - 1) * [False]]
+    assert {len(y) for y in read} <= {9, 10}
+
+
+def test_the_schedule_warms_up_and_comes_down() -> None:
+    rates = [learning_rate(step, 1000, SMALL) for step in range(1000)]
+    peak = SMALL.learning_rate
+    assert rates.index(max(rates)) == 99
+    assert max(rates) == pytest.approx(peak)
+    assert rates[0] == pytest.approx(peak / 100)
+    assert rates[-1] == pytest.approx(peak / 10, rel=0.01)
+    assert rates[99:] == sorted(rates[99:], reverse=True)
+
+
+def test_the_run_folder(text_file: Path, tmp_path: Path) -> None:
+    text, seen = bptt.read_text(text_file), []
+    net = network(text)
+    done = bptt.fit(net, text, SMALL, out=tmp_path / "run", seed=7, on_step=seen.append)
+    run = Run.open(tmp_path / "run")
+    assert done.run is not None
+    assert [step.step for step in seen] == list(range(1, 41))
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == [10, 20, 30, 40]
+    assert set(rows[0]) == {"step", "seconds", "train_nll", "validation_nll"}
+    assert rows[1]["train_nll"] == pytest.approx(sum(step.train_nll for step in seen[10:20]) / 10)
+    assert rows[-1]["validation_nll"] == done.validation_nll
+    assert run.config["data"]["sha256"] == text.sha256
+    assert run.vocabulary == text.vocabulary
+    again = run.network()
+    y = text.validation[:20].unsqueeze(1)
+    assert torch.equal(again(y).nll, net(y).nll)
+
+
+RUN_AND_DIE = """
+import os, signal, sys, torch, bptt
+torch.manual_seed(7)
+text = bptt.read_text(sys.argv[1])
+net = bptt.Network(bptt.Categorical(text.vocabulary.size), hidden=8)
+settings = bptt.Settings(batch=4, window=10, max_steps=40, validate_every=10)
+def die(step):
+    if step.step == int(sys.argv[3]):
+        os.kill(os.getpid(), signal.SIGKILL)
+bptt.fit(net, text, settings, out=sys.argv[2], seed=7, on_step=die)
+"""
+
+
+@pytest.mark.parametrize("step", [3, 20, 37])
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(
+    text_file: Path, tmp_path: Path, step: int
+) -> None:
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "whole", seed=7)
+    arguments = [text_file, tmp_path / "killed", str(step)]
+    killed = subprocess.run([sys.executable, "-c", RUN_AND_DIE, *arguments], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    _, done = bptt.resume(tmp_path / "killed")
+    assert done.step == 40
+    assert_same_run(tmp_path / "whole", tmp_path / "killed")
+
+
+@pytest.mark.parametrize("step", [1, 7, 40])
+def test_an_interrupted_run_goes_on_from_that_very_step(
+    text_file: Path, tmp_path: Path, step: int
+) -> None:
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "whole")
+
+    def interrupt(now: Step) -> None:
+        if now.step == step:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        bptt.fit(network(text), text, SMALL, out=tmp_path / "stopped", on_step=interrupt)
+    _, notes = Run.open(tmp_path / "stopped").load()
+    assert notes["step"] == step
+    bptt.resume(tmp_path / "stopped")
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_max_seconds_only_stops(text_file: Path, tmp_path: Path) -> None:
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "whole")
+    hurried = replace(SMALL, max_seconds=1e-9)
+    done = bptt.fit(network(text), text, hurried, out=tmp_path / "stopped")
+    assert (done.step, done.stopped_by) == (1, "seconds")
+    bptt.resume(tmp_path / "stopped", max_seconds=1000)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_finished_run_can_be_made_longer(text_file: Path, tmp_path: Path) -> None:
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
+    _, done = bptt.resume(tmp_path / "run", max_steps=60)
+    assert done.step == 60
+    _, done = bptt.resume(tmp_path / "run")
+    assert done.step == 60
+    assert [row["step"] for row in Run.open(tmp_path / "run").metrics()][-1] == 60
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
+    text_file: Path, tmp_path: Path, optimizer: str
+) -> None:
+    text = bptt.read_text(text_file)
+    settings = replace(SMALL, optimizer=optimizer, learning_rate=1e30, clip=math.inf)
+    with pytest.raises(bptt.BpttError, match=r"became (nan|inf) after step .* keeps its last good"):
+        bptt.fit(network(text, cell="relu"), text, settings, out=tmp_path / "run")
+    kept, _ = Run.open(tmp_path / "run").load()
+    assert all(tensor.isfinite().all() for tensor in kept.values())
+
+
+def test_another_run_is_never_overwritten(text_file: Path, tmp_path: Path) -> None:
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
+    before = (tmp_path / "run/checkpoint.safetensors").read_bytes()
+    with pytest.raises(bptt.BpttError, match="holds a run already"):
+        bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
+    assert (tmp_path / "run/checkpoint.safetensors").read_bytes() == before
+
+
+def test_what_cannot_be_resumed_says_why(text_file: Path, tmp_path: Path) -> None:
+    def refused(message: str) -> None:
+        with pytest.raises(bptt.BpttError, match=message):
+            bptt.resume(tmp_path / "run")
+
+    refused("run holds no run; expected a folder with a config.json")
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
+    checkpoint = tmp_path / "run/checkpoint.safetensors"
+    whole = checkpoint.read_bytes()
+
+    checkpoint.write_bytes(whole[: len(whole) // 2])
+    refused("is no checkpoint, or damaged")
+    checkpoint.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])
+    refused("is damaged: its contents do not match their checksum")
+    save_file({"a": torch.zeros(1)}, checkpoint)
+    refused("is no checkpoint, or damaged")
+    checkpoint.unlink()
+    refused("has no checkpoint.safetensors")
+    checkpoint.write_bytes(whole)
+
+    text_file.write_text(TEXT.replace("question", "answer"))
+    refused("is not the text that .*run was trained on")
+    text_file.unlink()
+    refused("no such file")
+    config = tmp_path / "run/config.json"
+    config.write_text(json.dumps({"network": 1}))
+    refused("is not what 'bptt train' writes")
+    config.write_text("{")
+    refused("config.json cannot be read")
+
+
+def test_what_cannot_be_trained_says_why(text_file: Path) -> None:
+    text = bptt.read_text(text_file)
+    with pytest.raises(bptt.BpttError, match=r"1548 characters.* 100 · 100 = 10000"):
+        bptt.fit(network(text), text, bptt.Settings(batch=100, window=100))
+    wrong = bptt.Network(bptt.Categorical(3), hidden=8)
+    with pytest.raises(bptt.BpttError, match="models 3 symbols; expected"):
+        bptt.fit(wrong, text, SMALL)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch": 0}, "batch is 0; expected a whole number from 1"),
+        ({"window": -5}, "window is -5"),
+        ({"learning_rate": 0.0}, "learning_rate is 0.0; expected a number above 0"),
+        ({"learning_rate": math.inf}, "learning_rate is inf; expected a finite number"),
+        ({"clip": math.nan}, "clip is nan; expected a number above 0"),
+        ({"optimizer": "adamw"}, "optimizer is 'adamw'; expected one of 'adam', 'sgd'"),
+        ({"steps_per_update": 5}, "steps_per_update is 5; expected at least the window, 100"),
+    ],
+)
+def test_bad_settings(settings: dict[str, object], message: str) -> None:
+    with pytest.raises(bptt.BpttError, match=message):
+        bptt.Settings(**settings)
