@@ -23,7 +23,8 @@ check: $(READY)  ## lint, format, types, import direction, then the tests
 bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/text.py
 
-figures: $(READY)  ## draw the figures of docs/ again
+figures: $(READY)  ## draw the figures of docs/ again; needs a Chrome or Chromium for the PNGs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[figures]'
 	for script in docs/figures/*.py; do $(BIN)/python $$script; done
 
 $(READY): pyproject.toml constraints.txt
@@ -33,7 +34,7 @@ $(READY): pyproject.toml constraints.txt
 
 constraints:  ## pin today's newest versions, but for torch
 	rm -rf build/pins && $(PYTHON) -m venv build/pins
-	build/pins/bin/python -m pip install --quiet torch==2.13.0 '.[dev]'
+	build/pins/bin/python -m pip install --quiet torch==2.13.0 '.[dev,figures]'
 	echo '# The exact versions that make and CI install; written by "make constraints".' > constraints.txt
 	build/pins/bin/python -m pip freeze --exclude bptt | sed 's/+cpu$$//' >> constraints.txt
 

@@ -71,9 +71,8 @@ class TrainingDisplay:
         if step.validation_nll is not None:
             self.validation = bits(step.validation_nll)
         line = (
-            f"bits per {self.unit}: training {bits(self.smoothed / self.weight)}, "
-            f"validation {self.validation}, {step.tokens_per_second / 1e3:.0f}k {self.unit}s/s, "
-            f"{clock(self._time_left(step))} left"
+            f"training {bits(self.smoothed / self.weight)}, validation {self.validation} bits per "
+            f"{self.unit}, {step.tokens_per_second / 1e3:.0f}k/s, {clock(self._time_left(step))} left"
         )
         self.bar.update(self.task, total=step.total, completed=step.step, line=line)
         if not self.console.is_terminal and step.validation_nll is not None:
