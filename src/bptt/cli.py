@@ -179,12 +179,13 @@ def _say_what_came_out(done: Fit) -> None:
     run = done.run
     assert run is not None
     unit = run.vocabulary.unit
+    starts_lines = unit == "byte" or "\n" in run.vocabulary.characters
     print(
         f"validation {bits(done.validation_nll)} bits per {unit} "
         f"after {done.step:,} steps in {clock(done.seconds)}\n\n"
         f"A sample of its own, at temperature {SAMPLE_TEMPERATURE}:"
     )
-    _write_sample(run, "", SAMPLE_STEPS, SAMPLE_TEMPERATURE, seed=0)
+    _write_sample(run, "\n" if starts_lines else "", SAMPLE_STEPS, SAMPLE_TEMPERATURE, seed=0)
     print(
         f"\nThe run is in {run.path}. Try next:\n"
         f"  bptt generate {run.path} --prompt 'The '\n"
