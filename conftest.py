@@ -10,6 +10,9 @@ pytest_collect_file = Sybil(
 ).pytest()
 
 
+collect_ignore = ["docs/figures", "benchmarks"]  # scripts: they need extras, and take a while
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     torch.manual_seed(0)

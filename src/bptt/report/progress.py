@@ -70,10 +70,9 @@ class TrainingDisplay:
         self.weight = 0.95 * self.weight + 0.05
         if step.validation_nll is not None:
             self.validation = bits(step.validation_nll)
-        line = (
-            f"training {bits(self.smoothed / self.weight)}, validation {self.validation} bits per "
-            f"{self.unit}, {step.tokens_per_second / 1e3:.0f}k/s, {clock(self._time_left(step))} left"
-        )
+        losses = f"training {bits(self.smoothed / self.weight)}, validation {self.validation}"
+        speed = f"{step.tokens_per_second / 1e3:.0f}k/s, {clock(self._time_left(step))} left"
+        line = f"{losses} bits per {self.unit}, {speed}"
         self.bar.update(self.task, total=step.total, completed=step.step, line=line)
         if not self.console.is_terminal and step.validation_nll is not None:
             self.console.print(f"step {step.step} of {step.total}, {line}", soft_wrap=True)
