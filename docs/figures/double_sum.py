@@ -31,12 +31,13 @@ def term_norms(net: bptt.Network, y: Tensor) -> Tensor:
     """Return ‖term (j, k)‖ of the double sum for the T steps of y, (T, T), 0 for k > j."""
     a = net.likelihood.encoding.project(y[:-1], net.R) + net.recurrent.input_bias(0)
     a = a.detach().requires_grad_()
-    step = reference.elman(net.recurrent.weight_hh_l0, torch.tanh)
+    step = reference.elman(net.recurrent.get_parameter("weight_hh_l0"), torch.tanh)
     h, _ = reference.unroll(step, a, (torch.zeros(1, net.recurrent.hidden_size),))
     nll = net.likelihood.nll(net.readout(h), y[1:])
     rows = [torch.autograd.grad(loss, a, retain_graph=True)[0] for loss in nll[:, 0]]
     previous_h = torch.cat([torch.zeros_like(h[:1]), h[:-1]])
-    return torch.stack(rows).norm(dim=-1)[:, :, 0] * previous_h.norm(dim=-1)[:, 0].detach()
+    norms: Tensor = torch.stack(rows).norm(dim=-1)[:, :, 0] * previous_h.norm(dim=-1)[:, 0].detach()
+    return norms
 
 
 def draw(norms: Tensor) -> go.Figure:
