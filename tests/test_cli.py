@@ -96,6 +96,8 @@ def test_bytes_and_tensorboard(here: Path, bptt_says: Callable[..., tuple]) -> N
         (["text.txt", "--hidden", "0"], "hidden is 0; expected a whole number of at least 1"),
         (["text.txt", "--batch", "-1"], "batch is -1; expected a whole number from 1"),
         (["text.txt", "--hidden", "many"], "many"),
+        (["text.txt", "--seed", "9" * 30], "expected a whole number from 0"),
+        (["text.txt", *SMALL, "--out", "run", "--tensorboard"], "run holds a run already"),
         (["text.txt", "--hiden", "9"], "Did you mean --hidden?"),
         (["text.txt", "--cell", "elman"], "elman"),
         (["text.txt", *SMALL, "--cell", "gru", "--recurrence", "output"], "expected tanh or relu"),

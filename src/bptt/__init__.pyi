@@ -8,6 +8,7 @@ from .model.network import Output as Output
 from .model.network import State as State
 from .training.data import Text as Text
 from .training.data import read_text as read_text
+from .training.fit import Interrupted as Interrupted
 from .training.fit import fit as fit
 from .training.fit import resume as resume
 from .training.run import Run as Run

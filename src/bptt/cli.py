@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 import bptt
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_whole
 from bptt.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 RESUME_OPTIONS = {"--resume", "--max-steps", "--max-seconds", "--tensorboard"}
+MOST_SEED = 2**63 - 1
 SAMPLE_STEPS, SAMPLE_TEMPERATURE = 400, 0.7
 
 app = App(
@@ -106,6 +108,7 @@ def train(
                 on_step=on_step,
             )
     else:
+        require_whole("seed", seed, 0, MOST_SEED)
         text = read_text(data, tokens)
         torch.manual_seed(seed)
         net = bptt.Network(
@@ -154,7 +157,7 @@ def generate(
 def _watching(
     folder: Path, unit: str, settings: Settings, tensorboard: bool
 ) -> Iterator[Callable[[Step], None]]:
-    """Give the `on_step` that shows a training run, and says where it is saved if stopped."""
+    """Give the `on_step` that shows a training run."""
     from bptt.report.progress import TrainingDisplay  # noqa: PLC0415
     from bptt.training.tensorboard import tensorboard_writer  # noqa: PLC0415
 
@@ -166,11 +169,7 @@ def _watching(
             if write is not None:
                 write(step)
 
-        try:
-            yield on_step
-        except KeyboardInterrupt:
-            print(f"Stopped and saved. To go on: bptt train --resume {folder}")
-            raise
+        yield on_step
 
 
 def _say_what_came_out(done: Fit) -> None:
@@ -178,7 +177,7 @@ def _say_what_came_out(done: Fit) -> None:
 
     run = done.run
     assert run is not None
-    unit = run.vocabulary.unit
+    unit, folder = run.vocabulary.unit, shlex.quote(str(run.path))
     starts_lines = unit == "byte" or "\n" in run.vocabulary.characters
     print(
         f"validation {bits(done.validation_nll)} bits per {unit} "
@@ -188,8 +187,8 @@ def _say_what_came_out(done: Fit) -> None:
     _write_sample(run, "\n" if starts_lines else "", SAMPLE_STEPS, SAMPLE_TEMPERATURE, seed=0)
     print(
         f"\nThe run is in {run.path}. Try next:\n"
-        f"  bptt generate {run.path} --prompt 'The '\n"
-        f"  bptt train --resume {run.path} --max-steps {2 * max(done.step, 1)}"
+        f"  bptt generate {folder} --prompt 'The '\n"
+        f"  bptt train --resume {folder} --max-steps {2 * max(done.step, 1)}"
     )
 
 
@@ -201,6 +200,7 @@ def _write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: i
     if seed is None:
         generator.seed()
     else:
+        require_whole("seed", seed, 0, MOST_SEED)
         generator.manual_seed(seed)
     given = vocabulary.encode(prompt).unsqueeze(1) if prompt else None
     tokens = net.stream(steps, prompt=given, temperature=temperature, generator=generator)
@@ -212,7 +212,8 @@ def _write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: i
 
 def _check_resume(arguments: Sequence[str]) -> None:
     """Raise BpttError if --resume comes with a setting that belongs to the run."""
-    names = {argument.partition("=")[0] for argument in arguments if argument.startswith("--")}
+    flags = [argument for argument in arguments if argument.startswith("--")]
+    names = {flag.partition("=")[0].replace("_", "-") for flag in flags}
     if "--resume" in names and (others := sorted(names - RESUME_OPTIONS)):
         raise BpttError(
             f"--resume goes on with the run's own settings, but got {', '.join(others)}; "
@@ -232,7 +233,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BpttError, CycloptsError) as error:
         print("bptt:", " ".join(str(error).split()), file=sys.stderr)
         return BAD_INPUT
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        run = getattr(interrupt, "run", None)  # bptt.training.fit.Interrupted knows what was saved
+        if run is not None:
+            print(f"Stopped and saved. To go on: bptt train --resume {shlex.quote(str(run.path))}")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has gone; point stdout elsewhere so that Python's last flush finds no pipe.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from numbers import Integral
 
 
 class BpttError(ValueError):
@@ -38,7 +39,7 @@ def require_choice(name: str, got: object, choices: Sequence[str]) -> None:
 
 def require_whole(name: str, got: object, least: int, most: int | None = None) -> None:
     """Raise BpttError unless `got` is a whole number from `least` to `most`."""
-    whole = isinstance(got, int) and not isinstance(got, bool)
+    whole = isinstance(got, Integral) and not isinstance(got, bool)
     if not whole or got < least or (most is not None and got > most):  # type: ignore[operator]
         span = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise BpttError(f"{name} is {got!r}; expected a whole number {span}")

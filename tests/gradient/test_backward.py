@@ -188,6 +188,48 @@ def test_the_gradient_reaches_x_and_the_first_state_through_what_made_them(
     torch.testing.assert_close([h0.grad, encoder.weight.grad], expected, **FLOAT64)
 
 
+def test_x_and_both_parts_of_a_state_may_come_from_one_graph() -> None:
+    net, y, _ = make("both", "lstm")
+    made_of = torch.randn(3, H).double().requires_grad_()
+
+    def prepare() -> tuple[Tensor, bptt.State]:
+        encoded = torch.tanh(made_of)
+        x = encoded[:, :FEATURES].expand(7, 3, FEATURES)
+        return x, bptt.State((2 * encoded.unsqueeze(0), encoded.exp().unsqueeze(0)))
+
+    x, state = prepare()
+    net(y, x, state=state).nll.sum().backward()
+    expected = made_of.grad.clone()
+    made_of.grad = None
+    x, state = prepare()
+    bptt.backward(net, y, x, state=state, reduction="sum")
+    torch.testing.assert_close(made_of.grad, expected, **FLOAT64)
+    x, state = prepare()
+    bptt.backward(net, y, x, state=state, window=3, loss_weights=x[..., 0])  # seen as constants
+    assert made_of.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("window", [None, 3])
+def test_bad_input_at_the_end_is_seen_before_anything_is_added(window: int | None) -> None:
+    net, y, x = make("both")
+    too_long = torch.cat([x, x])
+    with pytest.raises(bptt.BpttError, match=r"x has shape \(14, 3, 3\).*\(7, 3, 3\)"):
+        bptt.backward(net, y, too_long, window=window)
+    y[-1, -1] = N
+    with pytest.raises(bptt.BpttError, match="y has tokens from 0 to 5"):
+        bptt.backward(net, y, x, window=window)
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_a_sum_may_have_any_weights() -> None:
+    net, y, x = make("both")
+    bptt.backward(net, y, x, loss_weights=-torch.ones(7, 3), reduction="sum")
+    negative = flat_gradient(net)
+    net.zero_grad()
+    bptt.backward(net, y, x, reduction="sum")
+    torch.testing.assert_close(flat_gradient(net), -negative, **FLOAT64)
+
+
 def test_the_result_holds_no_graph() -> None:
     net, y, x = make("both")
     done = bptt.backward(net, y, x)

@@ -126,6 +126,20 @@ def test_ragged_sequences_are_each_as_if_alone(recurrence: str, cell: str) -> No
                 torch.testing.assert_close(mine[:, i], its[:, 0], **FLOAT64)
 
 
+@pytest.mark.parametrize("recurrence", ["hidden", "output", "both"])
+def test_what_lies_beyond_an_end_is_never_computed_with(recurrence: str) -> None:
+    net, y, x = network(recurrence, inputs=2), symbols(), torch.randn(T, B, 2).double()
+    lengths = torch.tensor([7, 2, 4], dtype=torch.uint8)
+    net(y, x, lengths=lengths).nll.sum().backward()
+    expected = [p.grad.clone() for p in net.parameters() if p.requires_grad]
+    net.zero_grad()
+    beyond = torch.arange(T).unsqueeze(1) >= lengths
+    x[beyond], y[beyond] = math.nan, -100
+    net(y, x, lengths=lengths).nll.sum().backward()
+    got = [p.grad for p in net.parameters() if p.requires_grad]
+    torch.testing.assert_close(got, expected, **FLOAT64)
+
+
 def test_initialisation() -> None:
     net = bptt.Network(bptt.Categorical(500), inputs=64, hidden=64, cell="gru", layers=2)
     eye = torch.eye(64)
@@ -186,6 +200,7 @@ def test_samples_have_the_probabilities_of_the_outputs() -> None:
         torch.testing.assert_close(shares, (o[0] / temperature).softmax(0), rtol=0, atol=0.01)
     assert (likelihood.sample(o, 0.0) == 1).all()
     assert (likelihood.sample(o, 1e-30) == 1).all()
+    assert (likelihood.sample(o, 1e-50) == 1).all()
 
 
 def test_a_learned_first_state_moves_the_outputs() -> None:
@@ -231,7 +246,32 @@ X = torch.zeros(T, B, 2).double()
         (torch.full((T, B), -1), X, {}, "y has tokens from -1 to -1; expected 0 to 4$"),
         (torch.zeros(T, B).long(), None, {}, "x is missing; expected it"),
         (torch.zeros(T, B).long(), X[1:], {}, r"x has shape \(6, 3, 2\).*\(7, 3, 2\)"),
-        (torch.zeros(T, B).long(), X.long(), {}, "x has dtype torch.int64; expected floating"),
+        (torch.zeros(T, B).long(), X.long(), {}, "x has dtype torch.int64; expected torch.float64"),
+        (
+            torch.zeros(T, B).long(),
+            X.float(),
+            {},
+            "x has dtype torch.float32; expected torch.float64",
+        ),
+        (torch.zeros(T, B).long(), X, {"state": X}, "state is a Tensor; expected what an earlier"),
+        (
+            torch.zeros(T, B).long(),
+            X,
+            {"state": bptt.State(torch.zeros(1, B, H))},
+            r"state.hidden \(h\) has dtype torch.float32",
+        ),
+        (
+            torch.zeros(T, B).long(),
+            X,
+            {"state": bptt.State(None, torch.full((B,), N))},
+            "state.y has tokens from 5 to 5",
+        ),
+        (
+            torch.zeros(T, B).long(),
+            X,
+            {"lengths": [1, 2, 3]},
+            "lengths are a list; expected a tensor",
+        ),
         (torch.zeros(T, B).long(), X, {"forcing": 0.5}, "forcing is 0.5; expected 1"),
         (
             torch.zeros(T, B).long(),

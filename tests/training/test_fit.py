@@ -174,12 +174,38 @@ def test_an_interrupted_run_goes_on_from_that_very_step(
         if now.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(bptt.Interrupted, match=f"stopped after step {step}"):
         bptt.fit(network(text), text, SMALL, out=tmp_path / "stopped", on_step=interrupt)
     _, notes = Run.open(tmp_path / "stopped").load()
     assert notes["step"] == step
     bptt.resume(tmp_path / "stopped")
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_dtype_and_frozen_parameters_survive_a_stop(text_file: Path, tmp_path: Path) -> None:
+    text = bptt.read_text(text_file)
+
+    def frozen() -> bptt.Network:
+        net = network(text).double()
+        net.recurrent.weight_hh_l0.requires_grad_(False)
+        return net
+
+    bptt.fit(frozen(), text, SMALL, out=tmp_path / "whole")
+    bptt.fit(frozen(), text, replace(SMALL, max_seconds=1e-9), out=tmp_path / "stopped")
+    net, _ = bptt.resume(tmp_path / "stopped")
+    assert net.readout.weight.dtype == torch.float64
+    assert torch.equal(net.recurrent.weight_hh_l0, frozen().recurrent.weight_hh_l0)
+    assert_same_run(tmp_path / "whole", tmp_path / "stopped")
+
+
+def test_a_refused_resume_changes_nothing(text_file: Path, tmp_path: Path) -> None:
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
+    before = (tmp_path / "run/config.json").read_text()
+    for steps, message in ((-1, "max_steps is -1"), (39, "max_steps is 39; expected at least 40")):
+        with pytest.raises(bptt.BpttError, match=message):
+            bptt.resume(tmp_path / "run", max_steps=steps)
+    assert (tmp_path / "run/config.json").read_text() == before
 
 
 def test_max_seconds_only_stops(text_file: Path, tmp_path: Path) -> None:
@@ -248,9 +274,13 @@ def test_what_cannot_be_resumed_says_why(text_file: Path, tmp_path: Path) -> Non
     refused("is not the text that .*run was trained on")
     text_file.unlink()
     refused("no such file")
+    text_file.write_text(TEXT)
     config = tmp_path / "run/config.json"
+    whole_config = config.read_text()
     config.write_text(json.dumps({"network": 1}))
     refused("is not what 'bptt train' writes")
+    config.write_text(whole_config.replace('"batch"', '"bach"'))
+    refused("config.json is not what 'bptt train' writes: .*bach")
     config.write_text("{")
     refused("config.json cannot be read")
 
@@ -262,6 +292,9 @@ def test_what_cannot_be_trained_says_why(text_file: Path) -> None:
     wrong = bptt.Network(bptt.Categorical(3), hidden=8)
     with pytest.raises(bptt.BpttError, match="models 3 symbols; expected"):
         bptt.fit(wrong, text, SMALL)
+    with pytest.raises(bptt.BpttError, match="the network expects x, Features"):
+        bptt.fit(network(text, inputs=3), text, SMALL, out=text_file.parent / "run")
+    assert not (text_file.parent / "run").exists()
 
 
 @pytest.mark.parametrize(
@@ -271,6 +304,7 @@ def test_what_cannot_be_trained_says_why(text_file: Path) -> None:
         ({"window": -5}, "window is -5"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; expected a number above 0"),
         ({"learning_rate": math.inf}, "learning_rate is inf; expected a finite number"),
+        ({"epochs": math.inf}, "epochs is inf; expected a finite number"),
         ({"clip": math.nan}, "clip is nan; expected a number above 0"),
         ({"optimizer": "adamw"}, "optimizer is 'adamw'; expected one of 'adam', 'sgd'"),
         ({"steps_per_update": 5}, "steps_per_update is 5; expected at least the window, 100"),

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 from bptt.errors import BpttError, require_choice, require_shape, require_whole
-from bptt.model.network import Network, State, steps_alive
+from bptt.model.network import Network, State
 
 
 class Backward(NamedTuple):
@@ -57,18 +57,24 @@ def backward(
     (4, torch.Size([4, 4]))
     """
     require_choice("reduction", reduction, ("mean", "sum"))
-    if y.ndim < 2:
-        raise BpttError(f"y has shape {tuple(y.shape)}; expected (T, B) or (T, B, features)")
-    T, B = y.shape[:2]
     if window is not None:
         require_whole("window", window, 1)
-    weights, total, steps = _weights(loss_weights, lengths, T, B, net)
+    checked_y, x, alive = net.checked(y, x, lengths)  # all, before anything is added to .grad
+    if checked_y is None:
+        raise BpttError("y is missing; expected the targets of the loss")
+    y = checked_y
+    weights, total = _weights(loss_weights, alive, y, net)
+    if reduction == "mean" and not 0 < total < float("inf"):
+        raise BpttError(
+            f"the loss weights sum to {total}; expected a positive, finite sum to divide by "
+            '(or take reduction "sum")'
+        )
     scale = 1 / total if reduction == "mean" else 1.0
     first = carried = _as_leaves(state)
     loss = weights.new_zeros(())
-    x_grads: list[Tensor] = []
-    for start in range(0, T, window or T):
-        chunk = slice(start, start + (window or T))
+    x_leaves: list[Tensor] = []
+    for start in range(0, len(y), window or len(y)):
+        chunk = slice(start, start + (window or len(y)))
         chunk_x = None if x is None else _as_leaves(x[chunk])
         chunk_lengths = None if lengths is None else (lengths - start).clamp(0, len(y[chunk]))
         out = net(y[chunk], chunk_x, state=carried, lengths=chunk_lengths)
@@ -77,12 +83,10 @@ def backward(
             chunk_loss.backward()
         loss += chunk_loss.detach()
         carried = detach(out.state)
-        if chunk_x is not None and chunk_x.grad is not None:
-            x_grads.append(chunk_x.grad)
-    if x is not None and x_grads:
-        x.backward(torch.cat(x_grads))
-    _hand_on(state, first)
-    return Backward(loss, steps, carried)
+        if chunk_x is not None:
+            x_leaves.append(chunk_x)
+    _hand_on(x, x_leaves, state, first)
+    return Backward(loss, weights.numel() if alive is None else int(alive.sum()), carried)
 
 
 def detach(state: State) -> State:
@@ -96,27 +100,30 @@ def _as_leaves(tree: Any) -> Any:
     return pytree.tree_map_only(Tensor, lambda t: t.detach().requires_grad_(t.requires_grad), tree)
 
 
-def _hand_on(tree: Any, leaves: Any) -> None:
-    """Send the gradients that reached the leaves on to the tensors they were made from."""
-    for tensor, leaf in zip(pytree.tree_leaves(tree), pytree.tree_leaves(leaves), strict=True):
-        if isinstance(leaf, Tensor) and leaf.grad is not None:
-            tensor.backward(leaf.grad)
+def _hand_on(x: Tensor | None, x_leaves: list[Tensor], state: Any, state_leaves: Any) -> None:
+    """Send the gradients that reached the leaves on, together, to what x and state were made of."""
+    pairs = zip(pytree.tree_leaves(state), pytree.tree_leaves(state_leaves), strict=True)
+    reached = [
+        (tensor, leaf.grad)
+        for tensor, leaf in pairs
+        if isinstance(leaf, Tensor) and leaf.grad is not None
+    ]
+    if x is not None and x.requires_grad:
+        chunks = [torch.zeros_like(c) if c.grad is None else c.grad for c in x_leaves]
+        reached.append((x, torch.cat(chunks)))
+    if reached:
+        torch.autograd.backward([t for t, _ in reached], [grad for _, grad in reached])
 
 
 def _weights(
-    loss_weights: Tensor | None, lengths: Tensor | None, T: int, B: int, net: Network
-) -> tuple[Float[Tensor, "T B"], float, int]:
-    """Return w, zero beyond the sequences' ends, its sum, and how many steps lie before them."""
-    like = net.readout.weight
-    weights = like.new_ones(T, B)
+    loss_weights: Tensor | None, alive: Tensor | None, y: Tensor, net: Network
+) -> tuple[Float[Tensor, "T B"], float]:
+    """Return w, zero beyond the sequences' ends, and its sum."""
+    T, B = y.shape[:2]
+    weights = net.readout.weight.new_ones(T, B)
     if loss_weights is not None:
         require_shape("loss_weights", loss_weights.shape, "(T, B)", (T, B))
-        weights = loss_weights.to(like)
-    steps = T * B
-    alive = steps_alive(lengths, T, B, like.device)
+        weights = loss_weights.detach().to(weights)
     if alive is not None:
-        weights, steps = weights * alive, int(alive.sum())
-    total = float(weights.sum())
-    if not 0 < total < float("inf"):
-        raise BpttError(f"the loss weights sum to {total}; expected a positive, finite sum")
-    return weights, total, steps
+        weights = weights * alive
+    return weights, float(weights.sum())

@@ -25,11 +25,13 @@ class Features:
     def __post_init__(self) -> None:
         require_whole("the number of features", self.width, 0)
 
-    def check(self, name: str, values: Tensor, T: int | None, B: int | None) -> None:
-        """Raise BpttError unless `values` are floating-point numbers of shape (T, B, width)."""
+    def checked(
+        self, name: str, values: Tensor, T: int, B: int, like: Tensor, alive: Tensor | None = None
+    ) -> Tensor:
+        """Return `values`, 0 where not alive, or raise BpttError unless they are (T, B, width)."""
         require_shape(name, values.shape, "(T, B, features)", (T, B, self.width))
-        if not values.is_floating_point():
-            raise BpttError(f"{name} has dtype {values.dtype}; expected floating-point features")
+        require_dtype(name, values, like)
+        return values if alive is None else values.masked_fill(~alive.unsqueeze(-1), 0)
 
     def project(
         self, values: Float[Tensor, "T B width"], weight: Float[Tensor, "G width"]
@@ -52,17 +54,29 @@ class Tokens:
     def __post_init__(self) -> None:
         require_whole("the number of tokens", self.width, 1)
 
-    def check(
-        self, name: str, values: Tensor, T: int | None, B: int | None, least: int = BLANK
-    ) -> None:
-        """Raise BpttError unless `values` are whole numbers from `least` below width, (T, B)."""
+    def checked(
+        self,
+        name: str,
+        values: Tensor,
+        T: int,
+        B: int,
+        like: Tensor,
+        alive: Tensor | None = None,
+        *,
+        least: int = BLANK,
+    ) -> Tensor:
+        """Return `values`, 0 where not alive, or raise BpttError unless they are tokens, (T, B).
+
+        They are whole numbers from `least` to width − 1; the dtype of `like` plays no part.
+        """
         require_shape(name, values.shape, "(T, B)", (T, B))
+        values = values if alive is None else values.masked_fill(~alive, 0)
         if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise BpttError(
                 f"{name} has dtype {values.dtype}; expected integer tokens (torch.int64)"
             )
         if values.numel() == 0:
-            return
+            return values
         lowest, highest = (int(extreme) for extreme in torch.aminmax(values))
         if lowest < least or highest >= self.width:
             none = f", or {BLANK} for none" if least == BLANK else ""
@@ -70,6 +84,7 @@ class Tokens:
                 f"{name} has tokens from {lowest} to {highest}; "
                 f"expected 0 to {self.width - 1}{none}"
             )
+        return values
 
     def project(
         self, values: Shaped[Tensor, "T B"], weight: Float[Tensor, "G width"]
@@ -81,6 +96,15 @@ class Tokens:
 
 
 Encoding = Features | Tokens
+
+
+def require_dtype(name: str, values: Tensor, like: Tensor) -> None:
+    """Raise BpttError unless `values` have the network's dtype."""
+    if values.dtype != like.dtype:
+        raise BpttError(
+            f"{name} has dtype {values.dtype}; expected {like.dtype}, that of the network's "
+            f"weights: convert one to the other with .to(...)"
+        )
 
 
 def as_encoding(inputs: int | Encoding) -> Encoding:

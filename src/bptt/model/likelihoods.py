@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, require_choice, require_whole
 from bptt.model.encodings import BLANK, Tokens
 
 
@@ -40,9 +40,11 @@ class Categorical(nn.Module):
         """Return the y⁰ of B fresh sequences: no symbol, the zero vector when fed back."""
         return torch.full((B,), BLANK, dtype=torch.int64, device=device)
 
-    def check(self, name: str, y: Tensor) -> None:
-        """Raise BpttError unless y holds symbols from 0 to n − 1 in shape (T, B)."""
-        self.encoding.check(name, y, None, None, least=0)
+    def checked(
+        self, name: str, y: Tensor, T: int, B: int, alive: Bool[Tensor, "T B"] | None = None
+    ) -> Tensor:
+        """Return y, 0 where not alive, or raise BpttError unless it holds symbols, (T, B)."""
+        return self.encoding.checked(name, y, T, B, y, alive, least=0)
 
     def nll(self, outputs: Float[Tensor, "T B n"], y: Int[Tensor, "T B"]) -> Float[Tensor, "T B"]:
         """Return −log softmax(o)_y, in nats."""
@@ -60,7 +62,7 @@ class Categorical(nn.Module):
         """Draw y from softmax(o / temperature); temperature 0 takes the likeliest symbol."""
         if not 0 <= temperature < float("inf"):
             raise BpttError(f"temperature is {temperature}; expected a finite number of at least 0")
-        if temperature == 0:
+        if temperature < torch.finfo(outputs.dtype).tiny:  # 0, as far as these numbers can tell
             return outputs.argmax(dim=-1)
         below_best = outputs - outputs.amax(dim=-1, keepdim=True)  # so that no quotient overflows
         probabilities = torch.softmax(below_best / temperature, dim=-1)
@@ -73,4 +75,5 @@ Likelihood = Categorical
 def likelihood_from_config(config: dict[str, Any]) -> Likelihood:
     """Return the likelihood that `Likelihood.config` described."""
     kinds = {"categorical": Categorical}
+    require_choice("likelihood", config["kind"], list(kinds))
     return kinds[config["kind"]](config["n"])

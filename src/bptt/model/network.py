@@ -21,6 +21,7 @@ from bptt.model.encodings import (
     as_encoding,
     encoding_config,
     encoding_from_config,
+    require_dtype,
 )
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward, Hidden
 from bptt.model.likelihoods import Likelihood, likelihood_from_config
@@ -173,22 +174,18 @@ class Network(nn.Module):
         """
         if forcing != 1:
             raise BpttError(f"forcing is {forcing}; expected 1, for a free run use net.generate")
-        T, B = self._check(y, x)
-        alive = steps_alive(lengths, T, B, self.readout.weight.device)
-        hidden, y0 = self._start(state, B)
+        y, x, alive = self.checked(y, x, lengths)
+        hidden, y0 = self._start(state, _leading(y, x)[1])
         if y is None:
             states, hidden = self._run(None, x, hidden, alive)
             return Output(None, self.readout(states), states, State(hidden))
-        if alive is not None:
-            y = y.masked_fill(~alive, 0)  # what lies beyond an end may be any filler
-        self.likelihood.check("y", y)
         history = torch.cat([y0.unsqueeze(0), y])
         states, hidden = self._run(history[:-1], x, hidden, alive)
         outputs = self.readout(states)
         nll = self.likelihood.nll(outputs, y)
         if alive is None or lengths is None:
             return Output(nll, outputs, states, State(hidden, history[-1]))
-        ends = history[lengths, torch.arange(B, device=lengths.device)]
+        ends = history[lengths.long(), torch.arange(len(lengths), device=lengths.device)]
         return Output(nll.masked_fill(~alive, 0), outputs, states, State(hidden, ends))
 
     @torch.no_grad()
@@ -210,12 +207,12 @@ class Network(nn.Module):
                 f"x has {len(x)} steps; expected {given + steps}, the prompt's and the free run's"
             )
         if prompt is not None:
-            self.likelihood.check("prompt", prompt)
+            prompt = self.likelihood.checked("prompt", prompt, *_leading(prompt, None, "prompt"))
             state = self(prompt, None if x is None else x[:given], state=state).state
         hidden, y = self._start(state, _batch_size(x, state))
         for t in range(given, given + steps):
             now = None if x is None else x[t : t + 1]
-            self._check_x(now, 1, len(y))
+            now = self._checked_x(now, 1, len(y), None)
             states, hidden = self._run(y.unsqueeze(0), now, hidden, None)
             y = self.likelihood.sample(self.readout(states[0]), temperature, generator)
             yield y
@@ -271,36 +268,39 @@ class Network(nn.Module):
             terms.append(bias.new_zeros(*previous.shape[:2], len(bias)))
         return self.recurrent.run(sum(terms, start=bias), hidden, alive)
 
-    def _check(self, y: Tensor | None, x: Tensor | None) -> tuple[int, int]:
-        """Return T and B, or raise BpttError."""
+    def checked(
+        self, y: Tensor | None, x: Tensor | None, lengths: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None, Bool[Tensor, "T B"] | None]:
+        """Return y and x, 0 beyond the sequences' ends, and which steps lie before, or raise.
+
+        What lies beyond an end may be any filler, even NaN, so nothing may be computed from it.
+        """
         if y is None and self.feeds_back:
             raise BpttError(
                 f'y is missing; expected the true values, since recurrence "{self.recurrence}" '
                 "feeds them back (for a free run use net.generate)"
             )
-        leader = x if y is None else y
-        if leader is None:
-            raise BpttError("neither y nor x is given; expected at least one, to know T and B")
-        if leader.ndim < 2 or 0 in leader.shape[:2]:
-            name = "x" if y is None else "y"
-            raise BpttError(
-                f"{name} has shape {tuple(leader.shape)}; expected (T, B) or (T, B, features), "
-                "with at least one step and one sequence"
-            )
-        T, B = leader.shape[:2]
-        self._check_x(x, T, B)
-        return T, B
+        T, B = _leading(y, x)
+        alive = steps_alive(lengths, T, B, self.readout.weight.device)
+        x = self._checked_x(x, T, B, alive)
+        return None if y is None else self.likelihood.checked("y", y, T, B, alive), x, alive
 
-    def _check_x(self, x: Tensor | None, T: int, B: int) -> None:
+    def _checked_x(self, x: Tensor | None, T: int, B: int, alive: Tensor | None) -> Tensor | None:
         if x is not None and self.inputs.width == 0:
             raise BpttError("x is given; expected none, since the network was made with inputs=0")
         if x is None and self.inputs.width > 0 and not self.x_can_be_previous_y:
             raise BpttError(f"x is missing; expected it, since the network has {self.inputs}")
-        if x is not None:
-            self.inputs.check("x", x, T, B)
+        if x is None:
+            return None
+        return self.inputs.checked("x", x, T, B, self.readout.weight, alive)
 
     def _start(self, state: State | None, B: int) -> tuple[Hidden, Tensor]:
         """Return h⁰ and y⁰, zero where the state does not give them, or raise BpttError."""
+        if not isinstance(state, State | None):
+            raise BpttError(
+                f"state is a {type(state).__name__}; expected what an earlier call returned, "
+                "or bptt.State(hidden)"
+            )
         hidden, y = state or State()
         zero = self.recurrent.zero_state(B)
         hidden = zero if hidden is None else hidden
@@ -311,9 +311,11 @@ class Network(nn.Module):
             )
         for name, got, want in zip("hc", _parts(hidden), _parts(zero), strict=False):
             require_shape(f"state.hidden ({name})", got.shape, "(layers, B, H)", want.shape)
+            require_dtype(f"state.hidden ({name})", got, want)
         blank = self.likelihood.blank(B, self.readout.weight.device)
         y = blank if y is None else y
         require_shape("state.y", y.shape, "(B, ...)", blank.shape)
+        y = self.likelihood.encoding.checked("state.y", y.unsqueeze(0), 1, B, y).squeeze(0)
         return hidden, y
 
 
@@ -332,6 +334,19 @@ def _recurrent_layer(
     )
 
 
+def _leading(y: Tensor | None, x: Tensor | None, name: str = "y") -> tuple[int, int]:
+    """Return T and B of y, or else of x, both at least 1, or raise BpttError."""
+    leader, name = (x, "x") if y is None else (y, name)
+    if leader is None:
+        raise BpttError("neither y nor x is given; expected at least one, to know T and B")
+    if leader.ndim < 2 or 0 in leader.shape[:2]:
+        raise BpttError(
+            f"{name} has shape {tuple(leader.shape)}; expected (T, B) or (T, B, features), "
+            "with at least one step and one sequence"
+        )
+    return leader.shape[0], leader.shape[1]
+
+
 def _parts(hidden: Hidden) -> tuple[Tensor, ...]:
     if hidden is None:
         return ()
@@ -341,7 +356,7 @@ def _parts(hidden: Hidden) -> tuple[Tensor, ...]:
 def _batch_size(sequence: Tensor | None, state: State | None) -> int:
     """Return B as the sequence or else the state has it, or 1."""
     if sequence is not None:
-        return sequence.shape[1]
+        return _leading(None, sequence)[1]
     if state is not None and state.y is not None:
         return len(state.y)
     hidden = _parts(state.hidden) if state is not None else ()
@@ -354,6 +369,8 @@ def steps_alive(
     """Return which steps lie within each sequence's length, or None where all do."""
     if lengths is None:
         return None
+    if not isinstance(lengths, Tensor):
+        raise BpttError(f"lengths are a {type(lengths).__name__}; expected a tensor of shape (B,)")
     require_shape("lengths", lengths.shape, "(B,)", (B,))
     if lengths.is_floating_point() or int(lengths.min()) < 0 or int(lengths.max()) > T:
         raise BpttError(f"lengths are {lengths.tolist()}; expected whole numbers from 0 to T = {T}")

@@ -79,7 +79,7 @@ class TrainingDisplay:
 
     def _time_left(self, step: Step) -> float:
         assert self.first is not None
-        steps = max(1, step.step - self.first.step)
-        spent = step.seconds - self.first.seconds
-        by_steps = (step.total - step.step) * (spent / steps if spent else step.seconds)
-        return max(0.0, min(by_steps, self.first.seconds + self.max_seconds - step.seconds))
+        steps, spent = step.step - self.first.step, step.seconds - self.first.seconds
+        by_steps = (step.total - step.step) * spent / steps if steps else math.inf
+        left = min(by_steps, self.max_seconds - spent)
+        return max(0.0, left) if math.isfinite(left) else 0.0

@@ -24,17 +24,23 @@ HEADER = "bptt"
 def write_atomically(path: Path, text: str) -> None:
     """Write a text file by way of a temporary one beside it."""
     temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(text, encoding="utf-8")
-    _put_in_place(temporary, path)
+    try:
+        temporary.write_text(text, encoding="utf-8")
+        _put_in_place(temporary, path)
+    except OSError as error:
+        raise BpttError(f"cannot write {path}: {error.strerror}") from None
 
 
 def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
     """Write tensors and notes to `path`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    header = json.dumps({**notes, "sha256": _digest(tensors)})
+    header = json.dumps({**notes, "sha256": _digest(tensors, notes)})
     temporary = path.with_name(path.name + ".tmp")
-    save_file(tensors, temporary, metadata={HEADER: header})
-    _put_in_place(temporary, path)
+    try:
+        save_file(tensors, temporary, metadata={HEADER: header})
+        _put_in_place(temporary, path)
+    except (SafetensorError, OSError) as error:
+        raise BpttError(f"cannot write {path}: {error}; is the disk full?") from None
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -45,7 +51,7 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             # Cloned, because a matrix product's last bits depend on how its memory is aligned.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         notes: dict[str, Any] = json.loads(header)
-        intact = notes.pop("sha256") == _digest(tensors)
+        intact = notes.pop("sha256") == _digest(tensors, notes)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise BpttError(f"{path} is no checkpoint, or damaged ({error})") from None
     if not intact:
@@ -72,7 +78,11 @@ def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor])
 
 
 def load_weights(net: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Put the weights in `tensors` into the network, or raise BpttError if they do not fit it."""
+    """Put the weights in `tensors` into the network, or raise BpttError if they do not fit it.
+
+    The network takes on their dtype.
+    """
+    net.to({tensor.dtype for tensor in tensors.values()}.pop())
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:
@@ -80,8 +90,8 @@ def load_weights(net: nn.Module, tensors: dict[str, Tensor], source: Path) -> No
         raise BpttError(f"{source} does not fit the network of its run: {problem}") from None
 
 
-def _digest(tensors: dict[str, Tensor]) -> str:
-    digest = hashlib.sha256()
+def _digest(tensors: dict[str, Tensor], notes: dict[str, Any]) -> str:
+    digest = hashlib.sha256(json.dumps(notes, sort_keys=True).encode())
     for name in sorted(tensors):
         digest.update(name.encode())
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
@@ -90,13 +100,14 @@ def _digest(tensors: dict[str, Tensor]) -> str:
 
 def _put_in_place(temporary: Path, path: Path) -> None:
     """Rename, with everything on the disk before and after."""
-    _sync(temporary)
+    sync(temporary)
     temporary.replace(path)
     if os.name == "posix":
-        _sync(path.parent)
+        sync(path.parent)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Wait until a file, or a folder's list of files, is on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

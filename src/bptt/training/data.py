@@ -99,11 +99,12 @@ def read_text(
     """Read a UTF-8 file, or without a path the language documentation that every Python carries.
 
     tokens: "characters", or "bytes", which takes any file.
-    vocabulary: one to use instead of that of the training part.
+    vocabulary: one to use instead of that of the training part; it decides what tokens are.
 
     >>> read_text().vocabulary.size > 90
     True
     """
+    tokens = tokens if vocabulary is None else vocabulary.kind
     require_choice("tokens", tokens, ("characters", "bytes"))
     path = None if path is None else Path(path)
     source, raw = (BUILT_IN, _built_in()) if path is None else (str(path), _read(path))

@@ -61,6 +61,14 @@ class Fit:
     run: Run | None
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C was pressed, and training has stopped after `step`, saved in `run` if there is one."""
+
+    def __init__(self, run: Run | None, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.run, self.step = run, step
+
+
 @dataclass
 class Progress:
     """What, besides weights and the optimizer's state, decides how training goes on."""
@@ -84,7 +92,7 @@ def fit(
 
     out: a folder for the run: its configuration, metrics and checkpoints; None keeps nothing.
     seed: noted in the run (the caller has seeded torch before making the network).
-    Ctrl-C ends the current step, saves, and raises KeyboardInterrupt. A loss or gradient that is
+    Ctrl-C ends the current step, saves, and raises Interrupted. A loss or gradient that is
     no number raises BpttError, with the last good checkpoint kept.
     """
     settings = settings or Settings()
@@ -92,6 +100,7 @@ def fit(
     if out is not None:
         trainer.run = Run.create(out, _config(net, text, settings, seed))
         trainer.save()
+        trainer.run.write_config()
     return trainer.train()
 
 
@@ -113,10 +122,17 @@ def resume(
     text = run.read_text(data)
     if max_steps is not None:
         run = run.with_training(max_steps=max_steps, epochs=None)
-    settings = replace(Settings(**run.config["training"]), max_seconds=max_seconds)
-    net = Network.from_config(run.config["network"])
+    settings = replace(run.settings(), max_seconds=max_seconds)
+    net = run.network()
     trainer = Trainer(net, text, settings, run, on_step)
     trainer.load()
+    if max_steps is not None:
+        if max_steps < trainer.progress.step:
+            raise BpttError(
+                f"max_steps is {max_steps}; expected at least {trainer.progress.step}, "
+                "the steps that the run has taken already"
+            )
+        run.write_config()
     return net, trainer.train()
 
 
@@ -148,10 +164,10 @@ class Trainer:
                 validation_nll = self.step()
                 if interrupted():
                     self.save()
-                    raise KeyboardInterrupt
+                    raise Interrupted(self.run, progress.step)
+            self.save()
         if validation_nll is None:
             validation_nll = self.validate()
-            self.save()
         stopped_by: Literal["steps", "seconds"] = (
             "steps" if progress.step >= self.total else "seconds"
         )
@@ -218,22 +234,19 @@ class Trainer:
             return
         if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
             self._require_number("largest weight", math.nan)
-        tensors = {
-            **{f"network.{name}": t for name, t in self.net.state_dict().items()},
-            **{
-                f"optimizer.{k}": t for k, t in checkpoint.optimizer_tensors(self.optimizer).items()
-            },
-            **{f"carried.{i}": t for i, t in enumerate(_tensors(self.carried))},
-            "random": torch.get_rng_state(),
+        parts = {
+            "network": self.net.state_dict(),
+            "optimizer": checkpoint.optimizer_tensors(self.optimizer),
+            "carried": {str(i): t for i, t in enumerate(_tensors(self.carried))},
         }
+        tensors = {f"{part}.{name}": t for part, all_ in parts.items() for name, t in all_.items()}
         self.run.save(tensors, asdict(progress))
         self.last_saved = (progress.step, progress.seconds)
 
     def load(self) -> None:
-        """Put back what `save` saved."""
+        """Put back what `save` saved, but for the weights, with which the network came."""
         assert self.run is not None
         tensors, notes = self.run.load()
-        checkpoint.load_weights(self.net, under("network", tensors), self.run.path)
         checkpoint.load_optimizer(self.optimizer, under("optimizer", tensors))
         self.progress = Progress(**notes)
         if carried := under("carried", tensors):
@@ -241,7 +254,6 @@ class Trainer:
             saved = iter(carried[str(i)] for i in range(len(carried)))
             leaves = [next(saved) if isinstance(leaf, Tensor) else leaf for leaf in fresh]
             self.carried = pytree.tree_unflatten(leaves, structure)
-        torch.set_rng_state(tensors["random"])
         self.run.forget_after(self.progress.step)
         self.last_saved = (self.progress.step, self.progress.seconds)
 
@@ -264,7 +276,7 @@ class Trainer:
         if math.isfinite(value):
             return value
         kept = ""
-        if self.run is not None:
+        if self.run is not None and self.last_saved[0] >= 0:
             kept = f" {self.run.path} keeps its last good checkpoint, of step {self.last_saved[0]}."
         raise BpttError(
             f"the {name} became {value} after step {self.progress.step}.{kept} "
@@ -275,6 +287,7 @@ class Trainer:
 @torch.no_grad()
 def evaluate(net: Network, tokens: Int64[Tensor, " N"], batch: int) -> float:
     """Return the mean NLL of a text read as `batch` parallel streams, in nats per token."""
+    mode = net.training
     net.eval()
     columns = streams(tokens, min(batch, len(tokens)))
     state, total = None, 0.0
@@ -282,6 +295,7 @@ def evaluate(net: Network, tokens: Int64[Tensor, " N"], batch: int) -> float:
         out = net(chunk, state=state)
         total += float(out.nll.sum(dtype=torch.float64))
         state = out.state
+    net.train(mode)
     return total / columns.numel()
 
 
@@ -346,8 +360,15 @@ def _require_fit(net: Network, text: Text, settings: Settings) -> None:
             f"the network models {net.likelihood.outputs} symbols; expected "
             f"{text.vocabulary.size}, the size of the text's vocabulary"
         )
+    if net.inputs.width > 0 and not net.x_can_be_previous_y:
+        raise BpttError(
+            f"the network expects x, {net.inputs}; a text has none: make it with inputs=0, "
+            f'or with recurrence "hidden" and inputs=Tokens({text.vocabulary.size})'
+        )
+    if len(text.validation) == 0:
+        raise BpttError(f"{text.source} is too short: expected at least 10 {text.vocabulary.kind}")
     needed = settings.batch * settings.window
-    if len(text.training) < needed or len(text.validation) == 0:
+    if len(text.training) < needed:
         raise BpttError(
             f"{text.source} has {len(text.training)} {text.vocabulary.kind} to train on; expected "
             f"at least batch · window = {settings.batch} · {settings.window} = {needed}: "
@@ -369,6 +390,7 @@ def _config(net: Network, text: Text, settings: Settings, seed: int | None) -> d
             "characters": text.vocabulary.characters,
         },
         "network": net.config(),
+        "trained": [name for name, p in net.named_parameters() if p.requires_grad],
         "training": asdict(settings),
         "seed": seed,
     }

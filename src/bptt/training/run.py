@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +17,7 @@ from bptt.errors import BpttError
 from bptt.model.network import Network
 from bptt.training import checkpoint
 from bptt.training.data import Text, Vocabulary, read_text
+from bptt.training.settings import Settings
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 
@@ -27,19 +31,28 @@ class Run:
 
     @classmethod
     def create(cls, path: str | Path, config: dict[str, Any]) -> Run:
-        """Make the folder and write its config.json, unless it holds a run already."""
+        """Make the folder, unless it holds a run already."""
         path = Path(path)
-        if any((path / name).exists() for name in (CONFIG, METRICS, CHECKPOINT)):
+        if (path / CONFIG).exists():
             raise BpttError(
                 f"{path} holds a run already; give another folder with out (--out), "
                 "or go on with that run by resuming it (--resume)"
             )
         try:
             path.mkdir(parents=True, exist_ok=True)
-            checkpoint.write_atomically(path / CONFIG, json.dumps(config, indent=2) + "\n")
+            if (path / METRICS).exists():
+                raise BpttError(
+                    f"{path} is taken, by a run that is starting or one that never did; "
+                    "give another folder with out (--out)"
+                )
+            (path / METRICS).touch(exist_ok=False)  # of two that come here at once, one wins
         except OSError as error:
             raise BpttError(f"cannot write a run to {path}: {error.strerror}") from None
         return cls(path, config)
+
+    def write_config(self) -> None:
+        """Write config.json, which makes the folder a run: after its first checkpoint is there."""
+        checkpoint.write_atomically(self.path / CONFIG, json.dumps(self.config, indent=2) + "\n")
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -53,21 +66,37 @@ class Run:
             ) from None
         except (OSError, ValueError) as error:
             raise BpttError(f"{path / CONFIG} cannot be read: {error}") from None
-        if not isinstance(config, dict) or not {"network", "data", "training"} <= set(config):
+        if not isinstance(config, dict) or not {"network", "data", "training", "trained"} <= set(
+            config
+        ):
             raise BpttError(f"{path / CONFIG} is not what 'bptt train' writes; is it another's?")
         return cls(path, config)
 
     def with_training(self, **changes: Any) -> Run:
-        """Return the run with other training settings, written to its config.json."""
-        config = {**self.config, "training": {**self.config["training"], **changes}}
-        checkpoint.write_atomically(self.path / CONFIG, json.dumps(config, indent=2) + "\n")
-        return Run(self.path, config)
+        """Return the run with other training settings."""
+        return Run(self.path, {**self.config, "training": {**self.config["training"], **changes}})
+
+    def settings(self) -> Settings:
+        """Return how it is trained."""
+        with self._understood():
+            return Settings(**self.config["training"])
+
+    @contextmanager
+    def _understood(self) -> Iterator[None]:
+        """Say which file is at fault when what config.json says makes no sense."""
+        try:
+            yield
+        except (KeyError, TypeError) as error:
+            raise BpttError(
+                f"{self.path / CONFIG} is not what 'bptt train' writes: {error}"
+            ) from None
 
     @property
     def vocabulary(self) -> Vocabulary:
         """The tokens that the run was trained on."""
-        data = self.config["data"]
-        return Vocabulary(data["tokens"], data["characters"])
+        with self._understood():
+            data = self.config["data"]
+            return Vocabulary(data["tokens"], data["characters"])
 
     def read_text(self, path: str | Path | None = None) -> Text:
         """Read the run's data again, from where it was or from `path`; it must be unchanged."""
@@ -84,9 +113,13 @@ class Run:
 
     def network(self) -> Network:
         """Return the trained network."""
-        net = Network.from_config(self.config["network"])
         tensors, _ = self.load()
+        with self._understood():
+            net = Network.from_config(self.config["network"])
+            trained = set(self.config["trained"])
         checkpoint.load_weights(net, under("network", tensors), self.path / CHECKPOINT)
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(name in trained)
         return net
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -96,13 +129,18 @@ class Run:
         return checkpoint.load(self.path / CHECKPOINT)
 
     def save(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        """Replace the checkpoint."""
+        """Replace the checkpoint; the metrics up to it are on the disk before it is."""
+        if (self.path / METRICS).exists():
+            checkpoint.sync(self.path / METRICS)
         checkpoint.save(self.path / CHECKPOINT, tensors, notes)
 
     def log(self, row: dict[str, float]) -> None:
         """Add a line to metrics.jsonl."""
-        with (self.path / METRICS).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        try:
+            with (self.path / METRICS).open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise BpttError(f"cannot write {self.path / METRICS}: {error.strerror}") from None
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl, less one that was cut off half way."""
@@ -128,7 +166,5 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 def next_folder(data: Path | None) -> Path:
     """Return the first of runs/NAME-1, runs/NAME-2, … that is free, named for the data."""
     name = "topics" if data is None else re.sub(r"[^\w.-]", "-", data.stem) or "run"
-    number = 1
-    while (folder := Path("runs") / f"{name}-{number}").exists():
-        number += 1
-    return folder
+    folders = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
+    return next(folder for folder in folders if not folder.exists())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Literal
 
 from bptt.errors import BpttError, require_choice, require_whole
@@ -13,7 +13,7 @@ DEFAULT_EPOCHS = 12.0
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """How to train. The defaults were chosen by `benchmarks/defaults.py`."""
+    """How to train. The defaults were chosen with `benchmarks/text.py --defaults`."""
 
     batch: int = 32
     """How many parallel streams the text is cut into."""
@@ -53,8 +53,9 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise BpttError(f"{name} is {value}; expected a number above 0")
-        if not math.isfinite(self.learning_rate):
-            raise BpttError(f"learning_rate is {self.learning_rate}; expected a finite number")
+        for name in ("learning_rate", "epochs"):
+            if getattr(self, name) == math.inf:
+                raise BpttError(f"{name} is inf; expected a finite number")
         require_choice("optimizer", self.optimizer, ("adam", "sgd"))
         if self.steps_per_update is not None:
             require_whole("steps_per_update", self.steps_per_update, 1, 2**31)
@@ -68,8 +69,3 @@ class Settings:
     def steps(self) -> int:
         """Time steps of every stream in one update, at most."""
         return self.steps_per_update or self.window
-
-    @classmethod
-    def names(cls) -> list[str]:
-        """Return the names of all settings."""
-        return [field.name for field in fields(cls)]

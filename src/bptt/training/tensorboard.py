@@ -16,9 +16,11 @@ def tensorboard_writer(folder: Path) -> OnStep:
         raise BpttError(
             "tensorboard is not installed; install it with: pip install 'bptt[tensorboard]'"
         ) from None
-    writer = SummaryWriter(str(folder))
+    writer: SummaryWriter | None = None  # made at the first step, when there is a run
 
     def write(step: Step) -> None:
+        nonlocal writer
+        writer = writer or SummaryWriter(str(folder), purge_step=step.step)
         values = {
             "train_nll": step.train_nll,
             "validation_nll": step.validation_nll,
