@@ -27,7 +27,7 @@ figures: $(READY)  ## draw the figures of docs/ again; needs a Chrome or Chromiu
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[figures]'
 	for script in docs/figures/*.py; do $(BIN)/python $$script; done
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/bptt/kernel/native/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@

@@ -9,8 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
+
+from bptt.kernel.layout import DENSE, Layout
 
 State = tuple[Float[Tensor, "B H"], ...]
 Step = Callable[[Tensor, State], State]
@@ -61,24 +63,22 @@ def lstm(W: Float[Tensor, "G H"]) -> Step:
 
 
 def unroll(
-    step: Step,
-    projected: Float[Tensor, "T B G"],
-    state: State,
-    alive: Bool[Tensor, "T B"] | None = None,
-) -> tuple[Float[Tensor, "T B H"], State]:
-    """Run `step` over time; return h¹..hᵀ and the state after the last step.
-
-    Where `alive` is false a sequence is past its end: its state no longer moves.
-    """
+    step: Step, projected: Float[Tensor, "... G"], state: State, layout: Layout = DENSE
+) -> tuple[Float[Tensor, "... H"], State]:
+    """Run `step` over time; return every h, laid out as `projected`, and each row's last state."""
     hidden = []
-    for t, p in enumerate(projected.unbind(0)):
-        moved = step(p, state)
-        if alive is None:
-            state = moved
-        else:
-            goes_on = alive[t].unsqueeze(1)
-            state = tuple(
-                torch.where(goes_on, new, old) for new, old in zip(moved, state, strict=True)
+    masks = layout.steps(layout.resets) if layout.resets is not None else None
+    for i, p in enumerate(layout.steps(projected)):
+        now = tuple(part[: len(p)] for part in state)
+        if masks is not None:
+            now = tuple(part.masked_fill(masks[i].unsqueeze(1), 0) for part in now)
+        moved = step(p, now)
+        hidden.append(moved[0])
+        if len(p) < len(state[0]):  # the other rows are past their end, or not yet begun
+            moved = tuple(
+                torch.cat([new, old[len(p) :]]) for new, old in zip(moved, state, strict=True)
             )
-        hidden.append(state[0])
-    return torch.stack(hidden), state
+        state = moved
+    if not hidden:
+        return projected[..., : state[0].shape[1]], state  # no steps
+    return layout.join(hidden), state

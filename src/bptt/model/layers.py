@@ -9,11 +9,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 
-from bptt.kernel import reference
+from bptt.kernel import ops, reference
+from bptt.kernel.layout import DENSE, Layout
+from bptt.kernel.reference import State
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
@@ -34,8 +36,10 @@ class Recurrent(RNNBase):
             self.input_size = 0
             self.weight_ih_l0 = nn.Parameter(self.weight_ih_l0.detach()[:, :0])
 
-    def step(self, k: int) -> reference.Step:
-        """Return what layer k does at one step: what makes a subclass."""
+    def layer(
+        self, k: int, projected: Tensor, state: State, layout: Layout
+    ) -> tuple[Tensor, State]:
+        """Run layer k over time: what makes a subclass."""
         raise NotImplementedError
 
     def input_bias(self, k: int) -> Float[Tensor, " G"]:
@@ -49,12 +53,9 @@ class Recurrent(RNNBase):
         return (h,) * self.states if self.states > 1 else h
 
     def run(
-        self,
-        projected: Float[Tensor, "T B G"],
-        hidden: Hidden,
-        alive: Bool[Tensor, "T B"] | None = None,
-    ) -> tuple[Float[Tensor, "T B H"], Hidden]:
-        """Return the top layer's h¹..hᵀ, and every layer's state at each sequence's own end."""
+        self, projected: Float[Tensor, "... G"], hidden: Hidden, layout: Layout = DENSE
+    ) -> tuple[Float[Tensor, "... H"], Hidden]:
+        """Return the top layer's h at every step, and every layer's last state of each sequence."""
         assert hidden is not None
         starts = hidden if isinstance(hidden, tuple) else (hidden,)
         ends = []
@@ -62,8 +63,7 @@ class Recurrent(RNNBase):
             if k > 0:
                 weight = getattr(self, f"weight_ih_l{k}")
                 projected = nn.functional.linear(projected, weight, self.input_bias(k))
-            state = tuple(start[k] for start in starts)
-            projected, end = reference.unroll(self.step(k), projected, state, alive)
+            projected, end = self.layer(k, projected, tuple(start[k] for start in starts), layout)
             ends.append(end)
         stacked = tuple(torch.stack(layers) for layers in zip(*ends, strict=True))
         return projected, stacked if isinstance(hidden, tuple) else stacked[0]
@@ -78,9 +78,13 @@ class RNN(Recurrent):
         super().__init__(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers)
         self.nonlinearity = nonlinearity
 
-    def step(self, k: int) -> reference.Step:
-        """Return what layer k does at one step."""
-        return reference.elman(getattr(self, f"weight_hh_l{k}"), ACTIVATIONS[self.nonlinearity])
+    def layer(
+        self, k: int, projected: Tensor, state: State, layout: Layout
+    ) -> tuple[Tensor, State]:
+        """Run layer k over time."""
+        W, relu = getattr(self, f"weight_hh_l{k}"), self.nonlinearity == "relu"
+        h, last = ops.elman(projected, W, state[0], relu=relu, layout=layout)
+        return h, (last,)
 
 
 class GRU(Recurrent):
@@ -94,9 +98,13 @@ class GRU(Recurrent):
         bias: Tensor = getattr(self, f"bias_ih_l{k}")
         return bias
 
-    def step(self, k: int) -> reference.Step:
-        """Return what layer k does at one step."""
-        return reference.gru(getattr(self, f"weight_hh_l{k}"), getattr(self, f"bias_hh_l{k}"))
+    def layer(
+        self, k: int, projected: Tensor, state: State, layout: Layout
+    ) -> tuple[Tensor, State]:
+        """Run layer k over time."""
+        W, bias = getattr(self, f"weight_hh_l{k}"), getattr(self, f"bias_hh_l{k}")
+        h, last = ops.gru(projected, W, bias, state[0], layout=layout)
+        return h, (last,)
 
 
 class LSTM(Recurrent):
@@ -107,9 +115,12 @@ class LSTM(Recurrent):
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
         super().__init__("LSTM", input_size, hidden_size, num_layers)
 
-    def step(self, k: int) -> reference.Step:
-        """Return what layer k does at one step."""
-        return reference.lstm(getattr(self, f"weight_hh_l{k}"))
+    def layer(
+        self, k: int, projected: Tensor, state: State, layout: Layout
+    ) -> tuple[Tensor, State]:
+        """Run layer k over time, by the reference."""
+        step = reference.lstm(getattr(self, f"weight_hh_l{k}"))
+        return reference.unroll(step, projected, state, layout)
 
 
 class Feedforward(nn.Module):
@@ -146,12 +157,9 @@ class Feedforward(nn.Module):
         return None
 
     def run(
-        self,
-        projected: Float[Tensor, "T B H"],
-        hidden: Hidden,
-        alive: Bool[Tensor, "T B"] | None = None,
-    ) -> tuple[Float[Tensor, "T B H"], Hidden]:
-        """Return h¹..hᵀ, all at once; the states and the sequences' ends play no part."""
+        self, projected: Float[Tensor, "... H"], hidden: Hidden, layout: Layout = DENSE
+    ) -> tuple[Float[Tensor, "... H"], Hidden]:
+        """Return every h at once; where the rows lie in time plays no part."""
         f = ACTIVATIONS[self.nonlinearity]
         for k in range(self.num_layers):
             if k > 0:

@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_memory, require_shape, require_whole
+from bptt.kernel.layout import Packing
 from bptt.model.encodings import (
     Encoding,
     Tokens,
@@ -266,7 +267,14 @@ class Network(nn.Module):
             terms.append(self.likelihood.encoding.project(previous, self.R))
         if previous is not None and not terms:
             terms.append(bias.new_zeros(*previous.shape[:2], len(bias)))
-        return self.recurrent.run(sum(terms, start=bias), hidden, alive)
+        projected = sum(terms, start=bias)
+        if alive is None:
+            return self.recurrent.run(projected, hidden)
+        packing = Packing.of(alive)
+        states, last = self.recurrent.run(
+            packing.pack(projected), _each(packing.sort, hidden), packing.layout
+        )
+        return packing.unpack(states, len(projected)), _each(packing.unsort, last)
 
     def checked(
         self, y: Tensor | None, x: Tensor | None, lengths: Tensor | None
@@ -345,6 +353,13 @@ def _leading(y: Tensor | None, x: Tensor | None, name: str = "y") -> tuple[int, 
             "with at least one step and one sequence"
         )
     return leader.shape[0], leader.shape[1]
+
+
+def _each(change: Callable[[Tensor], Tensor], hidden: Hidden) -> Hidden:
+    """Return the state with every part of it changed."""
+    if isinstance(hidden, tuple):
+        return tuple(change(part) for part in hidden)
+    return None if hidden is None else change(hidden)
 
 
 def _parts(hidden: Hidden) -> tuple[Tensor, ...]:

@@ -1,0 +1,102 @@
+"""How the rows of a batch of sequences lie in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Which rows belong to which step.
+
+    batch_sizes: None for T steps of B rows each, in tensors (T, B, ·). Otherwise how many rows
+    each step has, never rising, in tensors (N, ·), as in torch's PackedSequence: row r of every
+    step is the same sequence.
+    resets: rows before which the state is zeroed, (T, B) or (N,).
+    reverse: time runs from the last step to the first.
+    """
+
+    batch_sizes: Int[Tensor, " T"] | None = None
+    resets: Bool[Tensor, "..."] | None = None
+    reverse: bool = False
+
+    def steps(self, rows: Tensor) -> list[Tensor]:
+        """Return a tensor's rows step by step, in the order of computation."""
+        if self.batch_sizes is None:
+            parts = rows.unbind(0)
+        else:
+            parts = rows.split(self.batch_sizes.tolist())
+        return list(parts)[::-1] if self.reverse else list(parts)
+
+    def join(self, parts: list[Tensor]) -> Tensor:
+        """Return what `steps` took apart."""
+        parts = parts[::-1] if self.reverse else parts
+        return torch.stack(parts) if self.batch_sizes is None else torch.cat(parts)
+
+    def starts(self) -> Int[Tensor, " T"] | None:
+        """Return where each step's rows begin, or None where that is t·B."""
+        if self.batch_sizes is None:
+            return None
+        return self.batch_sizes.cumsum(0) - self.batch_sizes
+
+    def last(self, h: Tensor, h0: Tensor) -> Tensor:
+        """Return each row's last computed state, (B, H): h0 for a row that has no step."""
+        if self.batch_sizes is None:
+            return h[0 if self.reverse else -1].clone()
+        rows = torch.arange(len(h0))
+        lengths = (self.batch_sizes.unsqueeze(1) > rows).sum(0)
+        final = torch.zeros_like(lengths) if self.reverse else (lengths - 1).clamp(min=0)
+        index = (self.batch_sizes.cumsum(0) - self.batch_sizes)[final] + rows
+        some = (lengths > 0).unsqueeze(1)
+        return torch.where(some, h[index.clamp(max=len(h) - 1)], h0)
+
+    def previous(self, h: Tensor, h0: Tensor) -> Tensor:
+        """Return the state that each row was computed from, laid out as h, 0 where it was reset."""
+        before, state = [], h0
+        for now in self.steps(h):
+            before.append(state[: len(now)])
+            state = torch.cat([now, state[len(now) :]])
+        rows = self.join(before)
+        return rows if self.resets is None else rows.masked_fill(self.resets.unsqueeze(-1), 0)
+
+
+DENSE = Layout()
+"""T steps of B rows each, forward in time."""
+
+
+@dataclass(frozen=True)
+class Packing:
+    """How padded sequences (T, B, ·) become packed rows (N, ·), longest first, and back."""
+
+    order: Int[Tensor, " B"]
+    index: Int[Tensor, " N"]
+    layout: Layout
+
+    @classmethod
+    def of(cls, alive: Bool[Tensor, "T B"]) -> Packing:
+        """Return the packing of the steps that are alive, which come first in each sequence."""
+        order = alive.sum(0).argsort(descending=True, stable=True)
+        positions = torch.arange(alive.numel(), device=alive.device).view(alive.shape)
+        sizes = alive.sum(1).cpu()
+        return cls(order, positions[:, order][alive[:, order]], Layout(sizes[sizes > 0]))
+
+    def pack(self, rows: Float[Tensor, "T B G"]) -> Float[Tensor, "N G"]:
+        """Return the rows that are alive."""
+        return rows.flatten(0, 1).index_select(0, self.index)
+
+    def unpack(self, rows: Float[Tensor, "N H"], T: int) -> Float[Tensor, "T B H"]:
+        """Return the rows in their places, and 0 in the others."""
+        B, H = len(self.order), rows.shape[1]
+        return rows.new_zeros(T * B, H).index_copy(0, self.index, rows).view(T, B, H)
+
+    def sort(self, states: Float[Tensor, "layers B H"]) -> Float[Tensor, "layers B H"]:
+        """Return the sequences' states in the packing's order."""
+        return states[:, self.order]
+
+    def unsort(self, states: Float[Tensor, "layers B H"]) -> Float[Tensor, "layers B H"]:
+        """Return the sequences' states in their own order."""
+        return states[:, self.order.argsort()]

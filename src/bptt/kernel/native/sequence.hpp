@@ -1,0 +1,26 @@
+// How the rows of a batch of sequences lie in memory, step by step.
+#pragma once
+
+#include <cstdint>
+
+// Sequences sorted by falling length, packed: step t has rows[t] rows, the first of which is row
+// starts[t] of every (N, ·) array; row r is the same sequence at every step. Where rows is null
+// every step has B rows. resets, (N), marks rows before which the state is zeroed; it may be null.
+// reversed runs from the last step to the first.
+struct Sequence {
+  int64_t T, B;
+  const int64_t *rows, *starts;
+  const uint8_t *resets;
+  bool reversed;
+
+  int64_t rows_at(int64_t t) const { return t < 0 || t >= T ? 0 : rows ? rows[t] : B; }
+  int64_t start_of(int64_t t) const { return rows ? starts[t] : t * B; }
+  // The step that is the i-th to be computed, and the one computed before step t.
+  int64_t nth(int64_t i) const { return reversed ? T - 1 - i : i; }
+  int64_t before(int64_t t) const { return reversed ? t + 1 : t - 1; }
+};
+
+// The part of the batch that one thread computes, from row `first` to before row `last`.
+struct Share {
+  int64_t first, last;
+};

@@ -1,0 +1,291 @@
+"""The native kernel against its plain twin: values, every gradient, every build, every layout."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+import math
+import multiprocessing
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+import bptt
+from bptt.kernel import ops, reference
+from bptt.kernel.layout import DENSE, Layout, Packing
+from tests.oracles import FLOAT32, FLOAT64
+
+CELLS = ("tanh", "relu", "gru")
+LAYOUTS = ("dense", "packed", "resets", "packed resets")
+Run = Callable[..., tuple[Tensor, Tensor]]
+
+pytestmark = pytest.mark.skipif(ops.native is None, reason="the native kernel is not built here")
+
+
+@pytest.fixture(params=ops.INSTRUCTION_SETS)
+def build(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Use each instruction set in turn."""
+    best = ops.native.instruction_set()
+    assert ops.native.use(request.param), "this processor cannot run all builds"
+    yield request.param
+    ops.native.use(best)
+
+
+@pytest.fixture(params=[1, 2])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
+    """Use one thread and two, however small the work; and let nothing unwritten look like zero."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    monkeypatch.setattr(ops, "WORK_FOR_A_THREAD", 0)
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty returns with NaN
+    yield request.param
+    torch.use_deterministic_algorithms(False)
+    torch.set_num_threads(before)
+
+
+def native(cell: str, layout: Layout) -> Run:
+    if cell == "gru":
+        return functools.partial(ops.gru, layout=layout)
+    return lambda p, W, h0: ops.elman(p, W, h0, relu=cell == "relu", layout=layout)
+
+
+def plain(cell: str, layout: Layout) -> Run:
+    def run(p: Tensor, W: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
+        f = {"tanh": torch.tanh, "relu": torch.relu}.get(cell)
+        step = reference.gru(W, rest[0]) if f is None else reference.elman(W, f)
+        h, (last,) = reference.unroll(step, p, (rest[-1],), layout)
+        return h, last
+
+    return run
+
+
+def layout_of(kind: str, T: int, B: int, reverse: bool = False) -> Layout:
+    sizes, shape = None, (T, B)
+    if "packed" in kind:
+        lengths = torch.randint(0, T + 1, (B,)).clamp(min=min(1, T))
+        lengths[0] = T
+        sizes = (torch.arange(T).unsqueeze(1) < lengths).sum(1)
+        shape = (int(sizes.sum()),)
+    resets = torch.rand(shape) < 0.3 if "resets" in kind else None
+    return Layout(sizes, resets, reverse)
+
+
+def inputs(cell: str, layout: Layout, T: int, B: int, H: int, dtype: torch.dtype) -> list[Tensor]:
+    """Return p, W, (bias,) h0."""
+    G = 3 * H if cell == "gru" else H
+    shape = (T, B, G) if layout.batch_sizes is None else (int(layout.batch_sizes.sum()), G)
+    made = [torch.randn(shape), torch.randn(G, H) / math.sqrt(H), torch.randn(B, H)]
+    if cell == "gru":
+        made.insert(2, torch.randn(G))
+    return [tensor.to(dtype).requires_grad_() for tensor in made]
+
+
+def results(run: Run, given: list[Tensor], grads: tuple[Tensor, Tensor]) -> list[Tensor]:
+    """Return h, the last states, and the gradient of every input."""
+    outputs = run(*given)
+    return [*outputs, *torch.autograd.grad(outputs, given, grads)]
+
+
+SIZES = [(1, 1, 1), (50, 5, 7), (7, 17, 33), (5, 3, 130), (3, 26, 64)]
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_the_reference(
+    build: str, threads: int, cell: str, kind: str, dtype: torch.dtype
+) -> None:
+    for (T, B, H), reverse in itertools.product(SIZES, (False, True)):
+        layout = layout_of(kind, T, B, reverse)
+        given = inputs(cell, layout, T, B, H, dtype)
+        exact = [tensor.detach().double().requires_grad_() for tensor in given]
+        outputs = plain(cell, layout)(*exact)
+        grads = tuple(torch.randn_like(output) for output in outputs)
+        expected = results(plain(cell, layout), exact, grads)
+        got = results(native(cell, layout), given, tuple(grad.to(dtype) for grad in grads))
+        for mine, its in zip(got, expected, strict=True):
+            scale = max(1.0, float(its.detach().abs().max())) if its.numel() else 1.0
+            tolerance = FLOAT64 if dtype == torch.float64 else FLOAT32
+            torch.testing.assert_close(
+                mine.double() / scale, its / scale, rtol=0, atol=10 * tolerance["atol"]
+            )
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_no_steps_change_nothing(cell: str) -> None:
+    given = inputs(cell, DENSE, 0, 4, 5, torch.float32)
+    h, last = native(cell, DENSE)(*given)
+    assert h.shape == (0, 4, 5)
+    (h.sum() + last.sum()).backward()
+    assert torch.equal(last, given[-1])
+    assert torch.equal(given[-1].grad, torch.ones(4, 5))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_threads_change_no_bit(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "WORK_FOR_A_THREAD", 0)
+    layout = layout_of("packed", 20, 13)
+    given = inputs(cell, layout, 20, 13, 40, torch.float32)
+    outputs = native(cell, layout)(*given)
+    grads = tuple(torch.randn_like(output) for output in outputs)
+    found = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        h, last = native(cell, layout)(*given)
+        found.append([h, last, torch.autograd.grad((h, last), given[0], grads)[0]])
+    torch.set_num_threads(2)
+    for other in found[1:]:
+        assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kind", LAYOUTS)
+def test_first_and_second_derivatives_by_finite_differences(cell: str, kind: str) -> None:
+    layout = layout_of(kind, 4, 3)
+    given = inputs(cell, layout, 4, 3, 2, torch.float64)
+    run = native(cell, layout)
+    assert torch.autograd.gradcheck(run, given, check_batched_grad=True)
+    assert torch.autograd.gradgradcheck(run, given)
+
+
+@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=3)))
+def test_any_subset_of_gradients(wanted: tuple[bool, ...]) -> None:
+    given = inputs("tanh", DENSE, 6, 3, 5, torch.float64)
+    asked = [t for t, needed in zip(given, wanted, strict=True) if needed]
+    expected = torch.autograd.grad(plain("tanh", DENSE)(*given)[0].sum(), given)
+    some = [t if needed else t.detach() for t, needed in zip(given, wanted, strict=True)]
+    h, last = native("tanh", DENSE)(*some)
+    assert h.requires_grad == last.requires_grad == any(wanted)
+    if asked:
+        got = iter(torch.autograd.grad(h.sum(), asked))
+        for needed, its in zip(wanted, expected, strict=True):
+            if needed:
+                torch.testing.assert_close(next(got), its, **FLOAT64)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_memory_need_not_be_contiguous(cell: str) -> None:
+    given = inputs(cell, DENSE, 6, 4, 5, torch.float64)
+    strided = [t.detach().mT.contiguous().mT.requires_grad_() for t in given if t.ndim > 1]
+    if cell == "gru":
+        strided.insert(2, given[2])
+    assert not strided[0].is_contiguous()
+    grads = (torch.randn(6, 5, 4).double().mT, torch.randn(5, 4).double().mT)
+    expected = results(plain(cell, DENSE), given, grads)
+    torch.testing.assert_close(results(native(cell, DENSE), strided, grads), expected, **FLOAT64)
+
+
+@pytest.mark.parametrize("cell", CELLS)
+def test_transforms_of_torch_func_and_forward_mode(cell: str) -> None:
+    given = [tensor.detach() for tensor in inputs(cell, DENSE, 4, 2, 3, torch.float64)]
+    p, rest = given[0], given[1:]
+
+    def of(run: Run) -> Callable[[Tensor], Tensor]:
+        return lambda p: run(p, *rest)[0]
+
+    mine, its = of(native(cell, DENSE)), of(plain(cell, DENSE))
+    tangent = torch.randn_like(p)
+    for transform in (
+        torch.func.jacrev,
+        torch.func.jacfwd,
+        lambda f: torch.func.hessian(lambda p: f(p).square().sum()),
+        lambda f: lambda p: torch.func.jvp(f, (p,), (tangent,))[1],
+        lambda f: lambda p: torch.func.vmap(f)(torch.stack([p, 2 * p])),
+        lambda f: torch.func.grad(lambda p: f(p).square().sum()),
+    ):
+        expected = transform(its)(p)
+        assert float(expected.abs().max()) > 1e-3
+        torch.testing.assert_close(transform(mine)(p), expected, **FLOAT64)
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_nan_and_infinity_go_through_as_in_torch(nonlinearity: str, value: float) -> None:
+    theirs = torch.nn.RNN(3, 4, nonlinearity=nonlinearity, bias=False)
+    x = torch.randn(5, 2, 3)
+    x[2, 1, 0] = value
+    W = theirs.weight_hh_l0.detach().requires_grad_()
+    p = (x @ theirs.weight_ih_l0.T).detach().requires_grad_()
+    expected, _ = theirs(x)
+    h, _ = ops.elman(p, W, torch.zeros(2, 4), relu=nonlinearity == "relu")
+    torch.testing.assert_close(h, expected, equal_nan=True, **FLOAT32)
+    expected.sum().backward()
+    h.sum().backward()
+    torch.testing.assert_close(W.grad, theirs.weight_hh_l0.grad, equal_nan=True, **FLOAT32)
+
+
+def ulps(got: Tensor, exact: Tensor) -> float:
+    """Return the largest error in units in the last place of the exact result."""
+    spacing = torch.finfo(got.dtype).eps * 2 ** exact.abs().clamp(min=1e-300).log2().floor()
+    spacing = spacing.clamp(min=torch.finfo(got.dtype).smallest_normal * torch.finfo(got.dtype).eps)
+    return float(((got.to(exact.dtype) - exact).abs() / spacing).max())
+
+
+def native_tanh(x: Tensor) -> Tensor:
+    y = torch.empty_like(x)
+    name = str(x.dtype).removeprefix("torch.")
+    getattr(ops.native, f"tanh_{name}")(x.data_ptr(), y.data_ptr(), x.numel())
+    return y
+
+
+def test_tanh_is_within_3_ulp_over_float32(build: str) -> None:
+    everything = torch.arange(0, 2**31, 97, dtype=torch.int32)  # every 97th number from 0 to NaN
+    x = everything.view(torch.float32)
+    x = x[x.isfinite()]
+    y = native_tanh(x)
+    assert ulps(y, x.double().tanh()) < 3
+    assert torch.equal(native_tanh(-x), -y)
+    special = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan])
+    assert str(native_tanh(special).tolist()) == "[0.0, -0.0, 1.0, -1.0, nan]"
+
+
+def test_tanh_is_within_2_ulp_in_float64(build: str) -> None:
+    numpy = pytest.importorskip("numpy")
+    x = torch.cat(
+        [torch.logspace(-300, 2, 400_001).double(), torch.linspace(0, 20, 400_001).double()]
+    )
+    x = torch.cat([x, torch.rand(400_000).double()])
+    exact = torch.from_numpy(numpy.tanh(x.numpy().astype(numpy.longdouble)).astype(float))
+    assert ulps(native_tanh(x), exact) < 2
+    special = torch.tensor([0.0, -0.0, math.inf, -math.inf, math.nan]).double()
+    assert str(native_tanh(special).tolist()) == "[0.0, -0.0, 1.0, -1.0, nan]"
+
+
+def test_works_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ops, "WORK_FOR_A_THREAD", 0)
+    given = [t.detach() for t in inputs("tanh", DENSE, 50, 8, 64, torch.float64)]
+    expected, _ = native("tanh", DENSE)(*given)  # the threads of this call are not in the child
+    context = multiprocessing.get_context("fork")
+    equal = context.Value("i", -1)
+
+    def in_the_child() -> None:
+        h, _ = native("tanh", DENSE)(*given)
+        equal.value = int(h.numpy().tobytes() == expected.numpy().tobytes())
+
+    child = context.Process(target=in_the_child)
+    child.start()
+    child.join(timeout=60)
+    assert (child.exitcode, equal.value) == (0, 1)
+
+
+def test_packing_goes_there_and_back() -> None:
+    lengths = torch.tensor([2, 0, 5, 3])
+    alive = torch.arange(6).unsqueeze(1) < lengths
+    packing, rows = Packing.of(alive), torch.randn(6, 4, 3)
+    packed = packing.pack(rows)
+    theirs = torch.nn.utils.rnn.pack_padded_sequence(
+        rows[:, [0, 2, 3]], lengths[[0, 2, 3]], enforce_sorted=False
+    )
+    assert torch.equal(packed, theirs.data)
+    assert torch.equal(packing.layout.batch_sizes, theirs.batch_sizes)
+    assert torch.equal(packing.unpack(packed, 6), rows * alive.unsqueeze(-1))
+    states = torch.randn(2, 4, 3)
+    assert torch.equal(packing.unsort(packing.sort(states)), states)
+
+
+def test_info_and_the_environment() -> None:
+    assert bptt.kernel.info()["kernel"] in ops.INSTRUCTION_SETS
+    with pytest.raises(bptt.BpttError, match="BPTT_INSTRUCTION_SET is 'sse9'; expected one of"):
+        ops._choose("sse9")
