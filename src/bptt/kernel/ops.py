@@ -7,10 +7,12 @@ derivatives of derivatives) goes by way of the reference, so that every derivati
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -30,7 +32,7 @@ except ImportError as missing:
     WHY_NOT_NATIVE = str(missing)
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
-WORK_FOR_A_THREAD = 2e7
+WORK_FOR_A_THREAD = 4e6
 """Floating-point operations below which starting a second thread costs more than it brings."""
 
 
@@ -264,6 +266,16 @@ def info() -> dict[str, str]:
     return {"kernel": chosen, "why": why}
 
 
+def _share_torchs_threads() -> None:
+    """Let the kernel work with the threads that torch's own operations work with, if it can.
+
+    They spin for milliseconds after each operation, so that others would wait for a core.
+    """
+    for path in (Path(torch.__file__).parent / "lib").glob("libgomp*.so*"):
+        parallel = ctypes.CDLL(str(path)).GOMP_parallel  # torch has it loaded: this is the same one
+        native.use_crew(ctypes.cast(parallel, ctypes.c_void_p).value)
+
+
 def _choose(asked: str | None) -> None:
     """Use the build for the instruction set that the environment asks for, if it does."""
     if native is None or not asked:
@@ -276,4 +288,6 @@ def _choose(asked: str | None) -> None:
         raise BpttError(f"BPTT_INSTRUCTION_SET is {asked!r}; this processor does not have it")
 
 
+if native is not None:
+    _share_torchs_threads()
 _choose(os.environ.get("BPTT_INSTRUCTION_SET"))

@@ -2,7 +2,9 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/string.h>
 
-#include <cstdlib>
+#include <unistd.h>
+
+#include <atomic>
 #include <new>
 #include <string>
 #include <thread>
@@ -28,6 +30,28 @@ static const Build *best() {
 
 static const Build *chosen = best();
 
+// The crew that torch's own operations work with, if Python found it: GOMP_parallel of the library
+// that torch has loaded. Between two operations its threads spin, and a thread of our own would have
+// to share a core with one of them. They do not survive a fork, after which we start our own.
+typedef void (*Crew)(void (*work)(void *), void *data, unsigned threads, unsigned flags);
+static Crew crew = nullptr;
+static pid_t crew_of = 0;
+
+template <class Work> static void in_parallel(int parts, Work work) {
+  std::atomic<int> next{0};
+  auto take = [&] {
+    for (int i; (i = next++) < parts;) work(i);
+  };
+  if (parts > 1 && crew && crew_of == getpid()) {
+    crew([](void *data) { (*static_cast<decltype(take) *>(data))(); }, &take, unsigned(parts), 0);
+  } else {
+    std::vector<std::thread> others;
+    for (int i = 1; i < parts; i++) others.emplace_back(take);
+    take();
+    for (auto &thread : others) thread.join();
+  }
+}
+
 // Cuts the batch into shares of about equal work and computes each in a thread of its own; results
 // do not depend on where the cuts lie, since every row is computed by itself.
 template <class Work> static void share_out(const Sequence &s, int threads, Work work) {
@@ -46,14 +70,11 @@ template <class Work> static void share_out(const Sequence &s, int threads, Work
     }
   }
   cuts.push_back(most);
-  std::vector<char> well(cuts.size() - 1);
-  auto run = [&](size_t i) { well[i] = cuts[i] == cuts[i + 1] || work(Share{cuts[i], cuts[i + 1]}); };
-  std::vector<std::thread> others;
-  for (size_t i = 1; i < well.size(); i++) others.emplace_back(run, i);
-  run(0);
-  for (auto &thread : others) thread.join();
-  for (char ok : well)
-    if (!ok) throw std::bad_alloc();
+  std::atomic<bool> well{true};
+  in_parallel(int(cuts.size()) - 1, [&](int i) {
+    if (cuts[i] < cuts[i + 1] && !work(Share{cuts[i], cuts[i + 1]})) well = false;
+  });
+  if (!well) throw std::bad_alloc();
 }
 
 template <class T> static T *at(uintptr_t address) { return reinterpret_cast<T *>(address); }
@@ -117,6 +138,10 @@ NB_MODULE(native, m) {
   m.doc() = "Recurrent layers over whole sequences, on addresses that Python has checked.";
   bind<float>(m, "float32");
   bind<double>(m, "float64");
+  m.def("use_crew", [](uintptr_t address) {
+    crew = reinterpret_cast<Crew>(address);
+    crew_of = getpid();
+  });
   m.def("instruction_set", [] { return std::string(chosen->name); });
   m.def("use", [](const std::string &name) {
     const Build *build = named(name);
