@@ -1,3 +1,4 @@
+from . import kernel as kernel
 from .errors import BpttError as BpttError
 from .gradient.backward import backward as backward
 from .model.encodings import Features as Features
