@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: train test check bench figures constraints clean
+.PHONY: train test check bench sanitize figures constraints clean
 
 train: $(READY)  ## train a network on the text that every Python carries, and let it write
 	$(BIN)/bptt train
@@ -22,6 +22,13 @@ check: $(READY)  ## lint, format, types, import direction, then the tests
 
 bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/text.py
+
+sanitize: $(READY)  ## run the kernel's tests once under AddressSanitizer and UBSan
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
+		--config-settings=cmake.define.BPTT_SANITIZE=ON --config-settings=build-dir=build/sanitize
+	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/kernel; status=$$?; \
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'; exit $$status
 
 figures: $(READY)  ## draw the figures of docs/ again; needs a Chrome or Chromium for the PNGs
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[figures]'

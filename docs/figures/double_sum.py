@@ -29,7 +29,7 @@ def train() -> tuple[bptt.Network, bptt.Text]:
 
 def term_norms(net: bptt.Network, y: Tensor) -> Tensor:
     """Return ‖term (j, k)‖ of the double sum for the T steps of y, (T, T), 0 for k > j."""
-    a = net.likelihood.encoding.project(y[:-1], net.R) + net.recurrent.input_bias(0)
+    a = net.likelihood.encoding.project(y[:-1], net.R) + net.recurrent.get_parameter("bias_ih_l0")
     a = a.detach().requires_grad_()
     step = reference.elman(net.recurrent.get_parameter("weight_hh_l0"), torch.tanh)
     h, _ = reference.unroll(step, a, (torch.zeros(1, net.recurrent.hidden_size),))

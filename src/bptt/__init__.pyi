@@ -3,6 +3,10 @@ from .errors import BpttError as BpttError
 from .gradient.backward import backward as backward
 from .model.encodings import Features as Features
 from .model.encodings import Tokens as Tokens
+from .model.layers import GRU as GRU
+from .model.layers import LSTM as LSTM
+from .model.layers import RNN as RNN
+from .model.layers import accelerate as accelerate
 from .model.likelihoods import Categorical as Categorical
 from .model.network import Network as Network
 from .model.network import Output as Output

@@ -1,4 +1,4 @@
-"""Layers with torch's parameters by torch's names, run from the projected input on.
+"""RNN, GRU and LSTM layers: torch.nn's, faster; and a layer without recurrence.
 
 A layer's first product, pᵗ = b + U xᵗ + R yᵗ⁻¹, stands apart from its loop over time: it needs no
 loop, and for a token it is no product but a look-up (see `bptt.model.encodings`).
@@ -6,13 +6,16 @@ loop, and for a token it is no product but a look-up (see `bptt.model.encodings`
 
 from __future__ import annotations
 
-from typing import ClassVar
+from dataclasses import replace
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
+from torch.nn.utils.rnn import PackedSequence
 
+from bptt.errors import require_choice
 from bptt.kernel import ops, reference
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.reference import State
@@ -20,107 +23,211 @@ from bptt.kernel.reference import State
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
 
+Module = TypeVar("Module", bound=nn.Module)
+
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 
 
 class Recurrent(RNNBase):
-    """A stack of layers in which hᵗ depends on hᵗ⁻¹, with the parameters of torch.nn's."""
+    """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's."""
 
     states: ClassVar[int] = 1
+    torch_layer: ClassVar[type[RNNBase]]
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 
-    def __init__(self, mode: str, input_size: int, hidden_size: int, num_layers: int) -> None:
-        super().__init__(mode, max(input_size, 1), hidden_size, num_layers)
-        if input_size == 0:  # nothing comes in but the state; torch.nn's would refuse
-            self.input_size = 0
-            self.weight_ih_l0 = nn.Parameter(self.weight_ih_l0.detach()[:, :0])
-
     def layer(
-        self, k: int, projected: Tensor, state: State, layout: Layout
+        self, suffix: str, projected: Tensor, state: State, layout: Layout
     ) -> tuple[Tensor, State]:
-        """Run layer k over time: what makes a subclass."""
+        """Run one layer in one direction over time: what makes a subclass."""
         raise NotImplementedError
 
-    def input_bias(self, k: int) -> Float[Tensor, " G"]:
-        """Return what layer k adds to its projected input: torch's two biases in one."""
-        both: Tensor = getattr(self, f"bias_ih_l{k}") + getattr(self, f"bias_hh_l{k}")
-        return both
+    def part(self, name: str, suffix: str) -> Tensor:
+        """Return a parameter, such as weight_hh_l0_reverse."""
+        parameter: Tensor = getattr(self, name + suffix)
+        return parameter
+
+    def input_bias(self, suffix: str) -> Tensor | None:
+        """Return what is added to a layer's projected input: torch's two biases in one."""
+        return self.part("bias_ih", suffix) + self.part("bias_hh", suffix) if self.bias else None
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
-        h = self.weight_hh_l0.new_zeros(self.num_layers, B, self.hidden_size)
+        depth = self.num_layers * (2 if self.bidirectional else 1)
+        h = self.weight_hh_l0.new_zeros(depth, B, self.hidden_size)
         return (h,) * self.states if self.states > 1 else h
 
     def run(
-        self, projected: Float[Tensor, "... G"], hidden: Hidden, layout: Layout = DENSE
-    ) -> tuple[Float[Tensor, "... H"], Hidden]:
-        """Return the top layer's h at every step, and every layer's last state of each sequence."""
+        self,
+        rows: Tensor,
+        hidden: Hidden,
+        layout: Layout = DENSE,
+        *,
+        is_projected: bool = False,
+    ) -> tuple[Float[Tensor, "... D"], Hidden]:
+        """Return the top layer's h at every step, and every layer's last state of each sequence.
+
+        rows: the input, (T, B, I) or (N, I), or the first layer's projection of it, (…, G).
+        D is H, or 2H where bidirectional.
+        """
         assert hidden is not None
         starts = hidden if isinstance(hidden, tuple) else (hidden,)
-        ends = []
+        ends: list[State] = []
         for k in range(self.num_layers):
-            if k > 0:
-                weight = getattr(self, f"weight_ih_l{k}")
-                projected = nn.functional.linear(projected, weight, self.input_bias(k))
-            projected, end = self.layer(k, projected, tuple(start[k] for start in starts), layout)
-            ends.append(end)
-        stacked = tuple(torch.stack(layers) for layers in zip(*ends, strict=True))
-        return projected, stacked if isinstance(hidden, tuple) else stacked[0]
+            if k > 0 and self.dropout > 0:
+                rows = nn.functional.dropout(rows, self.dropout, self.training)
+            heads = []
+            for reverse in (False, True)[: 1 + self.bidirectional]:
+                suffix = f"_l{k}" + ("_reverse" if reverse else "")
+                projected = rows
+                if k > 0 or not is_projected:
+                    weight = self.part("weight_ih", suffix)
+                    projected = nn.functional.linear(rows, weight, self.input_bias(suffix))
+                state = tuple(start[len(ends)] for start in starts)
+                h, end = self.layer(suffix, projected, state, replace(layout, reverse=reverse))
+                heads.append(h)
+                ends.append(end)
+            rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
+        stacked = tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
+        return rows, stacked if isinstance(hidden, tuple) else stacked[0]
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
+        """Return the outputs and the last state, as torch.nn's layer of the same name does.
+
+        Shapes and errors are torch's; on other devices than the CPU the computation is, too.
+        """
+        is_packed = isinstance(input, PackedSequence)
+        rows = input.data if is_packed else input
+        if rows.device.type != "cpu" or (not is_packed and rows.ndim not in (2, 3)):
+            return self.torch_layer.forward(self, input, hx)
+        return self._forward_packed(input, hx) if is_packed else self._forward_padded(input, hx)
+
+    def _forward_padded(self, given: Tensor, hx: Tensor | None) -> tuple[Tensor, Any]:
+        batch = 0 if self.batch_first else 1
+        is_single = given.ndim == 2
+        if is_single:
+            given = given.unsqueeze(batch)
+            hx = None if hx is None else hx.unsqueeze(1)
+        hidden = self.zero_state(given.shape[batch]) if hx is None else hx
+        self.check_forward_args(given, hidden, None)  # type: ignore[arg-type]
+        out, last = self.run(given.transpose(0, 1) if self.batch_first else given, hidden)
+        out = out.transpose(0, 1) if self.batch_first else out
+        return (out.squeeze(batch), last.squeeze(1)) if is_single else (out, last)  # type: ignore[union-attr]
+
+    def _forward_packed(self, given: PackedSequence, hx: Tensor | None) -> tuple[Any, Any]:
+        rows, sizes, order, back = given
+        hidden = self.zero_state(int(sizes[0])) if hx is None else self.permute_hidden(hx, order)
+        self.check_forward_args(rows, hidden, sizes)  # type: ignore[arg-type]
+        out, last = self.run(rows, hidden, Layout(sizes))
+        return PackedSequence(out, sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
 
 
 class RNN(Recurrent):
-    """hᵗ = f(pᵗ + W hᵗ⁻¹), where f is tanh or relu (Elman 1990)."""
+    """torch.nn.RNN, faster on a CPU: hᵗ = f(b + U xᵗ + W hᵗ⁻¹), f = tanh or relu (Elman 1990).
+
+    Arguments, parameters, initialisation, state_dict and results are those of torch.nn.RNN.
+
+    >>> rnn = RNN(10, 20, num_layers=2, bidirectional=True)
+    >>> output, h_n = rnn(torch.randn(5, 3, 10))  # T = 5 steps of B = 3 sequences
+    >>> output.shape, h_n.shape
+    (torch.Size([5, 3, 40]), torch.Size([4, 3, 20]))
+    """
+
+    torch_layer = nn.RNN
 
     def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: str = "tanh"
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        *options: Any,
+        **named_options: Any,
     ) -> None:
-        super().__init__(f"RNN_{nonlinearity.upper()}", input_size, hidden_size, num_layers)
+        require_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
+        mode = f"RNN_{nonlinearity.upper()}"
+        super().__init__(mode, input_size, hidden_size, num_layers, *options, **named_options)
         self.nonlinearity = nonlinearity
 
     def layer(
-        self, k: int, projected: Tensor, state: State, layout: Layout
+        self, suffix: str, projected: Tensor, state: State, layout: Layout
     ) -> tuple[Tensor, State]:
-        """Run layer k over time."""
-        W, relu = getattr(self, f"weight_hh_l{k}"), self.nonlinearity == "relu"
+        """Run one layer in one direction over time."""
+        W, relu = self.part("weight_hh", suffix), self.mode == "RNN_RELU"
         h, last = ops.elman(projected, W, state[0], relu=relu, layout=layout)
         return h, (last,)
 
 
 class GRU(Recurrent):
-    """A gated recurrent unit (Cho et al. 2014), in torch's form."""
+    """torch.nn.GRU, faster on a CPU: a gated recurrent unit (Cho et al. 2014) in torch's form.
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
-        super().__init__("GRU", input_size, hidden_size, num_layers)
+    Arguments, parameters, initialisation, state_dict and results are those of torch.nn.GRU.
+    """
 
-    def input_bias(self, k: int) -> Float[Tensor, " G"]:
+    torch_layer = nn.GRU
+
+    def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
+        super().__init__("GRU", input_size, hidden_size, *options, **named)
+
+    def input_bias(self, suffix: str) -> Tensor | None:
         """Return the first bias alone: the second sits inside the reset gate's product."""
-        bias: Tensor = getattr(self, f"bias_ih_l{k}")
-        return bias
+        return self.part("bias_ih", suffix) if self.bias else None
 
     def layer(
-        self, k: int, projected: Tensor, state: State, layout: Layout
+        self, suffix: str, projected: Tensor, state: State, layout: Layout
     ) -> tuple[Tensor, State]:
-        """Run layer k over time."""
-        W, bias = getattr(self, f"weight_hh_l{k}"), getattr(self, f"bias_hh_l{k}")
+        """Run one layer in one direction over time."""
+        W = self.part("weight_hh", suffix)
+        bias = self.part("bias_hh", suffix) if self.bias else W.new_zeros(len(W))
         h, last = ops.gru(projected, W, bias, state[0], layout=layout)
         return h, (last,)
 
 
 class LSTM(Recurrent):
-    """A long short-term memory (Hochreiter and Schmidhuber 1997; Gers et al. 2000)."""
+    """torch.nn.LSTM, by torch's own computation: Hochreiter and Schmidhuber 1997; Gers et al. 2000.
+
+    It is here so that the three layers go together.
+    """
 
     states: ClassVar[int] = 2
+    torch_layer = nn.LSTM
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
-    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1) -> None:
-        super().__init__("LSTM", input_size, hidden_size, num_layers)
+    def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
+        super().__init__("LSTM", input_size, hidden_size, *options, **named)
+
+    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
+        """Return the outputs and the last state, as torch.nn.LSTM does."""
+        return nn.LSTM.forward(self, input, hx)  # type: ignore[call-overload]
 
     def layer(
-        self, k: int, projected: Tensor, state: State, layout: Layout
+        self, suffix: str, projected: Tensor, state: State, layout: Layout
     ) -> tuple[Tensor, State]:
-        """Run layer k over time, by the reference."""
-        step = reference.lstm(getattr(self, f"weight_hh_l{k}"))
-        return reference.unroll(step, projected, state, layout)
+        """Run one layer in one direction over time, by the reference."""
+        return reference.unroll(
+            reference.lstm(self.part("weight_hh", suffix)), projected, state, layout
+        )
+
+
+def accelerate(model: Module) -> Module:
+    """Turn the torch.nn.RNN, GRU and LSTM layers inside a model into this package's, in place.
+
+    Parameters, hooks, buffers and modes stay what and where they are, so that optimizers and
+    checkpoints go on working. Subclasses of torch's layers are left alone. Returns the model.
+
+    >>> model = accelerate(nn.Sequential(nn.GRU(3, 4)))
+    >>> model
+    Sequential(
+      (0): GRU(3, 4)
+    )
+    """
+    faster: dict[type, type[Recurrent]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
+    for module in model.modules():
+        if type(module) in faster:
+            module.__class__ = faster[type(module)]
+    return model
 
 
 class Feedforward(nn.Module):
@@ -147,9 +254,9 @@ class Feedforward(nn.Module):
         """Return what print(net) shows of it."""
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 
-    def input_bias(self, k: int) -> Float[Tensor, " H"]:
-        """Return what layer k adds to its projected input."""
-        bias: Tensor = getattr(self, f"bias_ih_l{k}")
+    def input_bias(self, suffix: str) -> Tensor:
+        """Return what is added to a layer's projected input."""
+        bias: Tensor = getattr(self, f"bias_ih{suffix}")
         return bias
 
     def zero_state(self, B: int) -> Hidden:
@@ -157,13 +264,18 @@ class Feedforward(nn.Module):
         return None
 
     def run(
-        self, projected: Float[Tensor, "... H"], hidden: Hidden, layout: Layout = DENSE
+        self,
+        rows: Tensor,
+        hidden: Hidden,
+        layout: Layout = DENSE,
+        *,
+        is_projected: bool = False,
     ) -> tuple[Float[Tensor, "... H"], Hidden]:
         """Return every h at once; where the rows lie in time plays no part."""
         f = ACTIVATIONS[self.nonlinearity]
         for k in range(self.num_layers):
-            if k > 0:
+            if k > 0 or not is_projected:
                 weight = getattr(self, f"weight_ih_l{k}")
-                projected = nn.functional.linear(projected, weight, self.input_bias(k))
-            projected = f(projected)
-        return projected, None
+                rows = nn.functional.linear(rows, weight, self.input_bias(f"_l{k}"))
+            rows = f(rows)
+        return rows, None

@@ -257,7 +257,8 @@ class Network(nn.Module):
         self, previous: Tensor | None, x: Tensor | None, hidden: Hidden, alive: Tensor | None
     ) -> tuple[Tensor, Hidden]:
         """Run the recurrent layer on pᵗ = b + U xᵗ + R yᵗ⁻¹."""
-        bias = self.recurrent.input_bias(0)
+        bias = self.recurrent.input_bias("_l0")
+        assert bias is not None  # a Network's layers all have one
         if x is None and self.x_can_be_previous_y:
             x = previous
         terms = []
@@ -269,10 +270,13 @@ class Network(nn.Module):
             terms.append(bias.new_zeros(*previous.shape[:2], len(bias)))
         projected = sum(terms, start=bias)
         if alive is None:
-            return self.recurrent.run(projected, hidden)
+            return self.recurrent.run(projected, hidden, is_projected=True)
         packing = Packing.of(alive)
         states, last = self.recurrent.run(
-            packing.pack(projected), _each(packing.sort, hidden), packing.layout
+            packing.pack(projected),
+            _each(packing.sort, hidden),
+            packing.layout,
+            is_projected=True,
         )
         return packing.unpack(states, len(projected)), _each(packing.unsort, last)
 
@@ -330,16 +334,23 @@ class Network(nn.Module):
 def _recurrent_layer(
     width: int, hidden: int, recurrence: str, cell: str, layers: int
 ) -> RNN | GRU | LSTM | Feedforward:
-    if cell in ("gru", "lstm"):
-        if recurrence == "output":
-            raise BpttError(
-                f'recurrence is "output" with cell "{cell}"; expected tanh or relu, '
-                "since a gated cell carries h in its gates"
-            )
-        return (GRU if cell == "gru" else LSTM)(width, hidden, layers)
-    return (Feedforward if recurrence == "output" else RNN)(
-        width, hidden, layers, nonlinearity=cell
+    if recurrence == "output" and cell in ("gru", "lstm"):
+        raise BpttError(
+            f'recurrence is "output" with cell "{cell}"; expected tanh or relu, '
+            "since a gated cell carries h in its gates"
+        )
+    if recurrence == "output":
+        return Feedforward(width, hidden, layers, nonlinearity=cell)
+    columns = max(width, 1)
+    layer = (
+        RNN(columns, hidden, layers, nonlinearity=cell)
+        if cell in ("tanh", "relu")
+        else (GRU if cell == "gru" else LSTM)(columns, hidden, layers)
     )
+    if width == 0:  # nothing comes in but the state, which torch's constructors refuse
+        layer.input_size = 0
+        layer.weight_ih_l0 = nn.Parameter(layer.weight_ih_l0.detach()[:, :0])
+    return layer
 
 
 def _leading(y: Tensor | None, x: Tensor | None, name: str = "y") -> tuple[int, int]:
