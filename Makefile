@@ -23,6 +23,7 @@ check: $(READY)  ## lint, format, types, import direction, then the tests
 bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/network.py
+	$(BIN)/python benchmarks/layers.py
 
 sanitize: $(READY)  ## run the kernel's tests once under AddressSanitizer and UBSan
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
