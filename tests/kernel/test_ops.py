@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.kernel import ops, reference
+from bptt.kernel import binding, ops, reference
 from bptt.kernel.layout import DENSE, Layout, Packing
 from tests.oracles import FLOAT32, FLOAT64
 
@@ -26,17 +26,17 @@ Run = Callable[..., tuple[Tensor, Tensor]]
 
 HAS_COMPILER = shutil.which(os.environ.get("CXX", "c++")) is not None
 pytestmark = pytest.mark.skipif(
-    ops.native is None and not HAS_COMPILER, reason="no compiler here, so no native kernel"
+    binding.native is None and not HAS_COMPILER, reason="no compiler here, so no native kernel"
 )
 
 
-@pytest.fixture(params=ops.INSTRUCTION_SETS)
+@pytest.fixture(params=binding.INSTRUCTION_SETS)
 def build(request: pytest.FixtureRequest) -> Iterator[str]:
     """Use each instruction set in turn."""
-    best = ops.native.instruction_set()
-    assert ops.native.use(request.param), "this processor cannot run all builds"
+    best = binding.native.instruction_set()
+    assert binding.native.use(request.param), "this processor cannot run all builds"
     yield request.param
-    ops.native.use(best)
+    binding.native.use(best)
 
 
 @pytest.fixture(params=[1, 2])
@@ -44,7 +44,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     """Use one thread and two, however small the work; and let nothing unwritten look like zero."""
     before = torch.get_num_threads()
     torch.set_num_threads(request.param)
-    monkeypatch.setattr(ops, "WORK_FOR_A_THREAD", 0)
+    monkeypatch.setattr(binding, "WORK_FOR_A_THREAD", 0)
     torch.use_deterministic_algorithms(True)  # fills what torch.empty returns with NaN
     yield request.param
     torch.use_deterministic_algorithms(False)
@@ -52,19 +52,11 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def native(cell: str, layout: Layout) -> Run:
-    if cell == "gru":
-        return functools.partial(ops.gru, layout=layout)
-    return lambda p, W, h0: ops.elman(p, W, h0, relu=cell == "relu", layout=layout)
+    return lambda *given: ops.layer(cell, *given, layout)
 
 
 def plain(cell: str, layout: Layout) -> Run:
-    def run(p: Tensor, W: Tensor, *rest: Tensor) -> tuple[Tensor, Tensor]:
-        f = {"tanh": torch.tanh, "relu": torch.relu}.get(cell)
-        step = reference.gru(W, rest[0]) if f is None else reference.elman(W, f)
-        h, (last,) = reference.unroll(step, p, (rest[-1],), layout)
-        return h, last
-
-    return run
+    return lambda *given: reference.layer(cell, *given, layout)
 
 
 def layout_of(kind: str, T: int, B: int, reverse: bool = False) -> Layout:
@@ -78,20 +70,39 @@ def layout_of(kind: str, T: int, B: int, reverse: bool = False) -> Layout:
     return Layout(sizes, resets, reverse)
 
 
-def inputs(cell: str, layout: Layout, T: int, B: int, H: int, dtype: torch.dtype) -> list[Tensor]:
-    """Return p, W, (bias,) h0."""
+def inputs(
+    cell: str,
+    layout: Layout,
+    T: int,
+    B: int,
+    H: int,
+    dtype: torch.dtype,
+    *,
+    inputs: int | None = None,
+) -> list[Tensor | None]:
+    """Return x, U, W, b_ih, b_hh and h0, for so many inputs; where None, x is projected already."""
     G = 3 * H if cell == "gru" else H
-    shape = (T, B, G) if layout.batch_sizes is None else (int(layout.batch_sizes.sum()), G)
-    made = [torch.randn(shape), torch.randn(G, H) / math.sqrt(H), torch.randn(B, H)]
-    if cell == "gru":
-        made.insert(2, torch.randn(G))
-    return [tensor.to(dtype).requires_grad_() for tensor in made]
+    K = G if inputs is None else inputs
+    shape = (T, B, K) if layout.batch_sizes is None else (int(layout.batch_sizes.sum()), K)
+    made: list[Tensor | None] = [
+        torch.randn(shape),
+        None if inputs is None else torch.randn(G, K) / math.sqrt(max(K, 1)),
+        torch.randn(G, H) / math.sqrt(H),
+        None if inputs is None else torch.randn(G),
+        None if inputs is None and cell != "gru" else torch.randn(G),
+        torch.randn(B, H),
+    ]
+    return [None if tensor is None else tensor.to(dtype).requires_grad_() for tensor in made]
 
 
-def results(run: Run, given: list[Tensor], grads: tuple[Tensor, Tensor]) -> list[Tensor]:
+def tensors(given: list[Tensor | None]) -> list[Tensor]:
+    return [tensor for tensor in given if tensor is not None]
+
+
+def results(run: Run, given: list[Tensor | None], grads: tuple[Tensor, Tensor]) -> list[Tensor]:
     """Return h, the last states, and the gradient of every input."""
     outputs = run(*given)
-    return [*outputs, *torch.autograd.grad(outputs, given, grads)]
+    return [*outputs, *torch.autograd.grad(outputs, tensors(given), grads)]
 
 
 SIZES = [(1, 1, 1), (50, 5, 7), (7, 17, 33), (5, 3, 130), (3, 26, 64)]
@@ -103,10 +114,10 @@ SIZES = [(1, 1, 1), (50, 5, 7), (7, 17, 33), (5, 3, 130), (3, 26, 64)]
 def test_equals_the_reference(
     build: str, threads: int, cell: str, kind: str, dtype: torch.dtype
 ) -> None:
-    for (T, B, H), reverse in itertools.product(SIZES, (False, True)):
+    for (T, B, H), reverse, I in itertools.product(SIZES, (False, True), (None, 1, 35)):
         layout = layout_of(kind, T, B, reverse)
-        given = inputs(cell, layout, T, B, H, dtype)
-        exact = [tensor.detach().double().requires_grad_() for tensor in given]
+        given = inputs(cell, layout, T, B, H, dtype, inputs=I)
+        exact = [None if t is None else t.detach().double().requires_grad_() for t in given]
         outputs = plain(cell, layout)(*exact)
         grads = tuple(torch.randn_like(output) for output in outputs)
         expected = results(plain(cell, layout), exact, grads)
@@ -131,7 +142,7 @@ def test_no_steps_change_nothing(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_threads_change_no_bit(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "WORK_FOR_A_THREAD", 0)
+    monkeypatch.setattr(binding, "WORK_FOR_A_THREAD", 0)
     layout = layout_of("packed", 20, 13)
     given = inputs(cell, layout, 20, 13, 40, torch.float32)
     outputs = native(cell, layout)(*given)
@@ -140,7 +151,7 @@ def test_threads_change_no_bit(cell: str, monkeypatch: pytest.MonkeyPatch) -> No
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
         h, last = native(cell, layout)(*given)
-        found.append([h, last, torch.autograd.grad((h, last), given[0], grads)[0]])
+        found.append([h, last, *torch.autograd.grad((h, last), [given[0], given[-1]], grads)])
     torch.set_num_threads(2)
     for other in found[1:]:
         assert all(torch.equal(a, b) for a, b in zip(found[0], other, strict=True))
@@ -150,19 +161,20 @@ def test_threads_change_no_bit(cell: str, monkeypatch: pytest.MonkeyPatch) -> No
 @pytest.mark.parametrize("kind", LAYOUTS)
 def test_first_and_second_derivatives_by_finite_differences(cell: str, kind: str) -> None:
     layout = layout_of(kind, 4, 3)
-    given = inputs(cell, layout, 4, 3, 2, torch.float64)
+    given = inputs(cell, layout, 4, 3, 2, torch.float64, inputs=2)
     run = native(cell, layout)
     assert torch.autograd.gradcheck(run, given, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(run, given)
 
 
-@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=3)))
-def test_any_subset_of_gradients(wanted: tuple[bool, ...]) -> None:
-    given = inputs("tanh", DENSE, 6, 3, 5, torch.float64)
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("wanted", list(itertools.product([False, True], repeat=6)))
+def test_any_subset_of_gradients(cell: str, wanted: tuple[bool, ...]) -> None:
+    given = inputs(cell, DENSE, 6, 3, 5, torch.float64, inputs=4)
     asked = [t for t, needed in zip(given, wanted, strict=True) if needed]
-    expected = torch.autograd.grad(plain("tanh", DENSE)(*given)[0].sum(), given)
+    expected = torch.autograd.grad(plain(cell, DENSE)(*given)[0].sum(), given)
     some = [t if needed else t.detach() for t, needed in zip(given, wanted, strict=True)]
-    h, last = native("tanh", DENSE)(*some)
+    h, last = native(cell, DENSE)(*some)
     assert h.requires_grad == last.requires_grad == any(wanted)
     if asked:
         got = iter(torch.autograd.grad(h.sum(), asked))
@@ -173,11 +185,11 @@ def test_any_subset_of_gradients(wanted: tuple[bool, ...]) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_memory_need_not_be_contiguous(cell: str) -> None:
-    given = inputs(cell, DENSE, 6, 4, 5, torch.float64)
-    strided = [t.detach().mT.contiguous().mT.requires_grad_() for t in given if t.ndim > 1]
-    if cell == "gru":
-        strided.insert(2, given[2])
-    assert not strided[0].is_contiguous()
+    given = inputs(cell, DENSE, 6, 4, 5, torch.float64, inputs=3)
+    strided = [
+        t.detach().repeat_interleave(2, dim=-1)[..., ::2].requires_grad_() for t in tensors(given)
+    ]
+    assert not any(t.is_contiguous() for t in strided)
     grads = (torch.randn(6, 5, 4).double().mT, torch.randn(5, 4).double().mT)
     expected = results(plain(cell, DENSE), given, grads)
     torch.testing.assert_close(results(native(cell, DENSE), strided, grads), expected, **FLOAT64)
@@ -185,7 +197,7 @@ def test_memory_need_not_be_contiguous(cell: str) -> None:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_transforms_of_torch_func_and_forward_mode(cell: str) -> None:
-    given = [tensor.detach() for tensor in inputs(cell, DENSE, 4, 2, 3, torch.float64)]
+    given = [tensor.detach() for tensor in inputs(cell, DENSE, 4, 2, 3, torch.float64, inputs=2)]
     p, rest = given[0], given[1:]
 
     def of(run: Run) -> Callable[[Tensor], Tensor]:
@@ -215,7 +227,7 @@ def test_nan_and_infinity_go_through_as_in_torch(nonlinearity: str, value: float
     W = theirs.weight_hh_l0.detach().requires_grad_()
     p = (x @ theirs.weight_ih_l0.T).detach().requires_grad_()
     expected, _ = theirs(x)
-    h, _ = ops.elman(p, W, torch.zeros(2, 4), relu=nonlinearity == "relu")
+    h, _ = ops.layer(nonlinearity, p, None, W, None, None, torch.zeros(2, 4))
     torch.testing.assert_close(h, expected, equal_nan=True, **FLOAT32)
     expected.sum().backward()
     h.sum().backward()
@@ -232,7 +244,7 @@ def ulps(got: Tensor, exact: Tensor) -> float:
 def native_tanh(x: Tensor) -> Tensor:
     y = torch.empty_like(x)
     name = str(x.dtype).removeprefix("torch.")
-    getattr(ops.native, f"tanh_{name}")(x.data_ptr(), y.data_ptr(), x.numel())
+    getattr(binding.native, f"tanh_{name}")(x.data_ptr(), y.data_ptr(), x.numel())
     return y
 
 
@@ -259,8 +271,8 @@ def test_tanh_is_within_2_ulp_in_float64(build: str) -> None:
 
 
 def test_works_after_a_fork(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ops, "WORK_FOR_A_THREAD", 0)
-    given = [t.detach() for t in inputs("tanh", DENSE, 50, 8, 64, torch.float64)]
+    monkeypatch.setattr(binding, "WORK_FOR_A_THREAD", 0)
+    given = [t.detach() for t in inputs("tanh", DENSE, 50, 8, 64, torch.float64, inputs=3)]
     expected, _ = native("tanh", DENSE)(*given)  # the threads of this call are not in the child
     context = multiprocessing.get_context("fork")
     equal = context.Value("i", -1)
@@ -291,6 +303,6 @@ def test_packing_goes_there_and_back() -> None:
 
 
 def test_info_and_the_environment() -> None:
-    assert bptt.kernel.info()["kernel"] in ops.INSTRUCTION_SETS
+    assert bptt.kernel.info()["kernel"] in binding.INSTRUCTION_SETS
     with pytest.raises(bptt.BpttError, match="BPTT_INSTRUCTION_SET is 'sse9'; expected one of"):
-        ops._choose("sse9")
+        binding._choose("sse9")

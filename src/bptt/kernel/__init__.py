@@ -1,3 +1,3 @@
 """How a recurrent layer is computed: `info()` says by what."""
 
-from bptt.kernel.ops import info as info
+from bptt.kernel.binding import info as info

@@ -19,6 +19,28 @@ Step = Callable[[Tensor, State], State]
 Activation = Callable[[Tensor], Tensor]
 
 
+def layer(
+    cell: str,
+    x: Float[Tensor, "... K"],
+    U: Float[Tensor, "G I"] | None,
+    W: Float[Tensor, "G H"],
+    b_ih: Float[Tensor, " G"] | None,
+    b_hh: Float[Tensor, " G"] | None,
+    h0: Float[Tensor, "B H"],
+    layout: Layout = DENSE,
+) -> tuple[Float[Tensor, "... H"], Float[Tensor, "B H"]]:
+    """Return what `ops.layer` returns: every hᵗ, and each row's last."""
+    if cell == "gru":
+        step = gru(W, W.new_zeros(len(W)) if b_hh is None else b_hh)
+        bias = b_ih
+    else:
+        step = elman(W, torch.relu if cell == "relu" else torch.tanh)
+        bias = b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh
+    projected = x if U is None else torch.nn.functional.linear(x, U, bias)
+    h, (last,) = unroll(step, projected, (h0,), layout)
+    return h, last
+
+
 def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:
     """Return the step hᵗ = f(pᵗ + W hᵗ⁻¹) (Elman 1990)."""
 

@@ -26,6 +26,8 @@ Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] |
 Module = TypeVar("Module", bound=nn.Module)
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
+CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru"}
+"""torch's name of each cell that the kernel computes, and the kernel's."""
 
 
 class Recurrent(RNNBase):
@@ -37,19 +39,25 @@ class Recurrent(RNNBase):
     weight_hh_l0: Tensor
 
     def layer(
-        self, suffix: str, projected: Tensor, state: State, layout: Layout
+        self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
     ) -> tuple[Tensor, State]:
-        """Run one layer in one direction over time: what makes a subclass."""
-        raise NotImplementedError
+        """Run one layer in one direction over time, on its input or on the projection of it."""
+        W, b_ih, b_hh = (self.part(name, suffix) for name in ("weight_hh", "bias_ih", "bias_hh"))
+        U = None if is_projected else self.part("weight_ih", suffix)
+        if is_projected:  # with the biases that stand outside the loop
+            b_ih, b_hh = None, b_hh if self.mode == "GRU" else None
+        cell = CELLS[self.mode]
+        assert W is not None
+        h, last = ops.layer(cell, rows, U, W, b_ih, b_hh, state[0], layout)
+        return h, (last,)
 
-    def part(self, name: str, suffix: str) -> Tensor:
-        """Return a parameter, such as weight_hh_l0_reverse."""
-        parameter: Tensor = getattr(self, name + suffix)
-        return parameter
+    def part(self, name: str, suffix: str) -> Tensor | None:
+        """Return a parameter, such as weight_hh_l0_reverse, or None for a bias that is not there."""
+        return getattr(self, name + suffix, None)
 
-    def input_bias(self, suffix: str) -> Tensor | None:
-        """Return what is added to a layer's projected input: torch's two biases in one."""
-        return self.part("bias_ih", suffix) + self.part("bias_hh", suffix) if self.bias else None
+    def input_bias(self) -> Tensor | None:
+        """Return what is added to the first layer's projected input: torch's two biases in one."""
+        return self.part("bias_ih", "_l0") + self.part("bias_hh", "_l0") if self.bias else None  # type: ignore[operator]
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
@@ -79,12 +87,14 @@ class Recurrent(RNNBase):
             heads = []
             for reverse in (False, True)[: 1 + self.bidirectional]:
                 suffix = f"_l{k}" + ("_reverse" if reverse else "")
-                projected = rows
-                if k > 0 or not is_projected:
-                    weight = self.part("weight_ih", suffix)
-                    projected = nn.functional.linear(rows, weight, self.input_bias(suffix))
                 state = tuple(start[len(ends)] for start in starts)
-                h, end = self.layer(suffix, projected, state, replace(layout, reverse=reverse))
+                h, end = self.layer(
+                    suffix,
+                    rows,
+                    state,
+                    replace(layout, reverse=True) if reverse else layout,
+                    is_projected=is_projected and k == 0,
+                )
                 heads.append(h)
                 ends.append(end)
             rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
@@ -149,14 +159,6 @@ class RNN(Recurrent):
         super().__init__(mode, input_size, hidden_size, num_layers, *options, **named_options)
         self.nonlinearity = nonlinearity
 
-    def layer(
-        self, suffix: str, projected: Tensor, state: State, layout: Layout
-    ) -> tuple[Tensor, State]:
-        """Run one layer in one direction over time."""
-        W, relu = self.part("weight_hh", suffix), self.mode == "RNN_RELU"
-        h, last = ops.elman(projected, W, state[0], relu=relu, layout=layout)
-        return h, (last,)
-
 
 class GRU(Recurrent):
     """torch.nn.GRU, faster on a CPU: a gated recurrent unit (Cho et al. 2014) in torch's form.
@@ -169,18 +171,9 @@ class GRU(Recurrent):
     def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__("GRU", input_size, hidden_size, *options, **named)
 
-    def input_bias(self, suffix: str) -> Tensor | None:
+    def input_bias(self) -> Tensor | None:
         """Return the first bias alone: the second sits inside the reset gate's product."""
-        return self.part("bias_ih", suffix) if self.bias else None
-
-    def layer(
-        self, suffix: str, projected: Tensor, state: State, layout: Layout
-    ) -> tuple[Tensor, State]:
-        """Run one layer in one direction over time."""
-        W = self.part("weight_hh", suffix)
-        bias = self.part("bias_hh", suffix) if self.bias else W.new_zeros(len(W))
-        h, last = ops.gru(projected, W, bias, state[0], layout=layout)
-        return h, (last,)
+        return self.part("bias_ih", "_l0")
 
 
 class LSTM(Recurrent):
@@ -203,12 +196,16 @@ class LSTM(Recurrent):
         return nn.LSTM.forward(self, input, hx)  # type: ignore[call-overload]
 
     def layer(
-        self, suffix: str, projected: Tensor, state: State, layout: Layout
+        self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, by the reference."""
-        return reference.unroll(
-            reference.lstm(self.part("weight_hh", suffix)), projected, state, layout
-        )
+        if not is_projected:
+            U, b_ih, b_hh = (self.part(p, suffix) for p in ("weight_ih", "bias_ih", "bias_hh"))
+            bias = b_ih if b_ih is None or b_hh is None else b_ih + b_hh
+            rows = nn.functional.linear(rows, U, bias)  # type: ignore[arg-type]
+        W = self.part("weight_hh", suffix)
+        assert W is not None
+        return reference.unroll(reference.lstm(W), rows, state, layout)
 
 
 def accelerate(model: Module) -> Module:
@@ -234,6 +231,7 @@ class Feedforward(nn.Module):
     """hᵗ = f(pᵗ): a stack of layers without hidden-to-hidden recurrence, hence without a loop."""
 
     weight_ih_l0: Tensor
+    bias_ih_l0: Tensor
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: str = "tanh"
@@ -254,9 +252,9 @@ class Feedforward(nn.Module):
         """Return what print(net) shows of it."""
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 
-    def input_bias(self, suffix: str) -> Tensor:
-        """Return what is added to a layer's projected input."""
-        bias: Tensor = getattr(self, f"bias_ih{suffix}")
+    def input_bias(self) -> Tensor:
+        """Return what is added to the first layer's projected input."""
+        bias: Tensor = self.bias_ih_l0
         return bias
 
     def zero_state(self, B: int) -> Hidden:
@@ -275,7 +273,7 @@ class Feedforward(nn.Module):
         f = ACTIVATIONS[self.nonlinearity]
         for k in range(self.num_layers):
             if k > 0 or not is_projected:
-                weight = getattr(self, f"weight_ih_l{k}")
-                rows = nn.functional.linear(rows, weight, self.input_bias(f"_l{k}"))
+                weight, bias = getattr(self, f"weight_ih_l{k}"), getattr(self, f"bias_ih_l{k}")
+                rows = nn.functional.linear(rows, weight, bias)
             rows = f(rows)
         return rows, None

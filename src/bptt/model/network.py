@@ -257,7 +257,7 @@ class Network(nn.Module):
         self, previous: Tensor | None, x: Tensor | None, hidden: Hidden, alive: Tensor | None
     ) -> tuple[Tensor, Hidden]:
         """Run the recurrent layer on pᵗ = b + U xᵗ + R yᵗ⁻¹."""
-        bias = self.recurrent.input_bias("_l0")
+        bias = self.recurrent.input_bias()
         assert bias is not None  # a Network's layers all have one
         if x is None and self.x_can_be_previous_y:
             x = previous

@@ -1,13 +1,17 @@
 // The door from Python: addresses and sizes in, after Python has checked them.
 #include <nanobind/nanobind.h>
+#include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
 
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <cstring>
 #include <new>
 #include <string>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "table.hpp"
@@ -52,11 +56,10 @@ template <class Work> static void in_parallel(int parts, Work work) {
   }
 }
 
-// Cuts the batch into shares of about equal work and computes each in a thread of its own; results
-// do not depend on where the cuts lie, since every row is computed by itself.
-template <class Work> static void share_out(const Sequence &s, int threads, Work work) {
+// Cuts the batch into shares of about equal work.
+static std::vector<Share> shares(const Sequence &s, int threads) {
   std::vector<int64_t> cuts = {0};
-  int64_t most = s.rows ? (s.T ? s.rows_at(0) : 0) : s.B, total = 0, done = 0;
+  int64_t most = s.rows_at(0), total = 0, done = 0;
   for (int64_t t = 0; t < s.T; t++) total += s.rows_at(t);
   if (threads > most) threads = int(most);
   if (!s.rows) {
@@ -65,73 +68,130 @@ template <class Work> static void share_out(const Sequence &s, int threads, Work
     int64_t t = s.T;
     for (int64_t r = 0; r < most; r++) {
       while (t > 0 && s.rows[t - 1] <= r) t--;  // row r lasts t steps
-      if ((int)cuts.size() < threads && done >= total * (int64_t)cuts.size() / threads) cuts.push_back(r);
+      if ((int)cuts.size() < threads && done > 0 && done >= total * (int64_t)cuts.size() / threads)
+        cuts.push_back(r);
       done += t;
     }
   }
   cuts.push_back(most);
+  std::vector<Share> cut;
+  for (size_t i = 0; i + 1 < cuts.size(); i++) cut.push_back({cuts[i], cuts[i + 1]});
+  return cut;
+}
+
+// Calls work(share, which), each in a thread of its own.
+template <class Work> static void for_each(const std::vector<Share> &cut, Work work) {
   std::atomic<bool> well{true};
-  in_parallel(int(cuts.size()) - 1, [&](int i) {
-    if (cuts[i] < cuts[i + 1] && !work(Share{cuts[i], cuts[i + 1]})) well = false;
+  in_parallel(int(cut.size()), [&](int i) {
+    if (!work(cut[i], i)) well = false;
   });
   if (!well) throw std::bad_alloc();
 }
 
-template <class T> static T *at(uintptr_t address) { return reinterpret_cast<T *>(address); }
+// The gradients of weights, to which every share adds: the first where they belong, the others in
+// memory of their own, which is added in order, so that the same shares give the same bits.
+template <class F, class Gradients> class Sums {
+ public:
+  typedef std::vector<std::pair<F *Gradients::*, int64_t>> Sizes;
+
+  Sums(const Gradients &all, const Sizes &sizes, size_t shares) : all(all) {
+    for (auto [member, size] : sizes)
+      if (all.*member) parts.push_back({member, size, std::vector<F>((shares - 1) * size)});
+  }
+  Gradients of_share(int i) {
+    Gradients mine = all;
+    for (auto &part : parts)
+      if (i > 0) mine.*part.member = part.others.data() + (i - 1) * part.size;
+    return mine;
+  }
+  void add_up() {
+    for (auto &part : parts)
+      for (size_t from = 0; from < part.others.size(); from += part.size)
+        for (int64_t at = 0; at < part.size; at++) (all.*part.member)[at] += part.others[from + at];
+  }
+
+ private:
+  struct Part {
+    F *Gradients::*member;
+    int64_t size;
+    std::vector<F> others;
+  };
+  const Gradients all;
+  std::vector<Part> parts;
+};
 
 template <class F> static const Layers<F> &layers();
 template <> const Layers<float> &layers<float>() { return chosen->single; }
 template <> const Layers<double> &layers<double>() { return chosen->twice; }
 
-// (T, B, rows, starts, resets, reversed, threads, H), then addresses.
-#define SEQUENCE                                                                                     \
-  int64_t T, int64_t B, uintptr_t rows, uintptr_t starts, uintptr_t resets, bool reversed, int threads, int H
-#define MAKE_SEQUENCE                                                                                \
-  Sequence s{T, B, at<int64_t>(rows), at<int64_t>(starts), at<uint8_t>(resets), reversed}
+// Addresses, in the order in which table.hpp has them.
+template <class Pointers>
+using Addresses = std::array<uintptr_t, sizeof(Pointers) / sizeof(void *)>;
+template <class Pointers> static Pointers at(const Addresses<Pointers> &addresses) {
+  static_assert(sizeof(Pointers) == sizeof(addresses), "a struct of nothing but addresses");
+  Pointers pointers;
+  std::memcpy(&pointers, addresses.data(), sizeof(pointers));
+  return pointers;
+}
+
+// (T, B, rows, starts, resets, reversed), and how many threads.
+#define SEQUENCE int64_t T, int64_t B, uintptr_t rows, uintptr_t starts, uintptr_t resets, bool reversed, int threads
+#define MAKE_SEQUENCE                                                                        \
+  Sequence s {                                                                               \
+    T, B, reinterpret_cast<int64_t *>(rows), reinterpret_cast<int64_t *>(starts),            \
+        reinterpret_cast<uint8_t *>(resets), reversed                                        \
+  }
 
 template <class F> static void bind(nb::module_ &m, const std::string &type) {
   using gil = nb::call_guard<nb::gil_scoped_release>;
   m.def(("elman_forward_" + type).c_str(),
-        [](SEQUENCE, uintptr_t W, uintptr_t h0, uintptr_t p, uintptr_t h, bool relu) {
+        [](SEQUENCE, int I, int H, bool relu, const Addresses<Elman<F>> &net) {
           MAKE_SEQUENCE;
-          share_out(s, threads, [&](Share share) {
-            return layers<F>().elman_forward(s, share, H, at<F>(W), at<F>(h0), at<F>(p), at<F>(h), relu);
+          for_each(shares(s, threads), [&](Share share, int) {
+            return layers<F>().elman_forward(s, share, I, H, relu, at<Elman<F>>(net));
           });
         },
         gil());
   m.def(("elman_backward_" + type).c_str(),
-        [](SEQUENCE, uintptr_t W, uintptr_t h, uintptr_t grad_h, uintptr_t grad_last, uintptr_t grad_p,
-           uintptr_t grad_h0, bool relu) {
+        [](SEQUENCE, int I, int H, bool relu, const Addresses<Elman<F>> &net,
+           const Addresses<ElmanGradients<F>> &grad) {
           MAKE_SEQUENCE;
-          share_out(s, threads, [&](Share share) {
-            return layers<F>().elman_backward(s, share, H, at<F>(W), at<F>(h), at<F>(grad_h),
-                                              at<F>(grad_last), at<F>(grad_p), at<F>(grad_h0), relu);
+          using G = ElmanGradients<F>;
+          auto cut = shares(s, threads);
+          int64_t h = H, i = I;
+          Sums<F, G> sums(at<G>(grad), {{&G::W, h * h}, {&G::U, h * i}, {&G::b, h}}, cut.size());
+          for_each(cut, [&](Share share, int which) {
+            return layers<F>().elman_backward(s, share, I, H, relu, at<Elman<F>>(net), sums.of_share(which));
           });
+          sums.add_up();
         },
         gil());
   m.def(("gru_forward_" + type).c_str(),
-        [](SEQUENCE, uintptr_t W, uintptr_t bias, uintptr_t h0, uintptr_t p, uintptr_t gates,
-           uintptr_t a_n, uintptr_t h) {
+        [](SEQUENCE, int I, int H, const Addresses<Gru<F>> &net) {
           MAKE_SEQUENCE;
-          share_out(s, threads, [&](Share share) {
-            return layers<F>().gru_forward(s, share, H, at<F>(W), at<F>(bias), at<F>(h0), at<F>(p),
-                                           at<F>(gates), at<F>(a_n), at<F>(h));
+          for_each(shares(s, threads), [&](Share share, int) {
+            return layers<F>().gru_forward(s, share, I, H, at<Gru<F>>(net));
           });
         },
         gil());
   m.def(("gru_backward_" + type).c_str(),
-        [](SEQUENCE, uintptr_t W, uintptr_t h0, uintptr_t gates, uintptr_t a_n, uintptr_t h,
-           uintptr_t grad_h, uintptr_t grad_last, uintptr_t grad_p, uintptr_t grad_a_n, uintptr_t grad_h0) {
+        [](SEQUENCE, int I, int H, const Addresses<Gru<F>> &net, const Addresses<GruGradients<F>> &grad) {
           MAKE_SEQUENCE;
-          share_out(s, threads, [&](Share share) {
-            return layers<F>().gru_backward(s, share, H, at<F>(W), at<F>(h0), at<F>(gates), at<F>(a_n),
-                                            at<F>(h), at<F>(grad_h), at<F>(grad_last), at<F>(grad_p),
-                                            at<F>(grad_a_n), at<F>(grad_h0));
+          using G = GruGradients<F>;
+          auto cut = shares(s, threads);
+          int64_t h = H, g = 3 * h;
+          Sums<F, G> sums(at<G>(grad), {{&G::W, g * h}, {&G::c, g}, {&G::U, g * I}, {&G::b, g}}, cut.size());
+          for_each(cut, [&](Share share, int which) {
+            return layers<F>().gru_backward(s, share, I, H, at<Gru<F>>(net), sums.of_share(which));
           });
+          sums.add_up();
         },
         gil());
   m.def(("tanh_" + type).c_str(),
-        [](uintptr_t x, uintptr_t y, int64_t n) { layers<F>().tanh(at<F>(x), at<F>(y), n); }, gil());
+        [](uintptr_t x, uintptr_t y, int64_t n) {
+          layers<F>().tanh(reinterpret_cast<const F *>(x), reinterpret_cast<F *>(y), n);
+        },
+        gil());
 }
 
 NB_MODULE(native, m) {

@@ -49,11 +49,12 @@ template <class F> class Panels {
   F *values;
 };
 
-// `M` rows of a, (M, K) with row stride K, times P panels from q on. Each vector of the result goes
+// `M` rows of a, `stride` apart, times P panels from q on. Each vector of the result goes
 // to finish(row, column, sum, lanes that count).
 template <int M, int P, class F, class Finish>
-static inline __attribute__((always_inline)) void block(const F *a, const Panels<F> &m, int q,
-                                                        int row, Finish &finish) {
+static inline __attribute__((always_inline)) void block(const F *a, int64_t stride,
+                                                        const Panels<F> &m, int q, int row,
+                                                        Finish &finish) {
   constexpr int L = lanes<F>;
   const F *panel[P];
   Vec<F> sum[M][P][2];
@@ -67,7 +68,7 @@ static inline __attribute__((always_inline)) void block(const F *a, const Panels
       b[p][1] = load<F>(panel[p] + k * 2 * L + L, L);
     }
     for (int i = 0; i < M; i++) {
-      Vec<F> x = splat<F>(a[(int64_t)i * m.K + k]);
+      Vec<F> x = splat<F>(a[i * stride + k]);
       for (int p = 0; p < P; p++) {
         sum[i][p][0] += x * b[p][0];
         sum[i][p][1] += x * b[p][1];
@@ -84,33 +85,35 @@ static inline __attribute__((always_inline)) void block(const F *a, const Panels
 
 // The same for a number of rows known only now.
 template <int M, int P, class F, class Finish>
-static inline void block_of(int rows, const F *a, const Panels<F> &m, int q, int row,
-                            Finish &finish) {
+static inline void block_of(int rows, const F *a, int64_t stride, const Panels<F> &m, int q,
+                            int row, Finish &finish) {
   if constexpr (M > 0) {
-    if (rows == M) return block<M, P>(a, m, q, row, finish);
-    return block_of<M - 1, P>(rows, a, m, q, row, finish);
+    if (rows == M) return block<M, P>(a, stride, m, q, row, finish);
+    return block_of<M - 1, P>(rows, a, stride, m, q, row, finish);
   }
 }
 
 template <int P, class F, class Finish>
-static inline int panels(const F *a, int rows, const Panels<F> &m, int q, Finish &finish) {
+static inline int panels(const F *a, int64_t stride, int rows, const Panels<F> &m, int q,
+                         Finish &finish) {
   int parts = (rows + most_rows - 1) / most_rows;
   for (; q + P <= m.count; q += P)
     for (int i = 0; i < parts; i++) {
       int from = rows * i / parts, to = rows * (i + 1) / parts;
-      block_of<most_rows / P, P>(to - from, a + (int64_t)from * m.K, m, q, from, finish);
+      block_of<most_rows / P, P>(to - from, a + from * stride, stride, m, q, from, finish);
     }
   return q;
 }
 
-// a (rows, K) times m, to finish(row, column, sum, lanes). A panel stays in the nearest cache while
-// all rows pass by it. Few rows leave registers, and the adders' latency, free for more panels.
+// Rows of a, (rows, K), `stride` apart, times m, to finish(row, column, sum, lanes). A panel stays
+// in the nearest cache while all rows pass by it. Few rows leave registers, and the adders' latency,
+// free for more panels.
 template <class F, class Finish>
-static void product(const F *a, int rows, const Panels<F> &m, Finish finish) {
+static void product(const F *a, int64_t stride, int rows, const Panels<F> &m, Finish finish) {
   int q = 0;
-  if (rows == 1) q = panels<4>(a, rows, m, q, finish);
-  if (rows <= 3) q = panels<2>(a, rows, m, q, finish);
-  panels<1>(a, rows, m, q, finish);
+  if (rows == 1) q = panels<4>(a, stride, rows, m, q, finish);
+  if (rows <= 3) q = panels<2>(a, stride, rows, m, q, finish);
+  panels<1>(a, stride, rows, m, q, finish);
 }
 
 }  // namespace BPTT_ISA

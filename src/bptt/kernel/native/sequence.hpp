@@ -3,6 +3,12 @@
 
 #include <cstdint>
 
+// The part of the batch that one thread computes, from row `first` to before row `last`.
+struct Share {
+  int64_t first, last;
+  int64_t rows() const { return last - first; }
+};
+
 // Sequences sorted by falling length, packed: step t has rows[t] rows, the first of which is row
 // starts[t] of every (N, ·) array; row r is the same sequence at every step. Where rows is null
 // every step has B rows. resets, (N), marks rows before which the state is zeroed; it may be null.
@@ -18,9 +24,24 @@ struct Sequence {
   // The step that is the i-th to be computed, and the one computed before step t.
   int64_t nth(int64_t i) const { return reversed ? T - 1 - i : i; }
   int64_t before(int64_t t) const { return reversed ? t + 1 : t - 1; }
+  // Where the share's rows end at step t: at its first row if it has none.
+  int64_t end_of(Share share, int64_t t) const {
+    int64_t n = rows_at(t);
+    return n < share.last ? (n > share.first ? n : share.first) : share.last;
+  }
+  // The same sequences, seen backward in time.
+  Sequence backward() const {
+    Sequence back = *this;
+    back.reversed = !reversed;
+    return back;
+  }
 };
 
-// The part of the batch that one thread computes, from row `first` to before row `last`.
-struct Share {
-  int64_t first, last;
-};
+// Calls step(from, to, before) for every stretch of this share's rows at step t, in the order of
+// computation, where `before` is the step that they come from, or −1 for rows that begin at t.
+template <class Step> static inline void stretches(const Sequence &s, Share share, int64_t t, Step step) {
+  int64_t before = s.before(t), end = s.end_of(share, t), old = s.end_of(share, before);
+  if (old > end) old = end;
+  if (old > share.first) step(share.first, old, before);
+  if (end > old) step(old, end, int64_t(-1));
+}

@@ -1,18 +1,42 @@
-// What each instruction set's build offers to the rest.
+// What each instruction set's build offers to the rest. Addresses come in the order that Python
+// gives them in; matrices are row by row, as in torch.
 #pragma once
 
 #include "sequence.hpp"
 
+// hᵗ = f(pᵗ + W hᵗ⁻¹), with pᵗ = b + U xᵗ.
+template <class F> struct Elman {
+  const F *x, *U, *b;  // (N, I), (H, I), (H); all null where p is given
+  const F *p;          // (N, H); h itself where x is given
+  const F *W, *h0;     // (H, H), (B, H)
+  F *h;                // (N, H), written by forward
+};
+
+template <class F> struct ElmanGradients {
+  const F *h, *last;             // (N, H), and (B, H) or null: what comes in
+  F *x, *U, *b, *p, *W, *h0;     // what goes out; null where it is not wanted, but for h0
+};
+
+// r and z from σ(p + a), n = tanh(pₙ + r aₙ), h ← n + z (h − n), with a = c + W hᵗ⁻¹.
+template <class F> struct Gru {
+  const F *x, *U, *b;      // (N, I), (3H, I), (3H); all null where p is given
+  const F *p;              // (N, 3H); gates itself where x is given
+  const F *W, *c, *h0;     // (3H, H), (3H), (B, H)
+  F *gates, *a_n, *h;      // (r, z, n): (N, 3H), (N, H), (N, H), written by forward
+};
+
+template <class F> struct GruGradients {
+  const F *h, *last;
+  F *x, *U, *b, *p, *W, *c, *h0;
+};
+
+// Each computes a share of the batch, and says whether it had the memory for it.
 template <class F> struct Layers {
-  bool (*elman_forward)(const Sequence &, Share, int H, const F *W, const F *h0, const F *p, F *h,
-                        bool relu);
-  bool (*elman_backward)(const Sequence &, Share, int H, const F *W, const F *h, const F *grad_h,
-                         const F *grad_last, F *grad_p, F *grad_h0, bool relu);
-  bool (*gru_forward)(const Sequence &, Share, int H, const F *W, const F *bias, const F *h0,
-                      const F *p, F *gates, F *a_n, F *h);
-  bool (*gru_backward)(const Sequence &, Share, int H, const F *W, const F *h0, const F *gates,
-                       const F *a_n, const F *h, const F *grad_h, const F *grad_last, F *grad_p,
-                       F *grad_a_n, F *grad_h0);
+  bool (*elman_forward)(const Sequence &, Share, int I, int H, bool relu, const Elman<F> &);
+  bool (*elman_backward)(const Sequence &, Share, int I, int H, bool relu, const Elman<F> &,
+                         const ElmanGradients<F> &);
+  bool (*gru_forward)(const Sequence &, Share, int I, int H, const Gru<F> &);
+  bool (*gru_backward)(const Sequence &, Share, int I, int H, const Gru<F> &, const GruGradients<F> &);
   void (*tanh)(const F *x, F *y, int64_t n);
 };
 

@@ -1,0 +1,141 @@
+// What stands on both sides of a recurrence: the projection of its input, before; and the gradients
+// of all that the rows of ∂L/∂p and ∂L/∂a were made of, after.
+#pragma once
+
+#include "outer.hpp"
+#include "sequence.hpp"
+
+namespace BPTT_ISA {
+
+// Writes b + U xᵗ to p for the share's rows of some steps from the i-th on, and returns the step
+// after them. Where the steps' rows lie side by side it takes many, so that small batches, too, fill
+// the product.
+template <class F>
+static int64_t project(const Sequence &s, Share share, int64_t i, const Panels<F> &U, const F *x,
+                       const F *b, F *p) {
+  int64_t steps = 1;
+  if (!s.rows && share.rows() == s.B) {
+    steps = (enough_rows + s.B - 1) / s.B;
+    if (steps > s.T - i) steps = s.T - i;
+  }
+  int64_t t = s.nth(s.reversed ? i + steps - 1 : i);
+  int64_t first = s.start_of(t) + share.first;
+  int64_t rows = steps > 1 ? steps * s.B : s.end_of(share, t) - share.first;
+  product(x + first * U.K, U.K, int(rows), U, [&](int row, int column, Vec<F> sum, int n) {
+    Vec<F> bias = b ? load<F>(b + column, n) : Vec<F>{};
+    store<F>(p + (first + row) * U.N + column, sum + bias, n);
+  });
+  return i + steps;
+}
+
+// Rows of ∂L/∂p or ∂L/∂a, gathered step after step, with where each lies and which state it was
+// computed from. The latest step's rows stay in place while the next step's are written.
+template <class F> class Deltas {
+ public:
+  Deltas(int width, int64_t rows_of_a_step)
+      : width(width),
+        most(3 * rows_of_a_step > enough_rows ? 3 * rows_of_a_step : enough_rows),
+        // An odd number of cache lines, so that a column of rows does not crowd into a few sets.
+        stride((((width * sizeof(F) + 63) / 64) | 1) * 64 / sizeof(F)),
+        rows(static_cast<F *>(aligned_alloc(64, most * stride * sizeof(F)))),
+        at(static_cast<int64_t *>(malloc(most * sizeof(int64_t)))),
+        before(static_cast<const F **>(malloc(most * sizeof(F *)))) {}
+  ~Deltas() { free(rows), free(at), free(before); }
+  Deltas(const Deltas &) = delete;
+  Deltas &operator=(const Deltas &) = delete;
+
+  bool ready() const { return rows && at && before; }
+  bool has_room_for(int64_t n) const { return count + n <= most; }
+  void clear() { count = 0; }
+  F *row(int64_t r) { return rows + (latest + r) * stride; }  // of the latest step
+
+  // Begins the share's rows at step t, whose states h, (N, H), came from each other and h0.
+  void begin(const Sequence &s, Share share, int64_t t, int H, const F *h, const F *h0) {
+    int64_t old = s.rows_at(s.before(t));
+    latest = count;
+    for (int64_t r = share.first; r < s.end_of(share, t); r++) {
+      at[count] = s.start_of(t) + r;
+      bool reset = s.resets && s.resets[at[count]];
+      before[count++] = reset ? nullptr : r < old ? h + (s.start_of(s.before(t)) + r) * H : h0 + r * H;
+    }
+  }
+
+  // Adds all rows to b, (width).
+  void add_to(F *b) const {
+    for (int column = 0; column < width; column += lanes<F>) {
+      int n = width - column < lanes<F> ? width - column : lanes<F>;
+      Vec<F> sum = load<F>(b + column, n);
+      for (int64_t c = 0; c < count; c++) sum += load<F>(rows + c * stride + column, n);
+      store<F>(b + column, sum, n);
+    }
+  }
+
+  const int width;
+  const int64_t most, stride;
+  F *const rows;
+  int64_t *const at;
+  const F **const before;
+  int64_t count = 0;
+
+ private:
+  int64_t latest = 0;
+};
+
+// The gradients of U, b and x from rows of ∂L/∂p, where p = b + U x; each null if not wanted.
+template <class F> class InputGradients {
+ public:
+  InputGradients(int I, const F *x, const F *U, F *grad_x, F *grad_U, F *grad_b, const Deltas<F> &deltas)
+      : I(I), x(x), grad_x(grad_x), grad_U(grad_U), grad_b(grad_b),
+        back(U, grad_x ? deltas.width : 0, grad_x ? I : 0, I, 1),
+        outer(grad_U ? deltas.width : 0, grad_U ? I : 0, deltas.most) {
+    if (grad_b) std::memset(grad_b, 0, deltas.width * sizeof(F));
+  }
+
+  bool ready() const { return back.ready() && outer.ready(); }
+
+  void add(const Deltas<F> &deltas) {
+    if (grad_b) deltas.add_to(grad_b);
+    if (grad_U)
+      outer.add(deltas.rows, deltas.stride, deltas.count, [&](int64_t c) { return x + deltas.at[c] * I; });
+    if (grad_x)
+      product(deltas.rows, deltas.stride, int(deltas.count), back, [&](int row, int column, Vec<F> sum, int n) {
+        store<F>(grad_x + deltas.at[row] * I + column, sum, n);
+      });
+  }
+  void finish() {
+    if (grad_U) outer.write(grad_U);
+  }
+
+ private:
+  const int I;
+  const F *x;
+  F *grad_x, *grad_U, *grad_b;
+  Panels<F> back;
+  Outer<F> outer;
+};
+
+// The gradients of W and c from rows of ∂L/∂a, where a = c + W hᵗ⁻¹; each null if not wanted.
+template <class F> class StateGradients {
+ public:
+  StateGradients(int H, F *grad_W, F *grad_c, const Deltas<F> &deltas)
+      : grad_W(grad_W), grad_c(grad_c), outer(grad_W ? deltas.width : 0, grad_W ? H : 0, deltas.most) {
+    if (grad_c) std::memset(grad_c, 0, deltas.width * sizeof(F));
+  }
+
+  bool ready() const { return outer.ready(); }
+
+  void add(const Deltas<F> &deltas) {
+    if (grad_c) deltas.add_to(grad_c);
+    if (grad_W)
+      outer.add(deltas.rows, deltas.stride, deltas.count, [&](int64_t c) { return deltas.before[c]; });
+  }
+  void finish() {
+    if (grad_W) outer.write(grad_W);
+  }
+
+ private:
+  F *grad_W, *grad_c;
+  Outer<F> outer;
+};
+
+}  // namespace BPTT_ISA
