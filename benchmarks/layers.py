@@ -1,7 +1,9 @@
-"""bptt.RNN and bptt.GRU next to torch.nn's: a training step, forward and backward, of one layer.
+"""bptt.RNN and bptt.GRU next to their peers: a training step of one layer, forward and backward.
 
-Checks values and all gradients against torch first, then times the two in turns; medians. Gradients
-of input, weights and biases; float32.
+Gradients of input, weights and bias; float32. Checks everyone's values and gradients against
+torch's first, then times all in turns; medians. "kernel" is ours without its Python layer, as
+oneDNN's primitive is without one. jax and oneDNN take part where they are installed:
+pip install '.[peers]'
 
     python benchmarks/layers.py [--threads 1]
 """
@@ -13,16 +15,15 @@ import math
 import os
 import platform
 import statistics
-import time
-from collections.abc import Callable
 
+import numpy
 import torch
-from torch import Tensor, nn
+from peers import Peer, Shape, installed
 
 import bptt
 
 # T, B, I, H
-SHAPES = [
+SHAPES: list[Shape] = [
     (100, 1, 10, 32),
     (100, 16, 10, 64),
     (256, 32, 64, 128),
@@ -31,55 +32,63 @@ SHAPES = [
     (256, 64, 128, 512),
     (64, 64, 512, 1024),
 ]
-ROUNDS = 7
+ROUNDS = 9
+RATIOS = {
+    "tanh": [("torch", "bptt"), ("jax", "bptt"), ("oneDNN", "kernel"), ("oneDNN", "bptt")],
+    "gru": [("torch", "bptt")],
+}
 
 
-def training_step(layer: nn.Module, x: Tensor, grad: Tensor) -> Callable[[], list[Tensor]]:
-    """Return a function that runs forward and backward and returns output and gradients."""
-    wanted = [x, *layer.parameters()]
-
-    def step() -> list[Tensor]:
-        output = layer(x)[0]
-        return [output, *torch.autograd.grad(output, wanted, grad)]
-
-    return step
-
-
-def compare(ours: type[nn.Module], theirs: type[nn.Module], shape: tuple[int, ...]) -> float:
-    """Check, time, print a line, and return how many times faster ours is."""
-    T, B, I, H = shape  # noqa: E741
-    torch.manual_seed(0)
-    layers = {"torch": theirs(I, H), "bptt": ours(I, H)}
-    layers["bptt"].load_state_dict(layers["torch"].state_dict())
-    x, grad = torch.randn(T, B, I, requires_grad=True), torch.randn(T, B, H) / T
-    steps = {name: training_step(layer, x, grad) for name, layer in layers.items()}
-    for mine, its in zip(steps["bptt"](), steps["torch"](), strict=True):
-        torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
-    times: dict[str, list[float]] = {name: [] for name in steps}
+def compare(cell: str, shape: Shape, peers: dict[str, Peer]) -> dict[str, list[float]]:
+    """Check, then return every peer's seconds a step, round by round."""
+    found = {name: peer.ask((cell, shape)) for name, peer in peers.items()}
+    for name, results in found.items():
+        for mine, its in zip(results, found["torch"], strict=True):
+            scale = numpy.abs(its).max()
+            numpy.testing.assert_allclose(mine / scale, its / scale, atol=2e-4, err_msg=name)
+    times: dict[str, list[float]] = {name: [] for name in peers}
     for _ in range(ROUNDS):
-        for name, step in steps.items():
-            began = time.perf_counter()
-            step()
-            times[name].append(time.perf_counter() - began)
-    medians = {name: 1e3 * statistics.median(values) for name, values in times.items()}
-    ratio = statistics.median(a / b for a, b in zip(times["torch"], times["bptt"], strict=True))
-    name = theirs.__name__
-    print(f"{name} {shape!s:24} {medians['torch']:9.2f} {medians['bptt']:9.2f} {ratio:7.2f}")
-    return ratio
+        for name, peer in peers.items():
+            times[name].append(peer.ask(None))
+    return times
 
 
 def main() -> None:
-    """Print the machine, a line for each shape, and the geometric means."""
+    """Print the machine, a line for each shape, and the geometric means of the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    torch.set_num_threads(parser.parse_args().threads)
-    print(f"{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"{bptt.kernel.info()['kernel']}; milliseconds a training step")
-    print("    (T, B, I, H)                 torch      bptt   ratio")
-    for ours, theirs in ((bptt.RNN, nn.RNN), (bptt.GRU, nn.GRU)):
-        ratios = [compare(ours, theirs, shape) for shape in SHAPES]
-        mean = math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
-        print(f"{theirs.__name__} geometric mean {mean:.2f}, least {min(ratios):.2f}")
+    threads = parser.parse_args().threads
+    if hasattr(os, "sched_setaffinity"):  # not every library can be told how many threads to use
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    kernel = bptt.kernel.info()["kernel"]
+    print(f"{platform.machine()} ({kernel}), {threads} threads, torch {torch.__version__}")
+    for cell, of_interest in RATIOS.items():
+        names = [name for name in installed() if any(name in pair for pair in of_interest)]
+        pairs = [pair for pair in of_interest if set(pair) <= set(names)]
+        peers = {name: Peer(name, threads) for name in names}
+        headings = [*names, *(f"{a}/{b}" for a, b in pairs)]
+        print(f"\n{cell}: ms a training step, and ratios")
+        print("T, B, I, H         " + "".join(f"{heading:>14}" for heading in headings))
+        all_ratios: list[list[float]] = []
+        for shape in SHAPES:
+            times = compare(cell, shape, peers)
+            ratios = [
+                statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
+                for a, b in pairs
+            ]
+            all_ratios.append(ratios)
+            values = [f"{1e3 * statistics.median(times[name]):14.3f}" for name in names]
+            values += [f"{ratio:14.2f}" for ratio in ratios]
+            print(f"{', '.join(map(str, shape)):19}" + "".join(values), flush=True)
+        for text, summary in (("geometric mean", _geometric_mean), ("least", min)):
+            means = [f"{summary(column):14.2f}" for column in zip(*all_ratios, strict=True)]
+            print(f"{text:19}" + 14 * len(names) * " " + "".join(means))
+        for peer in peers.values():
+            peer.close()
+
+
+def _geometric_mean(ratios: tuple[float, ...]) -> float:
+    return math.exp(statistics.fmean(math.log(ratio) for ratio in ratios))
 
 
 if __name__ == "__main__":

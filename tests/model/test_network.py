@@ -80,7 +80,7 @@ def test_output_recurrence_has_no_loop_over_time(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("there is a loop over time")
 
     monkeypatch.setattr(reference, "unroll", no_loop)
-    monkeypatch.setattr(ops, "elman", no_loop)
+    monkeypatch.setattr(ops, "layer", no_loop)
     out = network("output", layers=2, inputs=2)(symbols(), torch.randn(T, B, 2).double())
     assert out.nll.shape == (T, B)
     with pytest.raises(AssertionError, match="there is a loop"):

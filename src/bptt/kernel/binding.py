@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.kernel.layout import Layout
+from bptt.kernel.reference import Given
 
 native: Any
 try:
@@ -25,24 +26,23 @@ INSTRUCTION_SETS = ("avx512", "avx2", "portable")
 WORK_FOR_A_THREAD = 4e6
 """Floating-point operations below which starting a second thread costs more than it brings."""
 
-Given = tuple[Tensor, Tensor | None, Tensor, Tensor | None, Tensor | None, Tensor]
-"""x, U, W, b_ih, b_hh, h0."""
-
 
 def forward(cell: str, given: Given, layout: Layout) -> tuple[Tensor, ...]:
     """Return h, the last states, and what else the kernel's backward needs."""
-    x, U, W, b_ih, b_hh, h0 = _contiguous(given)
+    given = _contiguous(given)
+    x, U, W, b_ih, b_hh, h0 = given
     G, H = W.shape
-    h = x.new_empty(*x.shape[:-1], H)
+    rows = x.shape if _is_tokens(x) else x.shape[:-1]
+    h = W.new_empty(*rows, H)
     if cell == "gru":
-        gates, a_n = x.new_empty(*x.shape[:-1], G), torch.empty_like(h)
+        gates, a_n = W.new_empty(*rows, G), torch.empty_like(h)
         c = W.new_zeros(G) if b_hh is None else b_hh
-        p = (None, None, None, x) if U is None else (x, U, b_ih, gates)
-        _run("gru_forward", layout, x, W, h0, (), [*p, W, c, h0, gates, a_n, h])
+        net = [*_input(x, U, b_ih, gates), W, c, h0, gates, a_n, h]
+        _run("gru_forward", layout, given, (), net)
         return h, layout.last(h, h0), gates, a_n
     bias = b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh
-    p = (None, None, None, x) if U is None else (x, U, bias, h)
-    _run("elman_forward", layout, x, W, h0, (cell == "relu",), [*p, W, h0, h])
+    net = [*_input(x, U, bias, h), W, h0, h]
+    _run("elman_forward", layout, given, (cell == "relu",), net)
     return h, layout.last(h, h0)
 
 
@@ -55,60 +55,72 @@ def backward(
     needs: tuple[bool, ...],
 ) -> list[Tensor | None]:
     """Return the gradients of what was given, where needed, from those of h and the last states."""
-    x, U, W, _, b_hh, h0 = _contiguous(given)
+    given = _contiguous(given)
+    x, U, W, _, b_hh, h0 = given
     h, *gates = kept
     grad_h = torch.zeros_like(h) if grads[0] is None else grads[0].contiguous()
     grad_last = None if grads[1] is None else grads[1].contiguous()
     # A row that has no step hands its last state's gradient to its first: they are the same.
     grad_h0 = torch.zeros_like(h0) if grad_last is None else grad_last.clone()
-    found = [
-        torch.empty_like(t) if t is not None and needed else None
-        for t, needed in zip((x, U, W), needs, strict=False)
-    ]
-    grad_x, grad_U, grad_W = found
+    grad_x = torch.empty_like(x) if needs[0] else None
+    grad_W = torch.empty_like(W) if needs[2] else None
+    grad_U = None
+    if U is not None and needs[1]:
+        grad_U = U.new_empty(U.shape[::-1]) if _is_tokens(x) else torch.empty_like(U)
     is_gru = cell == "gru"
     grad_b = W.new_empty(len(W)) if needs[3] or (needs[4] and not is_gru) else None
     of_input = (None, None, None, grad_x) if U is None else (grad_x, grad_U, grad_b, None)
-    p = (None, None, None, x) if U is None else (x, U, None, x)
-    arriving = (grad_h, grad_last)
+    net, leaving = _input(x, U, None, x), [grad_h, grad_last, *of_input, grad_W]
     if is_gru:
         grad_c = W.new_empty(len(W)) if needs[4] else None
-        net = [*p, W, b_hh, h0, *gates, h]
-        leaving = [*arriving, *of_input, grad_W, grad_c, grad_h0]
-        _run("gru_backward", layout, x, W, h0, (), net, leaving)
-        return [*found, grad_b, grad_c, grad_h0]
-    net = [*p, W, h0, h]
-    leaving = [*arriving, *of_input, grad_W, grad_h0]
-    _run("elman_backward", layout, x, W, h0, (cell == "relu",), net, leaving)
-    both = grad_b is not None and needs[3] and needs[4]
-    return [*found, grad_b if needs[3] else None, grad_b.clone() if both else grad_b, grad_h0]
+        net, leaving = [*net, W, b_hh, h0, *gates, h], [*leaving, grad_c, grad_h0]
+        _run("gru_backward", layout, given, (), net, leaving)
+    else:
+        net, leaving = [*net, W, h0, h], [*leaving, grad_h0]
+        _run("elman_backward", layout, given, (cell == "relu",), net, leaving)
+        grad_c = grad_b.clone() if grad_b is not None and needs[3] and needs[4] else grad_b
+    if grad_U is not None and _is_tokens(x):
+        grad_U = grad_U.t()
+    return [grad_x, grad_U, grad_W, grad_b if needs[3] else None, grad_c, grad_h0]
+
+
+def _is_tokens(x: Tensor) -> bool:
+    return not x.is_floating_point()
+
+
+def _input(x: Tensor, U: Tensor | None, b: Tensor | None, p: Tensor) -> list[Tensor | None]:
+    """Return what every layer of the kernel begins with; p is where the projection goes."""
+    if U is None:
+        return [None, None, None, None, x]
+    return [None, x, U.t().contiguous(), b, p] if _is_tokens(x) else [x, None, U, b, p]
 
 
 def _contiguous(given: Given) -> Given:
-    return tuple(None if t is None else t.contiguous() for t in given)  # type: ignore[return-value]
+    return Given(*[None if t is None else t.contiguous() for t in given])  # type: ignore[arg-type]
 
 
 def _run(
     name: str,
     layout: Layout,
-    x: Tensor,
-    W: Tensor,
-    h0: Tensor,
+    given: Given,
     options: tuple[bool, ...],
     *tensors: list[Tensor | None],
 ) -> None:
     """Call a function of the native kernel, with the tensors' addresses."""
-    sizes, starts = layout.batch_sizes, layout.starts()
-    resets = None if layout.resets is None else layout.resets.to(torch.uint8).contiguous()
-    T = x.shape[0] if sizes is None else len(sizes)
-    G, H = W.shape
-    work = 2.0 * (x.numel() // x.shape[-1]) * G * (H + x.shape[-1])
+    x, U, W, _, _, h0 = given
+    (G, H), I = W.shape, 0 if U is None else U.shape[1]  # noqa: E741
+    rows = x.numel() if _is_tokens(x) else x.numel() // x.shape[-1]
+    work = 2.0 * rows * G * (H if U is None or _is_tokens(x) else H + I)
     threads = torch.get_num_threads() if work > WORK_FOR_A_THREAD else 1
-    rows = tuple(0 if t is None else t.data_ptr() for t in (sizes, starts, resets))
-    addresses = [[0 if t is None else t.data_ptr() for t in some] for some in tensors]
-    type_name = "float32" if x.dtype == torch.float32 else "float64"
-    function = getattr(native, f"{name}_{type_name}")
-    function(T, len(h0), *rows, layout.reverse, threads, x.shape[-1], H, *options, *addresses)
+    T = len(x if layout.batch_sizes is None else layout.batch_sizes)
+    held = layout.held()
+    head = (T, len(h0), *[_address(t) for t in held], layout.reverse, threads, I, H)
+    function = getattr(native, name + ("_float32" if W.dtype == torch.float32 else "_float64"))
+    function(*head, *options, *[[_address(t) for t in some] for some in tensors])
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 def info() -> dict[str, str]:

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from bptt.kernel import binding
-from bptt.kernel.binding import Given
 from bptt.kernel.layout import Layout
+from bptt.kernel.reference import Given
 
 GIVEN = "str cell, Tensor x, Tensor? U, Tensor W, Tensor? b_ih, Tensor? b_hh, Tensor h0"
 LAYOUT = "Tensor? batch_sizes, Tensor? resets, bool reverse"
@@ -23,31 +23,37 @@ def layer(cell: str, given: Given, layout: Layout) -> tuple[Tensor, Tensor]:
 
 def _compute(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     """Return h, the last states, and what "gru" keeps for its gradient, else nothing, twice."""
-    given, layout = arguments[:6], Layout(*arguments[6:])
+    given, layout = Given(*arguments[:6]), Layout(*arguments[6:])
     h, last, *kept = binding.forward(cell, given, layout)
     return h, last, *(kept or (h.new_empty(0), h.new_empty(0)))
 
 
 def _shapes(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
-    x, _, W, _, _, h0 = arguments[:6]
+    x, _, W, _, _, h0 = Given(*arguments[:6])
     G, H = W.shape
-    rows = x.shape[:-1]
+    rows = x.shape[:-1] if x.is_floating_point() else x.shape
     kept = [(*rows, G), (*rows, H)] if cell == "gru" else [(0,), (0,)]
-    return x.new_empty(*rows, H), h0.new_empty(*h0.shape), *(x.new_empty(*size) for size in kept)
+    return W.new_empty(*rows, H), h0.new_empty(*h0.shape), *(W.new_empty(*size) for size in kept)
 
 
 def _compute_gradients(cell: str, *arguments: Any) -> list[Tensor]:
     """Return the gradients of what was given, of no size where they are not needed."""
-    given, layout = arguments[:6], Layout(*arguments[6:9])
+    given, layout = Given(*arguments[:6]), Layout(*arguments[6:9])
     h, gates, a_n, grad_h, grad_last, needs = arguments[9:]
     kept = (h, gates, a_n) if cell == "gru" else (h,)
     found = binding.backward(cell, given, layout, kept, (grad_h, grad_last), tuple(needs))
-    return [h.new_empty(0) if t is None or not n else t for t, n in zip(found, needs, strict=True)]
+    return [
+        h.new_empty(0) if grad is None or not needed else grad.contiguous()
+        for grad, needed in zip(found, needs, strict=True)
+    ]
 
 
 def _shapes_of_gradients(cell: str, *arguments: Any) -> list[Tensor]:
-    given, needs = arguments[:6], arguments[-1]
-    return [given[0].new_empty(*t.shape) if n else given[0].new_empty(0) for t, n in zip(given, needs)]
+    given, needs, W = arguments[:6], arguments[-1], arguments[2]
+    return [
+        W.new_empty(*t.shape) if needed else W.new_empty(0)
+        for t, needed in zip(given, needs, strict=True)
+    ]
 
 
 _layer = torch.library.custom_op(

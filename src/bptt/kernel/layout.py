@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 
@@ -37,11 +37,11 @@ class Layout:
         parts = parts[::-1] if self.reverse else parts
         return torch.stack(parts) if self.batch_sizes is None else torch.cat(parts)
 
-    def starts(self) -> Int[Tensor, " T"] | None:
-        """Return where each step's rows begin, or None where that is t·B."""
-        if self.batch_sizes is None:
-            return None
-        return self.batch_sizes.cumsum(0) - self.batch_sizes
+    def held(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+        """Return the kernel's arrays: rows of each step, where they begin, and bytes of resets."""
+        sizes, resets = self.batch_sizes, self.resets
+        starts = None if sizes is None else sizes.cumsum(0) - sizes
+        return sizes, starts, None if resets is None else resets.to(torch.uint8).contiguous()
 
     def last(self, h: Tensor, h0: Tensor) -> Tensor:
         """Return each row's last computed state, (B, H): h0 for a row that has no step."""
@@ -84,7 +84,7 @@ class Packing:
         sizes = alive.sum(1).cpu()
         return cls(order, positions[:, order][alive[:, order]], Layout(sizes[sizes > 0]))
 
-    def pack(self, rows: Float[Tensor, "T B G"]) -> Float[Tensor, "N G"]:
+    def pack(self, rows: Shaped[Tensor, "T B ..."]) -> Shaped[Tensor, "N ..."]:
         """Return the rows that are alive."""
         return rows.flatten(0, 1).index_select(0, self.index)
 

@@ -15,32 +15,23 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from bptt.kernel import binding, compiled, reference
-from bptt.kernel.binding import Given
 from bptt.kernel.layout import DENSE, Layout
+from bptt.kernel.reference import Given
 
 
 def layer(
-    cell: str,
-    x: Float[Tensor, "... K"],
-    U: Float[Tensor, "G I"] | None,
-    W: Float[Tensor, "G H"],
-    b_ih: Float[Tensor, " G"] | None,
-    b_hh: Float[Tensor, " G"] | None,
-    h0: Float[Tensor, "B H"],
-    layout: Layout = DENSE,
+    cell: str, given: Given, layout: Layout = DENSE
 ) -> tuple[Float[Tensor, "... H"], Float[Tensor, "B H"]]:
-    """Run one layer in one direction over time; return every hᵗ, laid out as x, and the last ones.
+    """Run a layer in one direction over time; return every hᵗ, laid out as x, and the last ones.
 
     cell: "tanh" or "relu", hᵗ = f(b_ih + U xᵗ + b_hh + W hᵗ⁻¹) (Elman 1990); or "gru" (Cho et al.
-    2014). Where U is None, x is b + U x already: for tanh and relu with both biases, which are then
-    None; for "gru" with b_ih.
+    2014).
     """
-    given = (x, U, W, b_ih, b_hh, h0)
     if not _is_native(given):
-        return reference.layer(cell, *given, layout)
+        return reference.layer(cell, given, layout)
     if torch.compiler.is_compiling():
         h, last = compiled.layer(cell, given, layout)
-    elif torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in given):
+    elif torch.is_grad_enabled() and any([_wants_gradient(t) for t in given]):  # noqa: C419
         h, last = _Layer.apply(*given, cell, layout)  # type: ignore[no-untyped-call]
     else:
         h, last, *_ = binding.forward(cell, given, layout)
@@ -48,15 +39,21 @@ def layer(
 
 
 def _is_native(given: Given) -> bool:
-    x = given[0]
+    x, W = given.x, given.W
     return (
         binding.native is not None
-        and torch._C._functorch.peek_interpreter_stack() is None
+        and not torch._C._are_functorch_transforms_active()
         and (torch.compiler.is_compiling() or forward_ad._current_level < 0)
-        and x.dtype in (torch.float32, torch.float64)
+        and W.dtype in (torch.float32, torch.float64)
+        and x.dtype in (W.dtype, torch.int64)
         and x.numel() > 0
-        and all(t is None or (t.device.type == "cpu" and t.dtype == x.dtype) for t in given)
+        and all([t is None or t.is_cpu for t in given])  # noqa: C419 (lists are faster)
+        and all([t is None or t.dtype == W.dtype for t in given[1:]])  # noqa: C419
     )
+
+
+def _wants_gradient(tensor: Tensor | None) -> bool:
+    return tensor is not None and tensor.requires_grad
 
 
 class _Layer(torch.autograd.Function):
@@ -64,7 +61,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, *arguments: Any) -> tuple[Tensor, Tensor]:
-        given: Given = arguments[:6]  # type: ignore[assignment]
+        given = Given(*arguments[:6])
         ctx.cell, ctx.layout = arguments[6:]
         h, last, *kept = binding.forward(ctx.cell, given, ctx.layout)
         ctx.save_for_backward(*given, h, *kept)
@@ -73,7 +70,7 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
-        given, kept = ctx.saved_tensors[:6], ctx.saved_tensors[6:]
+        given, kept = Given(*ctx.saved_tensors[:6]), ctx.saved_tensors[6:]
         needs = ctx.needs_input_grad[:6]
         if _wants_more(grad_h, grad_last):
             grads = _differentiate(ctx.cell, given, ctx.layout, (grad_h, grad_last), needs)
@@ -84,11 +81,11 @@ class _Layer(torch.autograd.Function):
 
 def _wants_more(*grads: Tensor | None) -> bool:
     """Whether the gradient is to be differentiated itself, or comes as a batch of gradients."""
-    functorch = torch._C._functorch
+    is_batch = torch._C._functorch.is_legacy_batchedtensor
     return (
         torch.is_grad_enabled()
-        or functorch.peek_interpreter_stack() is not None
-        or any(functorch.is_legacy_batchedtensor(grad) for grad in grads if grad is not None)
+        or torch._C._are_functorch_transforms_active()
+        or any([grad is not None and is_batch(grad) for grad in grads])  # noqa: C419
     )
 
 
@@ -102,7 +99,7 @@ def _differentiate(
     """Return the gradients of what was given, by running the reference and differentiating that."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        outputs = reference.layer(cell, *given, layout)
+        outputs = reference.layer(cell, given, layout)
     reached = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
     wanted = [t for t, needed in zip(given, needs, strict=True) if needed and t is not None]
     found = iter(

@@ -7,9 +7,10 @@ runs the part that does. A state is a tuple of (B, H) tensors whose first member
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.kernel.layout import DENSE, Layout
@@ -19,26 +20,48 @@ Step = Callable[[Tensor, State], State]
 Activation = Callable[[Tensor], Tensor]
 
 
+class Given(NamedTuple):
+    """What a layer, in one direction, computes from.
+
+    x: (T, B, I) or (N, I), as a Layout says, or tokens, (T, B) or (N), from 0 to I − 1, or −1 for
+    none. U: (G, I), or None where x is b + U x already: with both biases for tanh and relu, which
+    are then None; with b_ih for a GRU. W: (G, H). b_ih, b_hh: (G), or None for 0. h0: (B, H).
+    G is H, or 3H for a GRU.
+    """
+
+    x: Tensor
+    U: Tensor | None
+    W: Tensor
+    b_ih: Tensor | None
+    b_hh: Tensor | None
+    h0: Tensor
+
+
 def layer(
-    cell: str,
-    x: Float[Tensor, "... K"],
-    U: Float[Tensor, "G I"] | None,
-    W: Float[Tensor, "G H"],
-    b_ih: Float[Tensor, " G"] | None,
-    b_hh: Float[Tensor, " G"] | None,
-    h0: Float[Tensor, "B H"],
-    layout: Layout = DENSE,
+    cell: str, given: Given, layout: Layout = DENSE
 ) -> tuple[Float[Tensor, "... H"], Float[Tensor, "B H"]]:
     """Return what `ops.layer` returns: every hᵗ, and each row's last."""
+    x, U, W, b_ih, b_hh, h0 = given
     if cell == "gru":
         step = gru(W, W.new_zeros(len(W)) if b_hh is None else b_hh)
         bias = b_ih
     else:
         step = elman(W, torch.relu if cell == "relu" else torch.tanh)
         bias = b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh
-    projected = x if U is None else torch.nn.functional.linear(x, U, bias)
+    projected = x if U is None else project(x, U, bias)
     h, (last,) = unroll(step, projected, (h0,), layout)
     return h, last
+
+
+def project(
+    x: Shaped[Tensor, "..."], U: Float[Tensor, "G I"], bias: Float[Tensor, " G"] | None = None
+) -> Float[Tensor, "..."]:
+    """Return b + U x, where x are rows of I numbers, or tokens: columns of U, or 0 for −1."""
+    if x.is_floating_point():
+        return torch.nn.functional.linear(x, U, bias)
+    columns = torch.nn.functional.embedding(x.clamp(min=0), U.t().contiguous())
+    columns = torch.where((x < 0).unsqueeze(-1), 0, columns)
+    return columns if bias is None else columns + bias
 
 
 def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:

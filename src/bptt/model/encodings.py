@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_shape, require_whole
+from bptt.kernel import reference
 
 BLANK = -1
 """The token that stands for none: it encodes to the zero vector."""
@@ -90,9 +91,7 @@ class Tokens:
         self, values: Shaped[Tensor, "T B"], weight: Float[Tensor, "G width"]
     ) -> Float[Tensor, "T B G"]:
         """Return `weight` times the one-hot vector of every token, by looking up its column."""
-        blank = values == BLANK
-        columns = torch.nn.functional.embedding(values.clamp(min=0), weight.t().contiguous())
-        return columns.masked_fill(blank.unsqueeze(-1), 0) if bool(blank.any()) else columns
+        return reference.project(values, weight)
 
 
 Encoding = Features | Tokens

@@ -18,7 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt.errors import require_choice
 from bptt.kernel import ops, reference
 from bptt.kernel.layout import DENSE, Layout
-from bptt.kernel.reference import State
+from bptt.kernel.reference import Given, State
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
@@ -48,16 +48,18 @@ class Recurrent(RNNBase):
             b_ih, b_hh = None, b_hh if self.mode == "GRU" else None
         cell = CELLS[self.mode]
         assert W is not None
-        h, last = ops.layer(cell, rows, U, W, b_ih, b_hh, state[0], layout)
+        given = Given(rows, U, W, b_ih, b_hh, state[0])
+        h, last = ops.layer(cell, given, layout)
         return h, (last,)
 
     def part(self, name: str, suffix: str) -> Tensor | None:
-        """Return a parameter, such as weight_hh_l0_reverse, or None for a bias that is not there."""
+        """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
         return getattr(self, name + suffix, None)
 
     def input_bias(self) -> Tensor | None:
         """Return what is added to the first layer's projected input: torch's two biases in one."""
-        return self.part("bias_ih", "_l0") + self.part("bias_hh", "_l0") if self.bias else None  # type: ignore[operator]
+        b_ih, b_hh = self.part("bias_ih", "_l0"), self.part("bias_hh", "_l0")
+        return None if b_ih is None or b_hh is None else b_ih + b_hh
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
@@ -75,7 +77,8 @@ class Recurrent(RNNBase):
     ) -> tuple[Float[Tensor, "... D"], Hidden]:
         """Return the top layer's h at every step, and every layer's last state of each sequence.
 
-        rows: the input, (T, B, I) or (N, I), or the first layer's projection of it, (…, G).
+        rows: the input, (T, B, I) or (N, I), or tokens, (T, B) or (N), or the first layer's
+        projection of it, (…, G).
         D is H, or 2H where bidirectional.
         """
         assert hidden is not None
@@ -98,8 +101,11 @@ class Recurrent(RNNBase):
                 heads.append(h)
                 ends.append(end)
             rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
-        stacked = tuple(torch.stack(parts) for parts in zip(*ends, strict=True))
-        return rows, stacked if isinstance(hidden, tuple) else stacked[0]
+        lasts = [
+            torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
+            for parts in zip(*ends, strict=True)
+        ]
+        return rows, tuple(lasts) if isinstance(hidden, tuple) else lasts[0]
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
         """Return the outputs and the last state, as torch.nn's layer of the same name does.
@@ -108,7 +114,8 @@ class Recurrent(RNNBase):
         """
         is_packed = isinstance(input, PackedSequence)
         rows = input.data if is_packed else input
-        if rows.device.type != "cpu" or (not is_packed and rows.ndim not in (2, 3)):
+        is_usual = is_packed or rows.ndim in (2, 3)
+        if rows.device.type != "cpu" or not rows.is_floating_point() or not is_usual:
             return self.torch_layer.forward(self, input, hx)
         return self._forward_packed(input, hx) if is_packed else self._forward_padded(input, hx)
 
@@ -119,7 +126,8 @@ class Recurrent(RNNBase):
             given = given.unsqueeze(batch)
             hx = None if hx is None else hx.unsqueeze(1)
         hidden = self.zero_state(given.shape[batch]) if hx is None else hx
-        self.check_forward_args(given, hidden, None)  # type: ignore[arg-type]
+        if given.shape[2] != self.input_size or hx is not None:
+            self.check_forward_args(given, hidden, None)  # type: ignore[arg-type]
         out, last = self.run(given.transpose(0, 1) if self.batch_first else given, hidden)
         out = out.transpose(0, 1) if self.batch_first else out
         return (out.squeeze(batch), last.squeeze(1)) if is_single else (out, last)  # type: ignore[union-attr]
@@ -202,7 +210,7 @@ class LSTM(Recurrent):
         if not is_projected:
             U, b_ih, b_hh = (self.part(p, suffix) for p in ("weight_ih", "bias_ih", "bias_hh"))
             bias = b_ih if b_ih is None or b_hh is None else b_ih + b_hh
-            rows = nn.functional.linear(rows, U, bias)  # type: ignore[arg-type]
+            rows = reference.project(rows, U, bias)  # type: ignore[arg-type]
         W = self.part("weight_hh", suffix)
         assert W is not None
         return reference.unroll(reference.lstm(W), rows, state, layout)
@@ -274,6 +282,6 @@ class Feedforward(nn.Module):
         for k in range(self.num_layers):
             if k > 0 or not is_projected:
                 weight, bias = getattr(self, f"weight_ih_l{k}"), getattr(self, f"bias_ih_l{k}")
-                rows = nn.functional.linear(rows, weight, bias)
+                rows = reference.project(rows, weight, bias)
             rows = f(rows)
         return rows, None

@@ -256,29 +256,39 @@ class Network(nn.Module):
     def _run(
         self, previous: Tensor | None, x: Tensor | None, hidden: Hidden, alive: Tensor | None
     ) -> tuple[Tensor, Hidden]:
-        """Run the recurrent layer on pᵗ = b + U xᵗ + R yᵗ⁻¹."""
-        bias = self.recurrent.input_bias()
-        assert bias is not None  # a Network's layers all have one
-        if x is None and self.x_can_be_previous_y:
-            x = previous
-        terms = []
-        if x is not None:
-            terms.append(self.inputs.project(x, self.U))
-        if previous is not None and self.feeds_back:
-            terms.append(self.likelihood.encoding.project(previous, self.R))
-        if previous is not None and not terms:
-            terms.append(bias.new_zeros(*previous.shape[:2], len(bias)))
-        projected = sum(terms, start=bias)
+        """Run the recurrent layer on x and yᵗ⁻¹."""
+        rows, is_projected = self._rows(previous, x)
         if alive is None:
-            return self.recurrent.run(projected, hidden, is_projected=True)
+            return self.recurrent.run(rows, hidden, is_projected=is_projected)
         packing = Packing.of(alive)
         states, last = self.recurrent.run(
-            packing.pack(projected),
+            packing.pack(rows),
             _each(packing.sort, hidden),
             packing.layout,
-            is_projected=True,
+            is_projected=is_projected,
         )
-        return packing.unpack(states, len(projected)), _each(packing.unsort, last)
+        return packing.unpack(states, len(rows)), _each(packing.unsort, last)
+
+    def _rows(self, previous: Tensor | None, x: Tensor | None) -> tuple[Tensor, bool]:
+        """Return what enters the recurrent layer, and whether it is pᵗ = b + U xᵗ + R yᵗ⁻¹.
+
+        It need not be where x or yᵗ⁻¹ is all that enters, or both are rows of numbers.
+        """
+        if x is None and self.x_can_be_previous_y:
+            x = previous
+        enter = [] if x is None else [(self.inputs, x, self.U)]
+        if previous is not None and self.feeds_back:
+            enter.append((self.likelihood.encoding, previous, self.R))
+        if len(enter) == 1:
+            return enter[0][1], False
+        if enter and not any(isinstance(encoding, Tokens) for encoding, _, _ in enter):
+            return torch.cat([values for _, values, _ in enter], dim=-1), False
+        p = self.recurrent.input_bias()
+        assert p is not None  # a Network's layers all have one
+        assert previous is not None
+        for encoding, values, weight in enter:
+            p = p + encoding.project(values, weight)
+        return p.expand(*previous.shape[:2], -1), True
 
     def checked(
         self, y: Tensor | None, x: Tensor | None, lengths: Tensor | None

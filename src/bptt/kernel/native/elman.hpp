@@ -35,13 +35,12 @@ static const F *without_reset(const F *rows, int64_t stride, int64_t n, int widt
 template <class F>
 static bool elman_forward(const Sequence &s, Share share, int I, int H, bool relu, const Elman<F> &net) {
   Panels<F> panels(net.W, H, H, 1, H);  // h Wᵀ
-  Panels<F> input(net.U, net.x ? I : 0, net.x ? H : 0, 1, I);  // x Uᵀ
+  Input<F> input(s, share, I, H, net);
   F *scratch = static_cast<F *>(malloc(share.rows() * H * sizeof(F)));
   if (!panels.ready() || !input.ready() || !scratch) return free(scratch), false;
-  int64_t projected = net.x ? 0 : s.T;
   for (int64_t i = 0; i < s.T; i++) {
     int64_t t = s.nth(i);
-    if (i == projected) projected = project(s, share, i, input, net.x, net.b, net.h);
+    input.project(i, net.h);
     stretches(s, share, t, [&](int64_t from, int64_t to, int64_t before) {
       int64_t now = (s.start_of(t) + from) * H;
       const F *last = before < 0 ? net.h0 + from * H : net.h + (s.start_of(before) + from) * H;
@@ -64,7 +63,7 @@ static bool elman_backward(const Sequence &s, Share share, int I, int H, bool re
                            const ElmanGradients<F> &grad) {
   Panels<F> panels(net.W, H, H, H, 1);  // δ W
   Deltas<F> deltas(H, share.rows());
-  InputGradients<F> of_input(I, net.x, net.U, grad.x, grad.U, grad.b, deltas);
+  InputGradients<F> of_input(I, net, grad, deltas);
   StateGradients<F> of_state(H, grad.W, nullptr, deltas);
   F *scratch = static_cast<F *>(malloc(share.rows() * deltas.stride * sizeof(F)));
   if (!panels.ready() || !deltas.ready() || !of_input.ready() || !of_state.ready() || !scratch)

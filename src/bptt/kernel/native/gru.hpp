@@ -9,14 +9,13 @@ namespace BPTT_ISA {
 template <class F>
 static bool gru_forward(const Sequence &s, Share share, int I, int H, const Gru<F> &net) {
   Panels<F> panels(net.W, H, 3 * H, 1, H);
-  Panels<F> input(net.U, net.x ? I : 0, net.x ? 3 * H : 0, 1, I);
+  Input<F> input(s, share, I, 3 * H, net);
   F *scratch = static_cast<F *>(malloc(share.rows() * 4 * H * sizeof(F)));
   if (!panels.ready() || !input.ready() || !scratch) return free(scratch), false;
   F *a = scratch + share.rows() * H;
-  int64_t projected = net.x ? 0 : s.T;
   for (int64_t i = 0; i < s.T; i++) {
     int64_t t = s.nth(i);
-    if (i == projected) projected = project(s, share, i, input, net.x, net.b, net.gates);
+    input.project(i, net.gates);
     stretches(s, share, t, [&](int64_t from, int64_t to, int64_t before) {
       const F *last = before < 0 ? net.h0 + from * H : net.h + (s.start_of(before) + from) * H;
       const uint8_t *resets = s.resets ? s.resets + s.start_of(t) + from : nullptr;
@@ -53,7 +52,7 @@ static bool gru_backward(const Sequence &s, Share share, int I, int H, const Gru
                          const GruGradients<F> &grad) {
   Panels<F> panels(net.W, 3 * H, H, H, 1);
   Deltas<F> of_p(3 * H, share.rows()), of_a(3 * H, share.rows());  // the same but for the last gate's
-  InputGradients<F> of_input(I, net.x, net.U, grad.x, grad.U, grad.b, of_p);
+  InputGradients<F> of_input(I, net, grad, of_p);
   StateGradients<F> of_state(H, grad.W, grad.c, of_a);
   // What reached h through the gate z, to which goes what comes through W.
   F *past_z = static_cast<F *>(malloc(share.rows() * H * sizeof(F)));

@@ -7,26 +7,52 @@
 
 namespace BPTT_ISA {
 
-// Writes b + U xᵗ to p for the share's rows of some steps from the i-th on, and returns the step
-// after them. Where the steps' rows lie side by side it takes many, so that small batches, too, fill
-// the product.
-template <class F>
-static int64_t project(const Sequence &s, Share share, int64_t i, const Panels<F> &U, const F *x,
-                       const F *b, F *p) {
-  int64_t steps = 1;
-  if (!s.rows && share.rows() == s.B) {
-    steps = (enough_rows + s.B - 1) / s.B;
-    if (steps > s.T - i) steps = s.T - i;
+// pᵗ = b + U xᵗ, of width G, as table.hpp has it, for a share of the batch.
+template <class F> class Input {
+ public:
+  template <class Net>
+  Input(const Sequence &s, Share share, int I, int G, const Net &net)
+      : s(s), share(share), I(I), G(G), x(net.x), tokens(net.tokens), U(net.U), b(net.b),
+        is_given(net.x || net.tokens), panels(net.U, net.x ? I : 0, net.x ? G : 0, 1, I) {}
+
+  bool ready() const { return panels.ready(); }
+
+  // Sees to it that the i-th step's rows of p are there, if they are not given as such. Where steps'
+  // rows lie side by side it computes many, so that small batches, too, fill the product.
+  void project(int64_t i, F *p) {
+    if (!is_given || i < done) return;
+    int64_t steps = 1;
+    if (!s.rows && share.rows() == s.B) {
+      steps = (enough_rows + s.B - 1) / s.B;
+      if (steps > s.T - i) steps = s.T - i;
+    }
+    done = i + steps;
+    int64_t t = s.nth(s.reversed ? done - 1 : i), first = s.start_of(t) + share.first;
+    int64_t rows = steps > 1 ? steps * s.B : s.end_of(share, t) - share.first;
+    auto put = [&](int64_t row, int column, Vec<F> value, int n) {
+      Vec<F> bias = b ? load<F>(b + column, n) : Vec<F>{};
+      store<F>(p + (first + row) * G + column, value + bias, n);
+    };
+    if (x) return product(x + first * I, I, int(rows), panels, put);
+    for (int64_t row = 0; row < rows; row++)
+      for (int column = 0; column < G; column += lanes<F>) {
+        int n = G - column < lanes<F> ? G - column : lanes<F>;
+        int64_t token = tokens[first + row];
+        put(row, column, token < 0 ? Vec<F>{} : load<F>(U + token * G + column, n), n);
+      }
   }
-  int64_t t = s.nth(s.reversed ? i + steps - 1 : i);
-  int64_t first = s.start_of(t) + share.first;
-  int64_t rows = steps > 1 ? steps * s.B : s.end_of(share, t) - share.first;
-  product(x + first * U.K, U.K, int(rows), U, [&](int row, int column, Vec<F> sum, int n) {
-    Vec<F> bias = b ? load<F>(b + column, n) : Vec<F>{};
-    store<F>(p + (first + row) * U.N + column, sum + bias, n);
-  });
-  return i + steps;
-}
+
+ private:
+  const Sequence &s;
+  const Share share;
+  const int I, G;
+  const F *x;
+  const int64_t *tokens;
+  const F *U, *b;
+  const bool is_given;
+  Panels<F> panels;
+  int64_t done = 0;
+};
 
 // Rows of ∂L/∂p or ∂L/∂a, gathered step after step, with where each lies and which state it was
 // computed from. The latest step's rows stay in place while the next step's are written.
@@ -60,12 +86,13 @@ template <class F> class Deltas {
     }
   }
 
-  // Adds all rows to b, (width).
-  void add_to(F *b) const {
+  // Adds all rows to b, (width), or those from the first to before the last.
+  void add_to(F *b) const { add_to(b, 0, count); }
+  void add_to(F *b, int64_t first, int64_t last) const {
     for (int column = 0; column < width; column += lanes<F>) {
       int n = width - column < lanes<F> ? width - column : lanes<F>;
       Vec<F> sum = load<F>(b + column, n);
-      for (int64_t c = 0; c < count; c++) sum += load<F>(rows + c * stride + column, n);
+      for (int64_t c = first; c < last; c++) sum += load<F>(rows + c * stride + column, n);
       store<F>(b + column, sum, n);
     }
   }
@@ -84,31 +111,39 @@ template <class F> class Deltas {
 // The gradients of U, b and x from rows of ∂L/∂p, where p = b + U x; each null if not wanted.
 template <class F> class InputGradients {
  public:
-  InputGradients(int I, const F *x, const F *U, F *grad_x, F *grad_U, F *grad_b, const Deltas<F> &deltas)
-      : I(I), x(x), grad_x(grad_x), grad_U(grad_U), grad_b(grad_b),
-        back(U, grad_x ? deltas.width : 0, grad_x ? I : 0, I, 1),
-        outer(grad_U ? deltas.width : 0, grad_U ? I : 0, deltas.most) {
+  template <class Net, class Gradients>
+  InputGradients(int I, const Net &net, const Gradients &grad, const Deltas<F> &deltas)
+      : I(I), x(net.x), tokens(net.tokens), grad_x(grad.x), grad_U(grad.U), grad_b(grad.b),
+        back(net.U, grad.x ? deltas.width : 0, grad.x ? I : 0, I, 1),
+        outer(grad.U && x ? deltas.width : 0, grad.U && x ? I : 0, deltas.most) {
     if (grad_b) std::memset(grad_b, 0, deltas.width * sizeof(F));
+    if (grad_U && tokens) std::memset(grad_U, 0, (size_t)I * deltas.width * sizeof(F));
   }
 
   bool ready() const { return back.ready() && outer.ready(); }
 
   void add(const Deltas<F> &deltas) {
     if (grad_b) deltas.add_to(grad_b);
-    if (grad_U)
+    if (grad_U && x)
       outer.add(deltas.rows, deltas.stride, deltas.count, [&](int64_t c) { return x + deltas.at[c] * I; });
+    if (grad_U && tokens)
+      for (int64_t c = 0; c < deltas.count; c++) {
+        int64_t token = tokens[deltas.at[c]];
+        if (token >= 0) deltas.add_to(grad_U + token * deltas.width, c, c + 1);
+      }
     if (grad_x)
       product(deltas.rows, deltas.stride, int(deltas.count), back, [&](int row, int column, Vec<F> sum, int n) {
         store<F>(grad_x + deltas.at[row] * I + column, sum, n);
       });
   }
   void finish() {
-    if (grad_U) outer.write(grad_U);
+    if (grad_U && x) outer.write(grad_U);
   }
 
  private:
   const int I;
   const F *x;
+  const int64_t *tokens;
   F *grad_x, *grad_U, *grad_b;
   Panels<F> back;
   Outer<F> outer;

@@ -4,10 +4,16 @@
 
 #include "sequence.hpp"
 
-// hᵗ = f(pᵗ + W hᵗ⁻¹), with pᵗ = b + U xᵗ.
+// pᵗ = b + U xᵗ, where xᵗ is a row of x, (N, I), or stands for a token, (N), from 0 to I − 1, or −1 for
+// none; b may be null. Where x is given U is (G, I), where tokens are it is (I, G); else p is given.
+// G is H, or 3H for a GRU.
+//
+// hᵗ = f(pᵗ + W hᵗ⁻¹).
 template <class F> struct Elman {
-  const F *x, *U, *b;  // (N, I), (H, I), (H); all null where p is given
-  const F *p;          // (N, H); h itself where x is given
+  const F *x;
+  const int64_t *tokens;
+  const F *U, *b;
+  const F *p;          // (N, H); h itself where x or tokens are given
   const F *W, *h0;     // (H, H), (B, H)
   F *h;                // (N, H), written by forward
 };
@@ -19,8 +25,10 @@ template <class F> struct ElmanGradients {
 
 // r and z from σ(p + a), n = tanh(pₙ + r aₙ), h ← n + z (h − n), with a = c + W hᵗ⁻¹.
 template <class F> struct Gru {
-  const F *x, *U, *b;      // (N, I), (3H, I), (3H); all null where p is given
-  const F *p;              // (N, 3H); gates itself where x is given
+  const F *x;
+  const int64_t *tokens;
+  const F *U, *b;
+  const F *p;              // (N, 3H); gates itself where x or tokens are given
   const F *W, *c, *h0;     // (3H, H), (3H), (B, H)
   F *gates, *a_n, *h;      // (r, z, n): (N, 3H), (N, H), (N, H), written by forward
 };

@@ -1,0 +1,220 @@
+"""A recurrent layer's training step as each peer computes it, each in a process of its own.
+
+A process of its own, because libraries' idle threads spin, and would slow the others down.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+import numpy
+from numpy.typing import NDArray
+
+Shape = tuple[int, int, int, int]
+Array = NDArray[numpy.float32]
+Step = Callable[[], object]
+Results = Callable[[], list[Array]]
+"""h, and the gradients of x, U, W and b, as torch lays them out."""
+
+ENOUGH = 0.15
+"""Seconds that one timing takes at least, unless a single step takes longer."""
+
+
+def data(cell: str, shape: Shape) -> list[Array]:
+    """Return x, U, W, b and the gradient of the output: the same in every process."""
+    T, B, I, H = shape  # noqa: E741
+    draw = numpy.random.default_rng(0)
+    G = 3 * H if cell == "gru" else H
+    sizes = [((T, B, I), 1.0), ((G, I), I**-0.5), ((G, H), H**-0.5), ((G,), 0.1)]
+    return [
+        (scale * draw.standard_normal(size)).astype(numpy.float32)
+        for size, scale in [*sizes, ((T, B, H), 1 / T)]
+    ]
+
+
+def torch_layer(
+    cell: str, shape: Shape, threads: int, package: str = "torch"
+) -> tuple[Step, Results]:
+    """Return the training step of torch.nn's layer, or of ours."""
+    import torch
+
+    import bptt
+
+    torch.set_num_threads(threads)
+    modules = {
+        ("torch", "tanh"): torch.nn.RNN,
+        ("torch", "gru"): torch.nn.GRU,
+        ("bptt", "tanh"): bptt.RNN,
+        ("bptt", "gru"): bptt.GRU,
+    }
+    layer: Any = modules[package, cell](*shape[2:])
+    x, U, W, b, grad = (torch.from_numpy(array) for array in data(cell, shape))
+    with torch.no_grad():
+        for parameter, value in zip(layer.parameters(), (U, W, b, 0 * b), strict=True):
+            parameter.copy_(value)
+    wanted = [x.requires_grad_(), *layer.parameters()]
+
+    def step() -> list[torch.Tensor]:
+        output = layer(x)[0]
+        return [output, *torch.autograd.grad(output, wanted, grad)]
+
+    return step, lambda: [tensor.detach().numpy() for tensor in step()[:5]]
+
+
+def kernel(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
+    """Return the training step of our kernel alone: two calls on arrays that are there already."""
+    import torch
+
+    from bptt.kernel import binding
+
+    torch.set_num_threads(threads)
+    T, B, I, H = shape  # noqa: E741
+    x, U, W, b, grad = data(cell, shape)
+    h0, grad_h0 = numpy.zeros((B, H), "f4"), numpy.empty((B, H), "f4")
+    h, grad_x, grad_U, grad_W, grad_b = (numpy.empty_like(array) for array in (grad, x, U, W, b))
+    net = [x, U, b, h, W, h0, h]
+    gradients = [grad, None, grad_x, grad_U, grad_b, None, grad_W, grad_h0]
+    head = (T, B, 0, 0, 0, False, threads, I, H, False)
+
+    def step() -> None:
+        addresses = [
+            [0 if array is None else array.ctypes.data for array in arrays]
+            for arrays in (net, gradients)
+        ]
+        binding.native.elman_forward_float32(*head, addresses[0])
+        binding.native.elman_backward_float32(*head, *addresses)
+
+    def results() -> list[Array]:
+        step()
+        return [h, grad_x, grad_U, grad_W, grad_b]
+
+    return step, results
+
+
+def jax_scan(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
+    """Return the training step of a jitted scan; the projection is one product outside of it."""
+    import jax
+    import jax.numpy as jnp
+
+    def loss(x: Any, U: Any, W: Any, b: Any, grad: Any) -> tuple[Any, Any]:
+        def move(h: Any, p: Any) -> tuple[Any, Any]:
+            h = jnp.tanh(p + h @ W.T)
+            return h, h
+
+        _, h = jax.lax.scan(move, jnp.zeros(grad.shape[1:]), x @ U.T + b)
+        return jnp.sum(h * grad), h
+
+    arrays = [jnp.asarray(array) for array in data(cell, shape)]
+    compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
+
+    def step() -> list[Any]:
+        (_, h), grads = jax.block_until_ready(compiled(*arrays))  # type: ignore[no-untyped-call]
+        return [h, *grads]
+
+    return step, lambda: [numpy.asarray(array) for array in step()]
+
+
+def onednn(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
+    """Return the training step of oneDNN's primitive, on arrays that are there already."""
+    library = ctypes.CDLL(str(built_onednn()))
+    library.make.restype = ctypes.c_void_p
+    x, U, W, b, grad = data(cell, shape)
+    turned = [x, numpy.ascontiguousarray(U.T), numpy.ascontiguousarray(W.T), b, grad]
+    layer = ctypes.c_void_p(library.make(*shape, *(ctypes.c_void_p(a.ctypes.data) for a in turned)))
+
+    def results() -> list[Array]:
+        library.train(layer)
+        found = [numpy.empty_like(array) for array in (grad, *turned[:4])]
+        library.fetch(layer, *shape, *(ctypes.c_void_p(array.ctypes.data) for array in found))
+        return [found[0], found[1], found[2].T, found[3].T, found[4]]
+
+    return lambda: library.train(layer), results
+
+
+def built_onednn() -> Path:
+    """Return the library of onednn_rnn.cpp, built where oneDNN is installed in this environment."""
+    target = Path(tempfile.gettempdir()) / f"bptt_onednn_{os.getppid()}.so"
+    if not target.exists():
+        source, prefix = Path(__file__).parent / "onednn_rnn.cpp", Path(sys.prefix)
+        command = f"{os.environ.get('CXX', 'c++')} -O2 -std=c++17 -shared -fPIC".split()
+        where = [f"-I{prefix}/include", f"-L{prefix}/lib", "-ldnnl", f"-Wl,-rpath,{prefix}/lib"]
+        subprocess.run([*command, str(source), *where, "-o", str(target)], check=True)
+    return target
+
+
+def installed() -> list[str]:
+    """Return the peers that are there."""
+    header = Path(sys.prefix) / "include" / "oneapi" / "dnnl" / "dnnl.hpp"
+    has_compiler = shutil.which(os.environ.get("CXX", "c++")) is not None
+    absent = {
+        "jax": importlib.util.find_spec("jax") is None,
+        "oneDNN": not (header.exists() and has_compiler),
+    }
+    return [name for name in MAKERS if not absent.get(name, False)]
+
+
+MAKERS: dict[str, Callable[[str, Shape, int], tuple[Step, Results]]] = {
+    "torch": torch_layer,
+    "jax": jax_scan,
+    "oneDNN": onednn,
+    "kernel": kernel,
+    "bptt": functools.partial(torch_layer, package="bptt"),
+}
+
+
+def _serve(pipe: Connection, peer: str, threads: int) -> None:
+    """Answer a (cell, shape) with its results, and None with the seconds that a step takes."""
+    step: Step = list
+    while (asked := pipe.recv()) != "stop":
+        if asked is None:
+            pipe.send(_seconds(step))
+            continue
+        cell, shape = asked
+        step, results = MAKERS[peer](cell, shape, threads)
+        pipe.send(results())
+
+
+def _seconds(step: Step) -> float:
+    began = time.perf_counter()
+    count = 0
+    while time.perf_counter() - began < ENOUGH:
+        step()
+        count += 1
+    return (time.perf_counter() - began) / count
+
+
+class Peer:
+    """A peer's process, which runs only while it is asked."""
+
+    def __init__(self, name: str, threads: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        os.environ["OMP_NUM_THREADS"] = str(threads)
+        self.process = context.Process(target=_serve, args=(theirs, name, threads), daemon=True)
+        self.process.start()
+
+    def ask(self, question: object) -> Any:
+        """Send a question to the process and return its answer."""
+        self.pipe.send(question)
+        while not self.pipe.poll(1):
+            if not self.process.is_alive():
+                raise SystemExit("a peer's process died: see above")
+        return self.pipe.recv()
+
+    def close(self) -> None:
+        """End the process."""
+        self.pipe.send("stop")
+        self.process.join()
