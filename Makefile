@@ -21,9 +21,12 @@ check: $(READY)  ## lint, format, types, import direction, then the tests
 	$(BIN)/python -m pytest
 
 bench: $(READY)  ## measure what the README claims, on this machine
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/layers.py
+	$(BIN)/python benchmarks/layers.py --threads 1
+	$(BIN)/python benchmarks/memory.py
 
 sanitize: $(READY)  ## run the kernel's tests once under AddressSanitizer and UBSan
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
@@ -43,7 +46,7 @@ $(READY): pyproject.toml constraints.txt CMakeLists.txt $(wildcard src/bptt/kern
 
 constraints:  ## pin today's newest versions, but for torch
 	rm -rf build/pins && $(PYTHON) -m venv build/pins
-	build/pins/bin/python -m pip install --quiet torch==2.13.0 '.[dev,figures]'
+	build/pins/bin/python -m pip install --quiet torch==2.13.0 '.[dev,figures,peers]'
 	echo '# The exact versions that make and CI install; written by "make constraints".' > constraints.txt
 	build/pins/bin/python -m pip freeze --exclude bptt | sed 's/+cpu$$//' >> constraints.txt
 

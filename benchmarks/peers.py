@@ -85,21 +85,22 @@ def kernel(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
     x, U, W, b, grad = data(cell, shape)
     h0, grad_h0 = numpy.zeros((B, H), "f4"), numpy.empty((B, H), "f4")
     h, grad_x, grad_U, grad_W, grad_b = (numpy.empty_like(array) for array in (grad, x, U, W, b))
-    net = [x, U, b, h, W, h0, h]
-    gradients = [grad, None, grad_x, grad_U, grad_b, None, grad_W, grad_h0]
+    held = [x, U, W, b, grad, h0, grad_h0, h, grad_x, grad_U, grad_W, grad_b]
+
+    def addresses(*arrays: Array | None) -> list[int]:
+        return [0 if array is None else array.ctypes.data for array in arrays]
+
+    net = addresses(x, None, U, b, h, W, h0, h)
+    gradients = addresses(grad, None, grad_x, grad_U, grad_b, None, grad_W, grad_h0)
     head = (T, B, 0, 0, 0, False, threads, I, H, False)
 
     def step() -> None:
-        addresses = [
-            [0 if array is None else array.ctypes.data for array in arrays]
-            for arrays in (net, gradients)
-        ]
-        binding.native.elman_forward_float32(*head, addresses[0])
-        binding.native.elman_backward_float32(*head, *addresses)
+        binding.native.elman_forward_float32(*head, net)
+        binding.native.elman_backward_float32(*head, net, gradients)
 
     def results() -> list[Array]:
         step()
-        return [h, grad_x, grad_U, grad_W, grad_b]
+        return held[-5:]
 
     return step, results
 
@@ -203,16 +204,18 @@ class Peer:
         context = multiprocessing.get_context("spawn")
         self.pipe, theirs = context.Pipe()
         os.environ["OMP_NUM_THREADS"] = str(threads)
-        self.process = context.Process(target=_serve, args=(theirs, name, threads), daemon=True)
+        arguments = (theirs, name, threads)
+        self.process = context.Process(target=_serve, args=arguments, name=name, daemon=True)
         self.process.start()
+        theirs.close()
 
     def ask(self, question: object) -> Any:
         """Send a question to the process and return its answer."""
         self.pipe.send(question)
-        while not self.pipe.poll(1):
-            if not self.process.is_alive():
-                raise SystemExit("a peer's process died: see above")
-        return self.pipe.recv()
+        try:
+            return self.pipe.recv()
+        except EOFError:
+            raise SystemExit(f"the process of {self.process.name} died: see above") from None
 
     def close(self) -> None:
         """End the process."""

@@ -15,7 +15,7 @@ import torch
 
 import bptt
 
-T, B, I, ROUNDS = 256, 32, 64, 7
+T, B, I, ROUNDS = 256, 32, 64, 7  # noqa: E741
 WIDTHS = [32, 64, 128, 256, 512, 1024]
 
 
