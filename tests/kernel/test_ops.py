@@ -34,9 +34,10 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture(params=binding.INSTRUCTION_SETS)
 def build(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Use each instruction set in turn."""
+    """Use each instruction set that this processor has in turn."""
     best = binding.native.instruction_set()
-    assert binding.native.use(request.param), "this processor cannot run all builds"
+    if not binding.native.use(request.param):
+        pytest.skip(f"this processor cannot run the build for {request.param}")
     yield request.param
     binding.native.use(best)
 
