@@ -6,6 +6,7 @@ float64, one sequence at a time.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -17,14 +18,6 @@ import bptt
 # How far results may lie apart: float64 that differs by rounding, and float32 likewise.
 FLOAT64 = {"rtol": 0.0, "atol": 1e-10}
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-6}
-
-# Every recurrence with every cell that goes with it: gated cells always have hidden recurrence.
-RECURRENT_CELLS = [
-    (recurrence, cell)
-    for recurrence in ("hidden", "output", "both")
-    for cell in ("tanh", "relu", "gru", "lstm")
-    if recurrence != "output" or cell in ("tanh", "relu")
-]
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 SLOPES = {"tanh": lambda a: 1 - torch.tanh(a) ** 2, "relu": lambda a: (a > 0).double()}
@@ -116,6 +109,19 @@ def double_sum(
     return loss, grad
 
 
+def reach(T: int, window: int, stride: int) -> Callable[[int], int]:
+    """Return first(j), from 0, of a truncated gradient: losses in (is, e] reach back to k > e − p.
+
+    e = min((i + 1)s, T); steps are counted from 1 there and from 0 in j.
+    """
+
+    def first(j: int) -> int:
+        e = min((j // stride + 1) * stride, T)
+        return max(0, e - window)
+
+    return first
+
+
 def tied_copies(net: bptt.Network, y: Tensor, x: Tensor | None) -> tuple[float, Weights]:
     """Return L and its gradient with the net seen as T layers, each with its own copy of weights.
 
@@ -142,3 +148,19 @@ def tied_copies(net: bptt.Network, y: Tensor, x: Tensor | None) -> tuple[float, 
     if net.recurrence == "output":
         total.W.zero_()
     return float(loss.detach()), total
+
+
+@functools.cache
+def fewest_reruns(chunks: int, held: int) -> int:
+    """Return the least number of runs without gradient that reverse so many chunks.
+
+    held: how many states there is room for, that before the first chunk included. By the dynamic
+    programme: run k chunks, hold the state there, reverse what lies beyond, then what lies before.
+    """
+    if chunks == 1:
+        return 0
+    if held == 1:
+        return chunks * (chunks - 1) // 2
+    return min(
+        k + fewest_reruns(chunks - k, held - 1) + fewest_reruns(k, held) for k in range(1, chunks)
+    )

@@ -1,6 +1,8 @@
 from . import kernel as kernel
 from .errors import BpttError as BpttError
 from .gradient.backward import backward as backward
+from .gradient.plan import Plan as Plan
+from .gradient.plan import plan as plan
 from .model.encodings import Features as Features
 from .model.encodings import Tokens as Tokens
 from .model.layers import GRU as GRU

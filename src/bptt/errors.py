@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from numbers import Integral
 
@@ -43,6 +44,36 @@ def require_whole(name: str, got: object, least: int, most: int | None = None) -
     if not whole or got < least or (most is not None and got > most):  # type: ignore[operator]
         span = f"of at least {least}" if most is None else f"from {least} to {most}"
         raise BpttError(f"{name} is {got!r}; expected a whole number {span}")
+
+
+def as_bytes(name: str, got: object) -> int:
+    """Return an amount of memory in bytes, or raise BpttError unless it is one, above 0.
+
+    >>> as_bytes("memory", "64MB"), as_bytes("memory", "1.5 GiB"), as_bytes("memory", 4096)
+    (64000000, 1610612736, 4096)
+    """
+    if type(got) is int and got > 0:
+        return got
+    found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([KMGT]i?)?B?\s*", str(got), re.IGNORECASE)
+    if isinstance(got, str) and found is not None:
+        number, unit = float(found[1]), (found[2] or "").upper()
+        thousand = 1024 if unit.endswith("I") else 1000
+        size = int(number * thousand ** " KMGT".index(unit[:1] or " "))
+        if size > 0:
+            return size
+    raise BpttError(f"{name} is {got!r}; expected bytes, such as 64000000, '64MB' or '2GiB'")
+
+
+def bytes_as_text(size: int) -> str:
+    """Return an amount of memory as people write it.
+
+    >>> bytes_as_text(61_940_000), bytes_as_text(20_442)
+    ('61.9 MB', '20.4 kB')
+    """
+    for unit, worth in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= worth:
+            return f"{size / worth:,.1f} {unit}"
+    return f"{size} bytes"
 
 
 def require_memory(what: str, needed: int) -> None:

@@ -10,7 +10,8 @@ from torch import Tensor
 
 import bptt
 from bptt.kernel import ops, reference
-from tests.oracles import FLOAT32, FLOAT64, RECURRENT_CELLS, one_hot
+from tests.networks import RECURRENT_CELLS
+from tests.oracles import FLOAT32, FLOAT64, one_hot
 
 N, H, T, B = 5, 4, 7, 3
 

@@ -1,22 +1,29 @@
-"""Backpropagation through time, exact or truncated.
+"""Backpropagation through time: exact, exact in bounded memory, or truncated.
 
     ∂L/∂W = Σⱼ Σₖ≤ⱼ ∂Lⱼ/∂hⱼ · (Π ₘ₌ₖ₊₁..ⱼ ∂hₘ/∂hₘ₋₁) · ∂hₖ/∂W
 
-Exact takes all k; truncated to a window p it takes those in the same chunk of p steps as j
-(Williams and Peng 1990; Werbos 1990 for the exact form).
+Exact takes all k (Werbos 1990); truncated to a window p it takes those no more than about p steps
+before j (Williams and Peng 1990).
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bptt.errors import BpttError, require_choice, require_shape, require_whole
-from bptt.model.network import Network, State
+from bptt.errors import BpttError, as_bytes, require_choice, require_whole
+from bptt.gradient import chunks, truncation
+from bptt.gradient.memory import measure
+from bptt.gradient.plan import Plan, choose, device_of
+from bptt.gradient.sequences import Sequences
+from bptt.gradient.sweep import Swept, sweep
 
 
 class Backward(NamedTuple):
@@ -29,26 +36,36 @@ class Backward(NamedTuple):
 
     loss: Float[Tensor, ""]
     steps: int
-    state: State
+    state: Any
 
 
 def backward(
-    net: Network,
-    y: Shaped[Tensor, "T B *y"],
-    x: Shaped[Tensor, "T B *x"] | None = None,
+    net: nn.Module,
+    y: Shaped[Tensor | np.ndarray, "T B *y"],
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     *,
-    state: State | None = None,
+    state: Any = None,
     window: int | None = None,
+    stride: int | None = None,
+    memory: int | str | None = None,
     lengths: Int[Tensor, " B"] | None = None,
-    loss_weights: Float[Tensor, "T B"] | None = None,
+    loss_weights: Float[Tensor | np.ndarray, "T B"] | None = None,
     reduction: str = "mean",
 ) -> Backward:
     """Add the gradient of the loss to .grad, of the parameters and of x and state if they ask.
 
-    window: None for the exact gradient; p to cut the path through time every p steps.
+    net: a Network, or any module called like one (see `bptt.gradient.chunks`).
+    y, x: tensors, or numpy arrays, of which only the chunk at hand is read: they may be mapped from
+    files larger than memory.
+    window: None for the exact gradient. p: the losses j in (is, e], with e = min((i + 1)s, T),
+    reach back to k > e − p. stride: s, from 1 to p, by default p.
+    memory: how much to work in, in bytes or as in "64MB"; what does not fit is computed again. By
+    default all states are kept. The gradients themselves are not counted; `bptt.plan` tells more.
     lengths: (B,), where each sequence ends if that is before T.
     loss_weights: w, (T, B); 0 where there is no target.
     reduction: "mean" for Σ w·nll / Σ w, or "sum" for Σ w·nll, the textbook's L.
+
+    Whatever is raised half way, each .grad is then what it was before.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(3), hidden=4)
@@ -57,73 +74,130 @@ def backward(
     (4, torch.Size([4, 4]))
     """
     require_choice("reduction", reduction, ("mean", "sum"))
+    _require_window(window, stride)
+    budget = None if memory is None else as_bytes("memory", memory)
+    sequences = Sequences.checked(y, x, lengths, loss_weights, device_of(net))
+    scale = 1 / _total_weight(sequences) if reduction == "mean" else 1.0
+    leaves = [*net.parameters(), *_leaves_behind([x, *pytree.tree_leaves(state)])]
+    with _unchanged_on_failure(leaves), torch.enable_grad():
+        if window is None or window >= sequences.T:
+            costs = None if budget is None else measure(net, sequences, state, budget)
+            swept = sweep(net, sequences, state, choose(costs, sequences.T, budget), scale)
+        else:
+            swept = _truncated(
+                net, sequences, state, window, stride or window, budget=budget, scale=scale
+            )
+        _hand_on(x, sequences.grad_x, state, swept.first)
+    return Backward(swept.loss, sequences.steps, swept.after)
+
+
+def _truncated(
+    net: nn.Module,
+    sequences: Sequences,
+    state: Any,
+    window: int,
+    stride: int,
+    *,
+    budget: int | None,
+    scale: float,
+) -> Swept:
+    """Add the truncated gradient; windows that overlap are run side by side."""
+    T, B = sequences.T, sequences.B
+    costs = None if budget is None else measure(net, sequences.block(0, window, 0), state, budget)
+    axes = truncation.batch_axes(net, sequences) if stride < window else None
+    group = 1 if axes is None else truncation.largest_group(costs, budget, T, B, window)
+    pace = choose(costs, window, budget).chunk
+    known = {0: chunks.detach(state)}  # by the step that comes next
+    head: Swept | None = None
+    loss: Tensor | float = 0.0
+    for some in truncation.windows(T, window, stride, group):
+        known = _states(net, sequences, known, some.starts, pace)
+        block = sequences.windows(some.starts, some.steps, some.first)
+        plan = choose(costs, some.steps, budget) if len(known) == 1 else Plan.full(some.steps)
+        start_state = truncation.side_by_side(list(known.values()), axes) if head else state
+        swept = sweep(net, block, start_state, plan, scale, synchronise=some.stop == T)
+        sequences.add_windows(some.starts, block)
+        head = head or swept
+        loss = loss + swept.loss
+        last_start = some.starts[-1]
+        after = truncation.last_of(swept.after, axes, len(some.starts))
+        known = {last_start: known[last_start], some.stop: after}
+    assert head is not None
+    return Swept(torch.as_tensor(loss), after, head.first)
+
+
+def _states(
+    net: nn.Module, sequences: Sequences, known: dict[int, Any], wanted: Iterable[int], pace: int
+) -> dict[int, Any]:
+    """Return the states before steps that are wanted, which rise, from one that is known."""
+    steps = list(wanted)
+    at = max(step for step in known if step <= steps[0])
+    states = {at: known[at]}
+    for start in range(at, steps[-1], pace):
+        stop = min(start + pace, steps[-1])
+        marks = [*(step for step in steps if start < step < stop), stop]
+        part = sequences.part(start, stop)
+        found = chunks.states_after(net, part, states[start], [mark - start for mark in marks])
+        states.update(zip(marks, found, strict=True))
+    return {step: states[step] for step in steps}
+
+
+def _require_window(window: int | None, stride: int | None) -> None:
     if window is not None:
         require_whole("window", window, 1)
-    checked_y, x, alive = net.checked(y, x, lengths)  # all, before anything is added to .grad
-    if checked_y is None:
-        raise BpttError("y is missing; expected the targets of the loss")
-    y = checked_y
-    weights, total = _weights(loss_weights, alive, y, net)
-    if reduction == "mean" and not 0 < total < float("inf"):
+    if stride is not None:
+        if window is None:
+            raise BpttError(f"stride is {stride} without a window; expected a window too")
+        require_whole("stride", stride, 1, window)
+
+
+def _total_weight(sequences: Sequences) -> float:
+    """Return Σ w, to divide by, or raise BpttError."""
+    total = sequences.total_weight()
+    if not 0 < total < float("inf"):
         raise BpttError(
             f"the loss weights sum to {total}; expected a positive, finite sum to divide by "
             '(or take reduction "sum")'
         )
-    scale = 1 / total if reduction == "mean" else 1.0
-    first = carried = _as_leaves(state)
-    loss = weights.new_zeros(())
-    x_leaves: list[Tensor] = []
-    for start in range(0, len(y), window or len(y)):
-        chunk = slice(start, start + (window or len(y)))
-        chunk_x = None if x is None else _as_leaves(x[chunk])
-        chunk_lengths = None if lengths is None else (lengths - start).clamp(0, len(y[chunk]))
-        out = net(y[chunk], chunk_x, state=carried, lengths=chunk_lengths)
-        chunk_loss = (out.nll * weights[chunk]).sum() * scale
-        if chunk_loss.requires_grad:
-            chunk_loss.backward()
-        loss += chunk_loss.detach()
-        carried = detach(out.state)
-        if chunk_x is not None:
-            x_leaves.append(chunk_x)
-    _hand_on(x, x_leaves, state, first)
-    return Backward(loss, weights.numel() if alive is None else int(alive.sum()), carried)
+    return total
 
 
-def detach(state: State) -> State:
-    """Return the state cut off from what came before it."""
-    detached: State = pytree.tree_map_only(Tensor, Tensor.detach, state)
-    return detached
-
-
-def _as_leaves(tree: Any) -> Any:
-    """Return the tensors of a tree as the leaves of a new graph, where they ask for gradients."""
-    return pytree.tree_map_only(Tensor, lambda t: t.detach().requires_grad_(t.requires_grad), tree)
-
-
-def _hand_on(x: Tensor | None, x_leaves: list[Tensor], state: Any, state_leaves: Any) -> None:
-    """Send the gradients that reached the leaves on, together, to what x and state were made of."""
-    pairs = zip(pytree.tree_leaves(state), pytree.tree_leaves(state_leaves), strict=True)
-    reached = [
-        (tensor, leaf.grad)
-        for tensor, leaf in pairs
-        if isinstance(leaf, Tensor) and leaf.grad is not None
-    ]
-    if x is not None and x.requires_grad:
-        chunks = [torch.zeros_like(c) if c.grad is None else c.grad for c in x_leaves]
-        reached.append((x, torch.cat(chunks)))
+def _hand_on(x: Any, grad_x: Tensor | None, state: Any, state_leaves: Any) -> None:
+    """Send the gradients that reached x and the state on, together, to what these were made of."""
+    pairs = zip(pytree.tree_leaves(state), chunks.gradients(state_leaves), strict=True)
+    reached = [(tensor, grad) for tensor, grad in pairs if grad is not None]
+    if grad_x is not None:
+        reached.append((x, grad_x))
     if reached:
         torch.autograd.backward([t for t, _ in reached], [grad for _, grad in reached])
 
 
-def _weights(
-    loss_weights: Tensor | None, alive: Tensor | None, y: Tensor, net: Network
-) -> tuple[Float[Tensor, "T B"], float]:
-    """Return w, zero beyond the sequences' ends, and its sum."""
-    T, B = y.shape[:2]
-    weights = net.readout.weight.new_ones(T, B)
-    if loss_weights is not None:
-        require_shape("loss_weights", loss_weights.shape, "(T, B)", (T, B))
-        weights = loss_weights.detach().to(weights)
-    if alive is not None:
-        weights = weights * alive
-    return weights, float(weights.sum())
+@contextmanager
+def _unchanged_on_failure(leaves: list[Tensor]) -> Iterator[None]:
+    """Put every .grad back as it was if anything is raised, Ctrl-C and the like included."""
+    before = [(leaf, leaf.grad) for leaf in leaves]
+    copies = [None if grad is None else grad.clone() for _, grad in before]
+    try:
+        yield
+    except BaseException:
+        for (leaf, grad), copy in zip(before, copies, strict=True):
+            leaf.grad = grad
+            if grad is not None and copy is not None:
+                grad.copy_(copy)
+        raise
+
+
+def _leaves_behind(tensors: list[Any]) -> list[Tensor]:
+    """Return the tensors to whose .grad a backward pass from these would add."""
+    asking = [t for t in tensors if isinstance(t, Tensor) and t.requires_grad]
+    leaves = [t for t in asking if t.grad_fn is None]
+    nodes, seen = [t.grad_fn for t in asking], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.append(node.variable)
+        nodes.extend(before for before, _ in node.next_functions)
+    return leaves

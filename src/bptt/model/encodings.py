@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_shape, require_whole
@@ -33,6 +33,10 @@ class Features:
         require_shape(name, values.shape, "(T, B, features)", (T, B, self.width))
         require_dtype(name, values, like)
         return values if alive is None else values.masked_fill(~alive.unsqueeze(-1), 0)
+
+    def zeros(self, T: int, B: int, like: Tensor) -> Float[Tensor, "T B width"]:
+        """Return zero vectors, with the dtype and device of `like`."""
+        return like.new_zeros(T, B, self.width)
 
     def project(
         self, values: Float[Tensor, "T B width"], weight: Float[Tensor, "G width"]
@@ -68,7 +72,8 @@ class Tokens:
     ) -> Tensor:
         """Return `values`, 0 where not alive, or raise BpttError unless they are tokens, (T, B).
 
-        They are whole numbers from `least` to width − 1; the dtype of `like` plays no part.
+        They are whole numbers from `least` to width − 1, and come back as torch.int64; the dtype of
+        `like` plays no part.
         """
         require_shape(name, values.shape, "(T, B)", (T, B))
         values = values if alive is None else values.masked_fill(~alive, 0)
@@ -76,6 +81,7 @@ class Tokens:
             raise BpttError(
                 f"{name} has dtype {values.dtype}; expected integer tokens (torch.int64)"
             )
+        values = values.long()
         if values.numel() == 0:
             return values
         lowest, highest = (int(extreme) for extreme in torch.aminmax(values))
@@ -86,6 +92,10 @@ class Tokens:
                 f"expected 0 to {self.width - 1}{none}"
             )
         return values
+
+    def zeros(self, T: int, B: int, like: Tensor) -> Int64[Tensor, "T B"]:
+        """Return the first token, everywhere."""
+        return torch.zeros(T, B, dtype=torch.int64, device=like.device)
 
     def project(
         self, values: Shaped[Tensor, "T B"], weight: Float[Tensor, "G width"]

@@ -64,8 +64,10 @@ class Recurrent(RNNBase):
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
         depth = self.num_layers * (2 if self.bidirectional else 1)
-        h = self.weight_hh_l0.new_zeros(depth, B, self.hidden_size)
-        return (h,) * self.states if self.states > 1 else h
+        parts = [
+            self.weight_hh_l0.new_zeros(depth, B, self.hidden_size) for _ in range(self.states)
+        ]
+        return tuple(parts) if self.states > 1 else parts[0]
 
     def run(
         self,
@@ -74,8 +76,8 @@ class Recurrent(RNNBase):
         layout: Layout = DENSE,
         *,
         is_projected: bool = False,
-    ) -> tuple[Float[Tensor, "... D"], Hidden]:
-        """Return the top layer's h at every step, and every layer's last state of each sequence.
+    ) -> tuple[list[Float[Tensor, "... D"]], Hidden]:
+        """Return each layer's h at every step, and every layer's last state of each sequence.
 
         rows: the input, (T, B, I) or (N, I), or tokens, (T, B) or (N), or the first layer's
         projection of it, (…, G).
@@ -83,6 +85,7 @@ class Recurrent(RNNBase):
         """
         assert hidden is not None
         starts = hidden if isinstance(hidden, tuple) else (hidden,)
+        every: list[Tensor] = []
         ends: list[State] = []
         for k in range(self.num_layers):
             if k > 0 and self.dropout > 0:
@@ -101,11 +104,12 @@ class Recurrent(RNNBase):
                 heads.append(h)
                 ends.append(end)
             rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
+            every.append(rows)
         lasts = [
             torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
             for parts in zip(*ends, strict=True)
         ]
-        return rows, tuple(lasts) if isinstance(hidden, tuple) else lasts[0]
+        return every, tuple(lasts) if isinstance(hidden, tuple) else lasts[0]
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
         """Return the outputs and the last state, as torch.nn's layer of the same name does.
@@ -128,16 +132,16 @@ class Recurrent(RNNBase):
         hidden = self.zero_state(given.shape[batch]) if hx is None else hx
         if given.shape[2] != self.input_size or hx is not None:
             self.check_forward_args(given, hidden, None)  # type: ignore[arg-type]
-        out, last = self.run(given.transpose(0, 1) if self.batch_first else given, hidden)
-        out = out.transpose(0, 1) if self.batch_first else out
+        outs, last = self.run(given.transpose(0, 1) if self.batch_first else given, hidden)
+        out = outs[-1].transpose(0, 1) if self.batch_first else outs[-1]
         return (out.squeeze(batch), last.squeeze(1)) if is_single else (out, last)  # type: ignore[union-attr]
 
     def _forward_packed(self, given: PackedSequence, hx: Tensor | None) -> tuple[Any, Any]:
         rows, sizes, order, back = given
         hidden = self.zero_state(int(sizes[0])) if hx is None else self.permute_hidden(hx, order)
         self.check_forward_args(rows, hidden, sizes)  # type: ignore[arg-type]
-        out, last = self.run(rows, hidden, Layout(sizes))
-        return PackedSequence(out, sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
+        outs, last = self.run(rows, hidden, Layout(sizes))
+        return PackedSequence(outs[-1], sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
 
 
 class RNN(Recurrent):
@@ -276,12 +280,14 @@ class Feedforward(nn.Module):
         layout: Layout = DENSE,
         *,
         is_projected: bool = False,
-    ) -> tuple[Float[Tensor, "... H"], Hidden]:
-        """Return every h at once; where the rows lie in time plays no part."""
+    ) -> tuple[list[Float[Tensor, "... H"]], Hidden]:
+        """Return every layer's h at once; where the rows lie in time plays no part."""
         f = ACTIVATIONS[self.nonlinearity]
+        every: list[Tensor] = []
         for k in range(self.num_layers):
             if k > 0 or not is_projected:
                 weight, bias = getattr(self, f"weight_ih_l{k}"), getattr(self, f"bias_ih_l{k}")
                 rows = reference.project(rows, weight, bias)
             rows = f(rows)
-        return rows, None
+            every.append(rows)
+        return every, None

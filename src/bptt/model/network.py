@@ -7,7 +7,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -54,6 +54,33 @@ class Output(NamedTuple):
     outputs: Float[Tensor, "T B O"]
     hidden: Float[Tensor, "T B H"]
     state: State
+
+
+class Reading(NamedTuple):
+    """What a network made of a sequence before its read-out.
+
+    y: as checked, and alive: (T, B), which steps lie within their sequences, if not all do.
+    history: y⁰ and, if y is given, y¹ to yᵀ. start: h⁰.
+    states: hᵗ, (T, B, H), of every layer or of the top one alone; last: each sequence's.
+    """
+
+    y: Tensor | None
+    alive: Bool[Tensor, "T B"] | None
+    history: Tensor
+    start: Hidden
+    states: list[Float[Tensor, "T B H"]]
+    last: Hidden
+
+    def after(self, lengths: Tensor | None) -> State:
+        """Return each sequence's state at its own end."""
+        if self.y is None:
+            return State(self.last)
+        if lengths is None:
+            return State(self.last, self.history[-1].clone())  # a view would keep all of it
+        return State(
+            self.last,
+            self.history[lengths.long(), torch.arange(len(lengths), device=lengths.device)],
+        )
 
 
 class Network(nn.Module):
@@ -158,6 +185,14 @@ class Network(nn.Module):
         """Return h⁰ = 0 and y⁰ = 0 for B sequences."""
         return State(*self._start(None, B))
 
+    def example(self, T: int, B: int) -> tuple[Tensor, Tensor | None]:
+        """Return a y and an x of the right kind, all zero."""
+        weight = self.readout.weight
+        blank = self.likelihood.blank(B, weight.device)
+        y = torch.zeros_like(blank).expand(T, *blank.shape)
+        has_x = self.inputs.width > 0 and not self.x_can_be_previous_y
+        return y, self.inputs.zeros(T, B, weight) if has_x else None
+
     def forward(
         self,
         y: Shaped[Tensor, "T B *y"] | None = None,
@@ -175,19 +210,68 @@ class Network(nn.Module):
         """
         if forcing != 1:
             raise BpttError(f"forcing is {forcing}; expected 1, for a free run use net.generate")
-        y, x, alive = self.checked(y, x, lengths)
-        hidden, y0 = self._start(state, _leading(y, x)[1])
-        if y is None:
-            states, hidden = self._run(None, x, hidden, alive)
-            return Output(None, self.readout(states), states, State(hidden))
-        history = torch.cat([y0.unsqueeze(0), y])
-        states, hidden = self._run(history[:-1], x, hidden, alive)
-        outputs = self.readout(states)
-        nll = self.likelihood.nll(outputs, y)
-        if alive is None or lengths is None:
-            return Output(nll, outputs, states, State(hidden, history[-1]))
-        ends = history[lengths.long(), torch.arange(len(lengths), device=lengths.device)]
-        return Output(nll.masked_fill(~alive, 0), outputs, states, State(hidden, ends))
+        read = self._read(y, x, state, lengths)
+        outputs, after = self.readout(read.states[-1]), read.after(lengths)
+        if read.y is None:
+            return Output(None, outputs, read.states[-1], after)
+        nll = self.likelihood.nll(outputs, read.y)
+        nll = nll if read.alive is None else nll.masked_fill(~read.alive, 0)
+        return Output(nll, outputs, read.states[-1], after)
+
+    def advance(
+        self,
+        y: Shaped[Tensor, "T B *y"] | None = None,
+        x: Shaped[Tensor, "T B *x"] | None = None,
+        *,
+        state: State | None = None,
+        lengths: Int[Tensor, " B"] | None = None,
+    ) -> State:
+        """Return the state that a call would return, without the outputs and their cost."""
+        return self._read(y, x, state, lengths).after(lengths)
+
+    def states_after(
+        self,
+        steps: Sequence[int],
+        y: Shaped[Tensor, "T B *y"],
+        x: Shaped[Tensor, "T B *x"] | None = None,
+        *,
+        state: State | None = None,
+        lengths: Int[Tensor, " B"] | None = None,
+    ) -> list[State]:
+        """Return what `advance` would return after each of several numbers of steps, from one run.
+
+        Not for an LSTM: of its c only the last is kept.
+        """
+        read = self._read(y, x, state, lengths, every=True)
+        B = read.history.shape[1]
+        at = torch.as_tensor(steps, device=read.history.device).unsqueeze(1).expand(-1, B)
+        at = at if lengths is None else torch.minimum(at, lengths)
+        row = torch.arange(B, device=at.device)
+        if not isinstance(read.start, Tensor):
+            return [State(None, y) for y in read.history[at, row]]
+        parts = [
+            torch.where((at > 0).unsqueeze(-1), h[(at - 1).clamp(min=0), row], h0)
+            for h, h0 in zip(read.states, read.start, strict=True)
+        ]
+        hidden = torch.stack(parts, dim=1)  # (steps, layers, B, H)
+        return [State(h, y) for h, y in zip(hidden, read.history[at, row], strict=True)]
+
+    def _read(
+        self,
+        y: Tensor | None,
+        x: Tensor | None,
+        state: State | None,
+        lengths: Tensor | None,
+        *,
+        every: bool = False,
+    ) -> Reading:
+        """Run the recurrent layer over the true y and x, as they are checked."""
+        y, x, alive = self._checked(y, x, lengths)
+        start, y0 = self._start(state, _leading(y, x)[1])
+        history = y0.unsqueeze(0) if y is None else torch.cat([y0.unsqueeze(0), y])
+        previous = None if y is None else history[:-1]
+        states, last = self._run(previous, x, start, alive, every=every)
+        return Reading(y, alive, history, start, states, last)
 
     @torch.no_grad()
     def stream(
@@ -209,13 +293,13 @@ class Network(nn.Module):
             )
         if prompt is not None:
             prompt = self.likelihood.checked("prompt", prompt, *_leading(prompt, None, "prompt"))
-            state = self(prompt, None if x is None else x[:given], state=state).state
+            state = self.advance(prompt, None if x is None else x[:given], state=state)
         hidden, y = self._start(state, _batch_size(x, state))
         for t in range(given, given + steps):
             now = None if x is None else x[t : t + 1]
             now = self._checked_x(now, 1, len(y), None)
             states, hidden = self._run(y.unsqueeze(0), now, hidden, None)
-            y = self.likelihood.sample(self.readout(states[0]), temperature, generator)
+            y = self.likelihood.sample(self.readout(states[-1][0]), temperature, generator)
             yield y
 
     def generate(
@@ -254,12 +338,19 @@ class Network(nn.Module):
         return self.likelihood.blank(B, self.readout.weight.device).unsqueeze(0)[:0]
 
     def _run(
-        self, previous: Tensor | None, x: Tensor | None, hidden: Hidden, alive: Tensor | None
-    ) -> tuple[Tensor, Hidden]:
-        """Run the recurrent layer on x and yᵗ⁻¹."""
+        self,
+        previous: Tensor | None,
+        x: Tensor | None,
+        hidden: Hidden,
+        alive: Tensor | None,
+        *,
+        every: bool = False,
+    ) -> tuple[list[Tensor], Hidden]:
+        """Run the recurrent layers on x and yᵗ⁻¹; return the states of every one or of the top."""
         rows, is_projected = self._rows(previous, x)
         if alive is None:
-            return self.recurrent.run(rows, hidden, is_projected=is_projected)
+            states, last = self.recurrent.run(rows, hidden, is_projected=is_projected)
+            return states if every else states[-1:], last
         packing = Packing.of(alive)
         states, last = self.recurrent.run(
             packing.pack(rows),
@@ -267,7 +358,8 @@ class Network(nn.Module):
             packing.layout,
             is_projected=is_projected,
         )
-        return packing.unpack(states, len(rows)), _each(packing.unsort, last)
+        shown = [packing.unpack(h, len(rows)) for h in (states if every else states[-1:])]
+        return shown, _each(packing.unsort, last)
 
     def _rows(self, previous: Tensor | None, x: Tensor | None) -> tuple[Tensor, bool]:
         """Return what enters the recurrent layer, and whether it is pᵗ = b + U xᵗ + R yᵗ⁻¹.
@@ -290,7 +382,7 @@ class Network(nn.Module):
             p = p + encoding.project(values, weight)
         return p.expand(*previous.shape[:2], -1), True
 
-    def checked(
+    def _checked(
         self, y: Tensor | None, x: Tensor | None, lengths: Tensor | None
     ) -> tuple[Tensor | None, Tensor | None, Bool[Tensor, "T B"] | None]:
         """Return y and x, 0 beyond the sequences' ends, and which steps lie before, or raise.
@@ -403,11 +495,18 @@ def steps_alive(
     lengths: Tensor | None, T: int, B: int, device: torch.device
 ) -> Bool[Tensor, "T B"] | None:
     """Return which steps lie within each sequence's length, or None where all do."""
+    require_lengths(lengths, T, B)
     if lengths is None:
         return None
+    return torch.arange(T, device=device).unsqueeze(1) < lengths
+
+
+def require_lengths(lengths: Tensor | None, T: int, B: int) -> None:
+    """Raise BpttError unless there are no lengths, or B of them, each from 0 to T."""
+    if lengths is None:
+        return
     if not isinstance(lengths, Tensor):
         raise BpttError(f"lengths are a {type(lengths).__name__}; expected a tensor of shape (B,)")
     require_shape("lengths", lengths.shape, "(B,)", (B,))
     if lengths.is_floating_point() or int(lengths.min()) < 0 or int(lengths.max()) > T:
         raise BpttError(f"lengths are {lengths.tolist()}; expected whole numbers from 0 to T = {T}")
-    return torch.arange(T, device=device).unsqueeze(1) < lengths

@@ -1,0 +1,126 @@
+"""What a model's gradient takes, in bytes: measured on a few steps, not modelled."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float64
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bptt.gradient.chunks import as_leaves, unsynchronised, with_graph, without_graph
+from bptt.gradient.sequences import Sequences
+
+BYTES_BESIDES_NUMBERS = 1024
+"""What a tensor takes besides its numbers: its objects, and its node in the graph, about."""
+PROBE, PROBE_OF_A_LOOP = 4, 64
+MARGIN_OF_A_LOOP = 1.25
+"""By how much more a long chunk of a loop may take for a step: its peak may be elsewhere."""
+
+
+class Costs(NamedTuple):
+    """Bytes: a chunk of c steps takes fixed + step · c, the most over several moments.
+
+    At each of these other things are in memory, some of which grow with c and some not.
+    """
+
+    fixed: Float64[np.ndarray, " moments"]
+    step: Float64[np.ndarray, " moments"]
+    state: int
+
+    def chunk(self, steps: int) -> int:
+        """Return what running a chunk forward and backward takes, at its peak."""
+        return int((self.fixed + self.step * steps).max())
+
+    def steps(self, budget: int) -> int:
+        """Return how long a chunk may be."""
+        return int(((budget - self.fixed) / np.maximum(self.step, 1)).min())
+
+
+def measure(
+    net: nn.Module, sequences: Sequences, state: Any, budget: int | None = None
+) -> Costs:
+    """Run the model over the first few steps, twice, leaving no trace, and count.
+
+    If it makes the same tensors in the same order for any number of steps, only longer ones, two
+    short runs tell what is in memory at each moment for every length. If it does not, it loops over
+    the steps, and two longer runs, of what fits in the budget, tell how the peak grows.
+    """
+    state_bytes = _state_bytes(net, sequences, state)
+
+    def line(long: int, *, is_loop: bool) -> Costs:
+        short = max(1, long // 2)
+        before, after = (_curve(net, sequences, state, steps) for steps in (short, long))
+        if is_loop or len(before) != len(after):
+            before, after = (curve.max(keepdims=True) for curve in (before, after))
+        step = (after - before) / max(1, long - short)
+        margin = 1.0 if len(before) > 1 else MARGIN_OF_A_LOOP
+        return Costs(after - step * long, margin * step, state_bytes)
+
+    costs = line(min(PROBE, sequences.T), is_loop=False)
+    if len(costs.fixed) > 1:
+        return costs
+    fits = PROBE_OF_A_LOOP if budget is None else min(PROBE_OF_A_LOOP, costs.steps(budget))
+    return line(min(max(PROBE, fits), sequences.T), is_loop=True)
+
+
+class Tally(TorchDispatchMode):
+    """Counts the bytes of the tensors made while it is on: `curve` has how many after each."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.live = 0
+        self.curve: list[int] = []
+        self.seen: weakref.WeakSet[torch.UntypedStorage] = weakref.WeakSet()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation; count the storages that it made."""
+        for tensor in _tensors((args, kwargs)):
+            self.seen.add(tensor.untyped_storage())
+        made = func(*args, **(kwargs or {}))
+        for tensor in _tensors(made):
+            storage = tensor.untyped_storage()
+            if storage not in self.seen:
+                self.seen.add(storage)
+                size = storage.nbytes() + BYTES_BESIDES_NUMBERS
+                self.live += size
+                self.curve.append(self.live)
+                weakref.finalize(storage, self._free, size).atexit = False
+        return made
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
+def _tensors(tree: Any) -> list[Tensor]:
+    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def _curve(
+    net: nn.Module, sequences: Sequences, state: Any, steps: int
+) -> Float64[np.ndarray, " moments"]:
+    """Return the bytes in use as a pass forward and back goes on; .grad and the like stay."""
+    with torch.random.fork_rng(), unsynchronised(net), torch.enable_grad(), Tally() as tally:
+        part = sequences.part(0, steps)
+        leaves = as_leaves(state, wanted=True)
+        ends = pytree.tree_leaves(without_graph(net, part, leaves))
+        arriving = [torch.ones_like(end) if isinstance(end, Tensor) else None for end in ends]
+        run = with_graph(net, part, leaves, arriving, 1.0)
+        asked = [t for t in _tensors((part.x, leaves, *net.parameters())) if t.requires_grad]
+        if run.roots and asked:
+            torch.autograd.grad(run.roots, asked, run.root_grads, allow_unused=True)
+    return np.array(tally.curve, dtype=np.float64)
+
+
+def _state_bytes(net: nn.Module, sequences: Sequences, state: Any) -> int:
+    """Return what holding a state takes, with that of the random numbers if it uses any."""
+    with torch.random.fork_rng():
+        before = torch.get_rng_state()
+        after = without_graph(net, sequences.part(0, 1), state)
+        drawn = torch.get_rng_state()
+    size = sum(t.numel() * t.element_size() for t in _tensors(after))
+    return max(1, size + (0 if torch.equal(before, drawn) else drawn.numel()))

@@ -1,0 +1,151 @@
+"""How to compute an exact gradient within a budget of memory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from bptt.errors import BpttError, as_bytes, bytes_as_text, require_whole
+from bptt.gradient.memory import Costs, measure
+from bptt.gradient.schedule import reruns
+from bptt.gradient.sequences import Sequences
+from bptt.model.network import Network
+
+STATES_IN_USE = 3
+"""Beside those held: that at the end of all, that before the chunk at hand, and its gradient."""
+STEPS_A_CHUNK_COSTS = 32
+"""What a chunk takes besides its steps, in steps: calls, small tensors."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What `bptt.backward` does within a budget.
+
+    steps: T. chunk: how many steps are run at once. snapshots: how many states are held, besides
+    the first. memory: what that takes at its peak, as predicted, in bytes; None if not measured.
+    """
+
+    steps: int
+    chunk: int
+    snapshots: int
+    memory: int | None
+
+    @classmethod
+    def full(cls, steps: int) -> Plan:
+        """Return the plan that keeps everything, whatever that takes."""
+        return cls(steps, steps, 0, None)
+
+    @property
+    def chunks(self) -> int:
+        """How many chunks there are; the last may be shorter."""
+        return math.ceil(self.steps / self.chunk)
+
+    @property
+    def kind(self) -> str:
+        """Which of three: "full" keeps everything, "two levels" every chunk's state, "revolve"."""
+        if self.chunks == 1:
+            return "full"
+        return "two levels" if self.snapshots == self.chunks - 1 else "revolve"
+
+    @property
+    def reruns(self) -> int:
+        """How many chunks are run without gradient, besides each one's run with it."""
+        return reruns(self.chunks, self.snapshots)
+
+    @property
+    def recomputation(self) -> float:
+        """What these reruns cost, as a multiple of one forward pass."""
+        return self.reruns * self.chunk / self.steps
+
+    def __str__(self) -> str:
+        memory = "" if self.memory is None else f"{bytes_as_text(self.memory)}, "
+        return (
+            f"{self.kind}: {self.steps:,} steps in {self.chunks:,} chunks of {self.chunk:,}, "
+            f"{self.snapshots:,} states held, {memory}{self.recomputation:.2f} forward passes more"
+        )
+
+
+def plan(
+    net: nn.Module,
+    T: int,
+    B: int,
+    memory: int | str | None = None,
+    *,
+    y: Any = None,
+    x: Any = None,
+) -> Plan:
+    """Return how `bptt.backward` would compute the exact gradient of T steps of B sequences.
+
+    memory: the budget, in bytes or as in "64MB" (10⁶) and "64MiB" (2²⁰); None keeps everything.
+    y, x: a few steps of data, (some, B, ...), for a model that is no Network; or for what an x that
+    asks for its gradient takes.
+    Raises BpttError, with the least that would do, for a budget too small for any plan.
+
+    The gradients themselves (.grad, also of x) and the data are not counted. What a step takes is
+    measured on a few, so the model is run.
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(65))
+    >>> bptt.plan(net, T=1_000_000, B=1, memory="64MB").kind
+    'two levels'
+    """
+    require_whole("T", T, 1)
+    require_whole("B", B, 1)
+    if y is None and isinstance(net, Network):
+        y, x = net.example(min(T, 256), B)
+    if y is None:
+        raise BpttError(
+            f"the model is a {type(net).__name__}; expected a Network, or y (and x) to run it on"
+        )
+    sequences = Sequences.checked(y, x, None, None, device_of(net))
+    if sequences.B != B:
+        raise BpttError(f"y has {sequences.B} sequences; expected B = {B}")
+    budget = None if memory is None else as_bytes("memory", memory)
+    return choose(measure(net, sequences, None, budget), T, budget)
+
+
+def choose(costs: Costs | None, T: int, budget: int | None) -> Plan:
+    """Return the plan that takes the least time within the budget, or raise BpttError."""
+    if costs is None:
+        return Plan.full(T)
+    full = costs.chunk(T)
+    if budget is None or full <= budget:
+        return Plan(T, T, 0, full)
+    in_use = STATES_IN_USE * costs.state
+    least_memory = min(full, costs.chunk(1) + in_use)
+    if least_memory > budget:
+        raise BpttError(
+            f"memory is {budget:,} bytes; expected at least {least_memory:,}, "
+            "which one time step takes"
+        )
+    best, least = None, math.inf
+    for chunks in _some_up_to(T):
+        chunk = math.ceil(T / chunks)
+        count = math.ceil(T / chunk)
+        needed = costs.chunk(chunk) + in_use
+        room = min(count - 1, (budget - needed) // costs.state)
+        if room < 0 or count == 1:
+            continue
+        time = (reruns(count, room) + count) * (chunk + STEPS_A_CHUNK_COSTS)
+        if time < least:
+            least = time
+            best = Plan(T, chunk, room, needed + room * costs.state)
+    assert best is not None  # chunks of one step fit
+    return best
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Return where the model's weights are."""
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
+
+
+def _some_up_to(most: int) -> list[int]:
+    """Return whole numbers from 1 to `most`, each at most a twentieth above the one before."""
+    numbers = [1]
+    while numbers[-1] < most:
+        numbers.append(min(most, max(numbers[-1] + 1, numbers[-1] * 21 // 20)))
+    return numbers

@@ -1,0 +1,199 @@
+"""What lies along time: y, x and weights, of which any part can be had without reading the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from bptt.errors import BpttError, require_shape
+from bptt.model.network import require_lengths
+
+Series = Tensor | np.ndarray
+STEPS_AT_ONCE = 1 << 16
+
+
+class Part(NamedTuple):
+    """A few steps, as tensors.
+
+    x: a leaf of a new graph, where x asks for a gradient.
+    lengths: how many of these steps each sequence has, where they differ.
+    weights: w, (T, B), 0 beyond a sequence's end; None where all are 1.
+    unscored: how many of the first steps have no loss.
+    """
+
+    y: Shaped[Tensor, "T B *y"]
+    x: Shaped[Tensor, "T B *x"] | None
+    lengths: Int[Tensor, " B"] | None
+    weights: Float[Tensor, "T B"] | None
+    unscored: int
+
+    def steps(self, start: int, stop: int) -> Part:
+        """Return some of the steps."""
+        return Part(
+            self.y[start:stop],
+            None if self.x is None else self.x[start:stop],
+            None if self.lengths is None else (self.lengths - start).clamp(0, stop - start),
+            None if self.weights is None else self.weights[start:stop],
+            min(max(0, self.unscored - start), stop - start),
+        )
+
+
+@dataclass(frozen=True)
+class Sequences:
+    """B sequences of T steps, in tensors or in arrays that may be mapped from files.
+
+    grad_x: where the gradient of x is added up, if x asks for one.
+    start: how many of the first steps have no loss.
+    """
+
+    y: Series
+    x: Series | None
+    lengths: Tensor | None
+    loss_weights: Series | None
+    device: torch.device
+    grad_x: Tensor | None
+    start: int = 0
+
+    @classmethod
+    def checked(
+        cls, y: Any, x: Any, lengths: Any, loss_weights: Any, device: torch.device
+    ) -> Sequences:
+        """Return the sequences, or raise BpttError unless their shapes go together."""
+        if y is None:
+            raise BpttError("y is missing; expected the targets of the loss")
+        for name, series in (("y", y), ("x", x), ("loss_weights", loss_weights)):
+            if not isinstance(series, Tensor | np.ndarray | None):
+                kind = type(series).__name__
+                raise BpttError(f"{name} is a {kind}; expected a tensor or a numpy array")
+        if y.ndim < 2 or 0 in y.shape[:2]:
+            raise BpttError(
+                f"y has shape {tuple(y.shape)}; expected (T, B) or (T, B, features), "
+                "with at least one step and one sequence"
+            )
+        T, B = y.shape[:2]
+        if x is not None:
+            features = ", ..." if x.ndim > 2 else ""
+            require_shape("x", x.shape, f"(T, B{features})", (T, B, *[None] * (x.ndim - 2)))
+        if loss_weights is not None:
+            require_shape("loss_weights", loss_weights.shape, "(T, B)", (T, B))
+        require_lengths(lengths, T, B)
+        grad_x = torch.zeros_like(x) if isinstance(x, Tensor) and x.requires_grad else None
+        return cls(y, x, lengths, loss_weights, device, grad_x)
+
+    @property
+    def T(self) -> int:
+        """The number of steps."""
+        return len(self.y)
+
+    @property
+    def B(self) -> int:
+        """The number of sequences."""
+        return int(self.y.shape[1])
+
+    @property
+    def steps(self) -> int:
+        """How many yᵗ there are, over all sequences."""
+        return self.T * self.B if self.lengths is None else int(self.lengths.sum())
+
+    def part(self, start: int, stop: int) -> Part:
+        """Return the steps from start to stop − 1."""
+        x = None if self.x is None else self._read(self.x, start, stop).detach()
+        if x is not None and self.grad_x is not None:
+            x.requires_grad_()
+        lengths = None
+        if self.lengths is not None:
+            lengths = (self.lengths - start).clamp(0, stop - start)
+        unscored = min(max(0, self.start - start), stop - start)
+        y = self._read(self.y, start, stop).detach()
+        return Part(y, x, lengths, self._weights(start, stop), unscored)
+
+    def add_gradient(self, start: int, part: Part) -> None:
+        """Add what reached a part's x to the gradient of x."""
+        if self.grad_x is not None and part.x is not None and part.x.grad is not None:
+            self.grad_x[start : start + len(part.x)] += part.x.grad
+
+    def total_weight(self) -> float:
+        """Return Σ w."""
+        if self.loss_weights is None:
+            return float(self.steps)
+        total = 0.0
+        for start in range(0, self.T, STEPS_AT_ONCE):
+            weights = self._weights(start, min(start + STEPS_AT_ONCE, self.T))
+            assert weights is not None
+            total += float(weights.sum(dtype=torch.float64))
+        return total
+
+    def block(self, start: int, stop: int, first: int) -> Sequences:
+        """Return the steps from start to stop − 1 by themselves, with losses from the first-th on.
+
+        Their x has no gradient of its own: it goes to this x.
+        """
+        return Sequences(
+            self.y[start:stop],
+            None if self.x is None else self.x[start:stop],
+            None if self.lengths is None else (self.lengths - start).clamp(0, stop - start),
+            None if self.loss_weights is None else self.loss_weights[start:stop],
+            self.device,
+            None if self.grad_x is None else self.grad_x[start:stop],
+            first,
+        )
+
+    def windows(self, starts: Sequence[int], steps: int, first: int) -> Sequences:
+        """Return equally spaced windows of so many steps, one beside the other, as sequences.
+
+        first: the step of each window from which on it has losses.
+        If there are several, the gradient of their x is their own, until `add_windows`.
+        """
+        if len(starts) == 1:
+            return self.block(starts[0], starts[0] + steps, first)
+        begin, end = starts[0], starts[-1] + steps
+        stride = starts[1] - starts[0]
+
+        def side_by_side(series: Series | None) -> Tensor | None:
+            if series is None:
+                return None
+            rows = self._read(series, begin, end).detach()
+            apart = rows.unfold(0, steps, stride).movedim(-1, 0)  # (steps, windows, B, ...)
+            return apart.flatten(1, 2)
+
+        lengths = None
+        if self.lengths is not None:
+            origins = torch.tensor(starts, device=self.lengths.device).unsqueeze(1)
+            lengths = (self.lengths - origins).clamp(0, steps).flatten()
+        y, x = side_by_side(self.y), side_by_side(self.x)
+        assert y is not None
+        grad_x = None if self.grad_x is None or x is None else torch.zeros_like(x)
+        weights = side_by_side(self.loss_weights)
+        return Sequences(y, x, lengths, weights, self.device, grad_x, first)
+
+    def add_windows(self, starts: Sequence[int], windows: Sequences) -> None:
+        """Add the gradients of several windows' x, which overlap, to that of x."""
+        if self.grad_x is None or windows.grad_x is None or len(starts) == 1:
+            return
+        apart = windows.grad_x.unflatten(1, (len(starts), self.B))
+        for i, start in enumerate(starts):
+            self.grad_x[start : start + windows.T] += apart[:, i]
+
+    def _read(self, series: Series, start: int, stop: int) -> Tensor:
+        if isinstance(series, Tensor):
+            return series[start:stop]
+        rows = np.asarray(series[start:stop])
+        # A copy: the file may be read-only, and torch has few operations on unsigned numbers.
+        rows = rows.astype(np.int64) if rows.dtype.kind in "iu" else np.array(rows)
+        return torch.from_numpy(rows).to(self.device)
+
+    def _weights(self, start: int, stop: int) -> Float[Tensor, "T B"] | None:
+        weights = None
+        if self.loss_weights is not None:
+            weights = self._read(self.loss_weights, start, stop).detach()
+        if self.lengths is not None:
+            steps = torch.arange(start, stop, device=self.lengths.device).unsqueeze(1)
+            alive = steps < self.lengths
+            weights = alive if weights is None else weights * alive
+        return weights

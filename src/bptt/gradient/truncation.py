@@ -1,0 +1,125 @@
+"""Where a truncated gradient is cut, and how windows that overlap are run side by side.
+
+The losses j in (is, e], e = min((i + 1)s, T), share one sweep, which reaches k > e − p (Williams
+and Peng 1990: BPTT(h; h')). All that end within the first p steps reach the start, so one sweep
+serves them together; after it every window is p steps long.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from bptt.gradient import chunks
+from bptt.gradient.memory import Costs
+from bptt.gradient.sequences import Part, Sequences
+
+MOST_ROWS = 512
+"""Sequences side by side beyond which more of them no longer make a step cheaper."""
+
+
+class Windows(NamedTuple):
+    """Windows to be run side by side: where each starts, their length, and where losses begin."""
+
+    starts: range
+    steps: int
+    first: int
+
+    @property
+    def stop(self) -> int:
+        """Where the last one ends."""
+        return self.starts[-1] + self.steps
+
+
+def windows(T: int, window: int, stride: int, group: int) -> Iterator[Windows]:
+    """Yield all windows, at most `group` of them at a time.
+
+    >>> for some in windows(T=8, window=4, stride=2, group=9): print(some)
+    Windows(starts=range(0, 1), steps=4, first=0)
+    Windows(starts=range(2, 5, 2), steps=4, first=2)
+    """
+    end = T if window >= T else window // stride * stride
+    yield Windows(range(1), end, 0)
+    while end < T:
+        several = min(group, (T - end) // stride)
+        if several > 0:
+            start = end + stride - window
+            starts = range(start, start + (several - 1) * stride + 1, stride)
+            yield Windows(starts, window, window - stride)
+            end += several * stride
+        else:  # the last losses, fewer than a stride
+            yield Windows(range(T - window, T - window + 1), window, window - (T - end))
+            end = T
+
+
+def largest_group(costs: Costs | None, budget: int | None, T: int, B: int, window: int) -> int:
+    """Return how many windows to run side by side.
+
+    As many as fit in the budget; without one, as keep no more states than the exact gradient does.
+    """
+    if costs is None or budget is None:
+        most = T // window
+    else:
+        each = costs.step * window + 2 * costs.state
+        most = int(((budget - costs.fixed) // each).min())
+    return max(1, min(most, MOST_ROWS // B))
+
+
+def batch_axes(net: nn.Module, sequences: Sequences) -> list[int] | None:
+    """Return along which axis of each part of the state the sequences lie; None if not of each.
+
+    It is the one that doubles when the sequences do.
+    """
+    part = sequences.part(0, 1)
+    twice = Part(
+        torch.cat([part.y, part.y], 1),
+        None if part.x is None else torch.cat([part.x, part.x], 1),
+        None if part.lengths is None else torch.cat([part.lengths, part.lengths]),
+        None,
+        0,
+    )
+    with torch.random.fork_rng(), chunks.unsynchronised(net):
+        one, two = (pytree.tree_leaves(chunks.without_graph(net, p, None)) for p in (part, twice))
+    axes = []
+    for a, b in zip(one, two, strict=True):
+        if a is None and b is None:
+            axes.append(0)
+            continue
+        if not isinstance(a, Tensor) or not isinstance(b, Tensor) or a.ndim != b.ndim:
+            return None
+        grown = [i for i, (m, n) in enumerate(zip(a.shape, b.shape, strict=True)) if m != n]
+        if len(grown) != 1 or b.shape[grown[0]] != 2 * a.shape[grown[0]]:
+            return None
+        axes.append(grown[0])
+    return axes
+
+
+def side_by_side(states: list[Any], axes: list[int] | None) -> Any:
+    """Return the states of several windows as one."""
+    if len(states) == 1:
+        return states[0]
+    assert axes is not None
+    leaves = [pytree.tree_leaves(state) for state in states]
+    structure = pytree.tree_structure(states[0])
+    joined = [
+        torch.cat(parts, axis) if isinstance(parts[0], Tensor) else parts[0]
+        for parts, axis in zip(zip(*leaves, strict=True), axes, strict=True)
+    ]
+    return pytree.tree_unflatten(joined, structure)
+
+
+def last_of(state: Any, axes: list[int] | None, several: int) -> Any:
+    """Return the last window's state out of several side by side."""
+    if several == 1:
+        return state
+    assert axes is not None
+    leaves, structure = pytree.tree_flatten(state)
+    last = [
+        leaf.chunk(several, axis)[-1].clone() if isinstance(leaf, Tensor) else leaf
+        for leaf, axis in zip(leaves, axes, strict=True)
+    ]
+    return pytree.tree_unflatten(last, structure)

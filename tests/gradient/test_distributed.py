@@ -1,0 +1,82 @@
+"""A network in DistributedDataParallel: as one process would do, and one synchronisation."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+from torch import Tensor, multiprocessing
+from torch.nn.parallel import DistributedDataParallel
+
+import bptt
+from tests.networks import UsersLSTM, flat_gradient, make
+
+T, RANKS = 200, 2
+WAYS: list[dict[str, Any]] = [
+    {},
+    {"memory": 40_000},
+    {"window": 7, "stride": 7},
+    {"window": 7, "stride": 2},
+    {"window": 150, "stride": 150, "memory": 40_000},
+]
+
+pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
+
+
+def network(kind: str) -> tuple[torch.nn.Module, torch.Tensor]:
+    torch.manual_seed(1)
+    net, y, _ = make("both", "gru", T, RANKS, with_x=False)
+    return (UsersLSTM().double() if kind == "user's" else net), y
+
+
+def work(rank: int, folder: str, kind: str) -> None:
+    torch.set_num_threads(1)
+    file = f"file://{folder}/meet"
+    dist.init_process_group("gloo", init_method=file, rank=rank, world_size=RANKS)
+    net, y = network(kind)
+    parallel = DistributedDataParallel(net)
+    synchronised = passes = 0
+
+    def count(state, bucket):  # torch wants no annotations that are text
+        nonlocal synchronised
+        synchronised += 1
+        average = bucket.buffer() / RANKS
+        dist.all_reduce(average)
+        done: torch.futures.Future[Tensor] = torch.futures.Future()
+        done.set_result(average)
+        return done
+
+    parallel.register_comm_hook(None, count)
+
+    def count_passes(*_: object) -> None:
+        nonlocal passes
+        passes += torch.is_grad_enabled()
+
+    net.register_forward_hook(count_passes)
+    results = []
+    for way in WAYS:
+        net.zero_grad()
+        synchronised = passes = 0
+        bptt.backward(parallel, y[:, rank : rank + 1], **way)
+        results.append((flat_gradient(net).clone(), synchronised, passes))
+    torch.save(results, f"{folder}/{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+@pytest.mark.parametrize("kind", ["ours", "user's"])
+def test_equals_one_process_and_synchronises_once(kind: str, tmp_path: Path) -> None:
+    multiprocessing.spawn(work, (str(tmp_path), kind), nprocs=RANKS)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)]
+    net, y = network(kind)
+    for i, way in enumerate(WAYS):
+        net.zero_grad()
+        bptt.backward(net, y, **{k: v for k, v in way.items() if k != "memory"})
+        for rank in ranks:
+            gradient, synchronised, passes = rank[i]
+            assert passes > 2 or not way
+            assert synchronised == 1
+            torch.testing.assert_close(gradient, flat_gradient(net), rtol=0, atol=1e-14)
