@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -70,6 +71,17 @@ def test_train_generate_and_resume(here: Path, bptt_says: Callable[..., tuple]) 
     assert bptt_says("generate", "runs/text-2", "--prompt", "€")[0] == 0
 
 
+def test_whole_streams_within_a_budget(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    arguments = ["--hidden", "8", "--batch", "4", "--epochs", "3", "--out", "whole"]
+    status, out, _ = bptt_says("train", "text.txt", *arguments, "--memory=1MB", "--window=none")
+    assert (status, "after 3 steps" in out) == (0, True)
+    config = json.loads((here / "whole/config.json").read_text())
+    assert (config["training"]["window"], config["training"]["memory"]) == (None, "1MB")
+    assert bptt_says("train", "--resume", "whole", "--max-steps", "4")[0] == 0
+    stride = ["--window", "20", "--stride", "5", "--max-steps", "2"]
+    assert bptt_says("train", "text.txt", *arguments[:4], *stride)[0] == 0
+
+
 def test_bytes_and_tensorboard(here: Path, bptt_says: Callable[..., tuple]) -> None:
     (here / "blob").write_bytes(bytes(range(256)) * 8)
     arguments = ["train", "blob", *SMALL, "--tokens", "bytes", "--out", "events", "--tensorboard"]
@@ -100,6 +112,11 @@ def test_bytes_and_tensorboard(here: Path, bptt_says: Callable[..., tuple]) -> N
         (["text.txt", *SMALL, "--out", "run", "--tensorboard"], "run holds a run already"),
         (["text.txt", "--hiden", "9"], "Did you mean --hidden?"),
         (["text.txt", "--cell", "elman"], "elman"),
+        (["text.txt", "--memory", "lots"], "memory is 'lots'; expected bytes, such as"),
+        (["text.txt", *SMALL, "--memory", "1kB"], "memory is 1,000 bytes; expected at least"),
+        (["text.txt", *SMALL, "--stride", "11"], "stride is 11; expected a whole number from 1"),
+        (["text.txt", "--window", "none", "--stride", "1"], "stride is 1 without a window"),
+        (["text.txt", "--window", "all"], "all"),
         (["text.txt", *SMALL, "--cell", "gru", "--recurrence", "output"], "expected tanh or relu"),
         (
             ["text.txt", *SMALL, "--cell", "relu", "--learning-rate", "1e30", "--clip", "inf"],

@@ -46,6 +46,16 @@ def require_whole(name: str, got: object, least: int, most: int | None = None) -
         raise BpttError(f"{name} is {got!r}; expected a whole number {span}")
 
 
+def require_window(window: int | None, stride: int | None) -> None:
+    """Raise BpttError unless a gradient can be truncated to this window with this stride."""
+    if window is not None:
+        require_whole("window", window, 1)
+    if stride is not None:
+        if window is None:
+            raise BpttError(f"stride is {stride} without a window; expected a window too")
+        require_whole("stride", stride, 1, window)
+
+
 def as_bytes(name: str, got: object) -> int:
     """Return an amount of memory in bytes, or raise BpttError unless it is one, above 0.
 

@@ -58,7 +58,7 @@ def least_memory(net: bptt.Network, T: int, B: int) -> int:
 
 def test_more_memory_never_costs_time(net: bptt.Network) -> None:
     costs = [bptt.plan(net, 10_000, 2, m).recomputation for m in range(35_000, 400_000, 10_000)]
-    assert all(later <= earlier * 1.1 for earlier, later in itertools.pairwise(costs))
+    assert all(later <= 1.2 * earlier for earlier, later in itertools.pairwise(costs))
 
 
 @pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)

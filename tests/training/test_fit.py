@@ -10,6 +10,8 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -71,17 +73,26 @@ def test_other_networks_learn_too(text_file: Path, more: dict[str, object]) -> N
     assert bptt.fit(net, text, replace(SMALL, learning_rate=0.02)).validation_nll < before - 0.3
 
 
-@pytest.mark.parametrize("steps_per_update", [None, 50])
-def test_sgd_is_the_textbooks_update(text_file: Path, steps_per_update: int | None) -> None:
+@pytest.mark.parametrize(
+    ("how", "steps"),
+    [
+        ({"window": 10}, 10),
+        ({"window": 10, "steps_per_update": 50}, 50),
+        ({"window": 10, "steps_per_update": 50, "stride": 2}, 50),
+        ({"window": None, "steps_per_update": 50}, 50),
+        ({"window": None}, 1000),
+        ({"window": None, "memory": "30kB"}, 1000),
+    ],
+)
+def test_sgd_is_the_textbooks_update(text_file: Path, how: dict[str, Any], steps: int) -> None:
     text = bptt.read_text(text_file)
     net, by_hand = network(text), network(text)
-    settings = replace(
-        SMALL, optimizer="sgd", max_steps=1, clip=math.inf, steps_per_update=steps_per_update
-    )
+    settings = replace(SMALL, optimizer="sgd", max_steps=1, clip=math.inf, **how)
     bptt.fit(net, text, settings)
     columns = streams(text.training, 4)
-    updates_per_epoch = math.ceil(len(columns) / (steps_per_update or 10))
-    bptt.backward(by_hand, columns[: len(columns) // updates_per_epoch], window=10)
+    updates_per_epoch = math.ceil(len(columns) / steps)
+    part = columns[: len(columns) // updates_per_epoch]
+    bptt.backward(by_hand, part, window=how["window"], stride=how.get("stride"))
     for mine, its in zip(net.parameters(), by_hand.parameters(), strict=True):
         grad = 0 if its.grad is None else its.grad
         torch.testing.assert_close(mine, its - learning_rate(0, 1, settings) * grad)
@@ -90,17 +101,11 @@ def test_sgd_is_the_textbooks_update(text_file: Path, steps_per_update: int | No
 def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) -> None:
     text = bptt.read_text(text_file)
     net = network(text)
-    read, fresh = [], []
-    forward = net.forward
-
-    def spy(y: torch.Tensor, x: None = None, **more: object) -> bptt.Output:
-        if net.training:
-            read.append(y)
-            fresh.append(more["state"] is None)
-        return forward(y, x, **more)
-
-    net.forward = spy
-    bptt.fit(net, text, replace(SMALL, max_steps=None, epochs=2, validate_every=1000))
+    settings = replace(SMALL, max_steps=None, epochs=2, validate_every=1000)
+    with mock.patch("bptt.training.fit.backward", wraps=bptt.backward) as spy:
+        bptt.fit(net, text, settings)
+    read = [call.args[1] for call in spy.call_args_list]
+    fresh = [call.kwargs["state"] is None for call in spy.call_args_list]
     columns = streams(text.training, 4)
     assert torch.equal(torch.cat(read), torch.cat([columns, columns]))
     assert fresh == 2 * [True, *(len(read) // 2 - 1) * [False]]
@@ -294,6 +299,8 @@ def test_what_cannot_be_trained_says_why(text_file: Path) -> None:
         bptt.fit(wrong, text, SMALL)
     with pytest.raises(bptt.BpttError, match="the network expects x, Features"):
         bptt.fit(network(text, inputs=3), text, SMALL, out=text_file.parent / "run")
+    with pytest.raises(bptt.BpttError, match="memory is 1,000 bytes; expected at least"):
+        bptt.fit(network(text), text, replace(SMALL, memory="1kB"), out=text_file.parent / "run")
     assert not (text_file.parent / "run").exists()
 
 
@@ -302,6 +309,9 @@ def test_what_cannot_be_trained_says_why(text_file: Path) -> None:
     [
         ({"batch": 0}, "batch is 0; expected a whole number from 1"),
         ({"window": -5}, "window is -5"),
+        ({"window": None, "stride": 2}, "stride is 2 without a window"),
+        ({"stride": 101}, "stride is 101; expected a whole number from 1 to 100"),
+        ({"memory": "much"}, "memory is 'much'; expected bytes, such as"),
         ({"learning_rate": 0.0}, "learning_rate is 0.0; expected a number above 0"),
         ({"learning_rate": math.inf}, "learning_rate is inf; expected a finite number"),
         ({"epochs": math.inf}, "epochs is inf; expected a finite number"),

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bptt.errors import BpttError, as_bytes, require_choice, require_whole
+from bptt.errors import BpttError, as_bytes, require_choice, require_window
 from bptt.gradient import chunks, truncation
 from bptt.gradient.memory import measure
 from bptt.gradient.plan import Plan, choose, device_of
@@ -74,7 +74,7 @@ def backward(
     (4, torch.Size([4, 4]))
     """
     require_choice("reduction", reduction, ("mean", "sum"))
-    _require_window(window, stride)
+    require_window(window, stride)
     budget = None if memory is None else as_bytes("memory", memory)
     sequences = Sequences.checked(y, x, lengths, loss_weights, device_of(net))
     scale = 1 / _total_weight(sequences) if reduction == "mean" else 1.0
@@ -140,15 +140,6 @@ def _states(
         found = chunks.states_after(net, part, states[start], [mark - start for mark in marks])
         states.update(zip(marks, found, strict=True))
     return {step: states[step] for step in steps}
-
-
-def _require_window(window: int | None, stride: int | None) -> None:
-    if window is not None:
-        require_whole("window", window, 1)
-    if stride is not None:
-        if window is None:
-            raise BpttError(f"stride is {stride} without a window; expected a window too")
-        require_whole("stride", stride, 1, window)
 
 
 def _total_weight(sequences: Sequences) -> float:

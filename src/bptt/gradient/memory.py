@@ -41,15 +41,29 @@ class Costs(NamedTuple):
         return int(((budget - self.fixed) / np.maximum(self.step, 1)).min())
 
 
-def measure(
-    net: nn.Module, sequences: Sequences, state: Any, budget: int | None = None
-) -> Costs:
+def measure(net: nn.Module, sequences: Sequences, state: Any, budget: int | None = None) -> Costs:
     """Run the model over the first few steps, twice, leaving no trace, and count.
 
     If it makes the same tensors in the same order for any number of steps, only longer ones, two
     short runs tell what is in memory at each moment for every length. If it does not, it loops over
     the steps, and two longer runs, of what fits in the budget, tell how the peak grows.
+
+    It takes milliseconds, so what was found is kept while the net is, for data of the same kind.
     """
+    known = _MEASURED.setdefault(net, {})
+    key = (
+        tuple((type(module), module.training) for module in net.modules()),
+        _kind([*net.parameters(), *_tensors(state)]),
+        sequences.kind,
+        min(sequences.T, PROBE_OF_A_LOOP),
+        budget,
+    )
+    if key not in known:
+        known[key] = _measure(net, sequences, state, budget)
+    return known[key]
+
+
+def _measure(net: nn.Module, sequences: Sequences, state: Any, budget: int | None) -> Costs:
     state_bytes = _state_bytes(net, sequences, state)
 
     def line(long: int, *, is_loop: bool) -> Costs:
@@ -66,6 +80,13 @@ def measure(
         return costs
     fits = PROBE_OF_A_LOOP if budget is None else min(PROBE_OF_A_LOOP, costs.steps(budget))
     return line(min(max(PROBE, fits), sequences.T), is_loop=True)
+
+
+_MEASURED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Costs]] = weakref.WeakKeyDictionary()
+
+
+def _kind(tensors: list[Tensor]) -> Any:
+    return tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in tensors)
 
 
 class Tally(TorchDispatchMode):

@@ -101,6 +101,14 @@ class Sequences:
         """How many yᵗ there are, over all sequences."""
         return self.T * self.B if self.lengths is None else int(self.lengths.sum())
 
+    @property
+    def kind(self) -> tuple[object, ...]:
+        """What the sequences are, but for their values and T."""
+        series = (self.y, self.x, self.loss_weights)
+        kinds = [None if s is None else (s.shape[1:], s.dtype) for s in series]
+        asks, is_ragged = self.grad_x is not None, self.lengths is not None
+        return (*kinds, asks, is_ragged)
+
     def part(self, start: int, stop: int) -> Part:
         """Return the steps from start to stop − 1."""
         x = None if self.x is None else self._read(self.x, start, stop).detach()

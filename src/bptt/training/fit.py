@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,6 +21,7 @@ from torch.utils import _pytree as pytree
 import bptt
 from bptt.errors import BpttError, require_memory
 from bptt.gradient.backward import backward
+from bptt.gradient.plan import plan
 from bptt.model.network import Network, State
 from bptt.training import checkpoint
 from bptt.training.data import Text, streams
@@ -147,9 +149,9 @@ class Trainer:
         self.on_step = on_step
         self.optimizer = _optimizer(net, settings)
         self.streams = streams(text.training, settings.batch)
-        self.updates_per_epoch = math.ceil(len(self.streams) / settings.steps)
+        self.updates_per_epoch = math.ceil(len(self.streams) / (settings.steps or sys.maxsize))
         self.total = _total_steps(settings, self.updates_per_epoch)
-        self.validate_every = settings.validate_every or _validation_interval(text, settings)
+        self.validate_every = settings.validate_every or self._validation_interval()
         self.progress = Progress()
         self.carried: State | None = None
         self.last_saved = (-1, -math.inf)
@@ -211,6 +213,8 @@ class Trainer:
             self.streams[start:end],
             state=None if part == 0 else self.carried,
             window=self.settings.window,
+            stride=self.settings.stride,
+            memory=self.settings.memory,
         )
         loss = self._require_number("loss", float(done.loss))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -221,6 +225,12 @@ class Trainer:
         self.optimizer.step()
         self.carried = done.state
         return loss, done.steps
+
+    def _validation_interval(self) -> int:
+        """Return an interval in which validating takes about a tenth of the time, or less."""
+        tokens_per_update = self.streams.numel() / self.updates_per_epoch
+        enough = math.ceil(3 * len(self.text.validation) / tokens_per_update)
+        return max(min(100, self.updates_per_epoch), enough)
 
     def validate(self) -> float:
         """Return the loss on the validation part, in nats per token."""
@@ -343,12 +353,6 @@ def _total_steps(settings: Settings, updates_per_epoch: int) -> int:
     return min(ends)
 
 
-def _validation_interval(text: Text, settings: Settings) -> int:
-    """Return an interval in which validating takes about a tenth of the time, or less."""
-    tokens_per_update = settings.batch * settings.steps
-    return max(100, math.ceil(3 * len(text.validation) / tokens_per_update))
-
-
 def _tensors(tree: Any) -> list[Tensor]:
     return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
 
@@ -367,17 +371,19 @@ def _require_fit(net: Network, text: Text, settings: Settings) -> None:
         )
     if len(text.validation) == 0:
         raise BpttError(f"{text.source} is too short: expected at least 10 {text.vocabulary.kind}")
-    needed = settings.batch * settings.window
-    if len(text.training) < needed:
+    batch, window = settings.batch, settings.window or 1
+    if len(text.training) < batch * window:
         raise BpttError(
             f"{text.source} has {len(text.training)} {text.vocabulary.kind} to train on; expected "
-            f"at least batch · window = {settings.batch} · {settings.window} = {needed}: "
+            f"at least batch · window = {batch} · {window} = {batch * window}: "
             "take a longer text, a smaller batch (--batch) or a smaller window (--window)"
         )
+    steps = min(settings.steps or sys.maxsize, len(text.training) // batch)
+    side_by_side = settings.window is None or settings.stride is not None
+    reach = steps if side_by_side else min(window, steps)
+    planned = plan(net, reach, batch, settings.memory)
     weights = sum(p.numel() for p in net.parameters())
-    hidden, layers = net.recurrent.hidden_size, net.recurrent.num_layers
-    states = settings.batch * settings.window * (4 * hidden * layers + 3 * net.likelihood.outputs)
-    require_memory("training", 4 * (4 * weights + states))
+    require_memory("training", 4 * 4 * weights + (planned.memory or 0))
 
 
 def _config(net: Network, text: Text, settings: Settings, seed: int | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from bptt.errors import BpttError, require_choice, require_whole
+from bptt.errors import BpttError, as_bytes, require_choice, require_whole, require_window
 
 DEFAULT_EPOCHS = 12.0
 
@@ -18,11 +18,21 @@ class Settings:
     batch: int = 32
     """How many parallel streams the text is cut into."""
 
-    window: int = 100
-    """How many time steps the gradient reaches back (truncated backpropagation through time)."""
+    window: int | None = 100
+    """How many time steps the gradient reaches back (truncated backpropagation through time); none
+    for the exact gradient of all steps of an update."""
+
+    stride: int | None = None
+    """How many neighbouring losses share a window; by default as many as it is long. 1 lets every
+    loss reach back the full window, at window / stride times the cost."""
+
+    memory: int | str | None = None
+    """How much memory a gradient may take, such as 256MB; what does not fit is computed again. By
+    default it takes what it needs."""
 
     steps_per_update: int | None = None
-    """Time steps of every stream between two optimizer steps; by default the window."""
+    """Time steps of every stream between two optimizer steps; by default the window, and without
+    one the whole stream."""
 
     epochs: float | None = None
     """How often to go through the data; by default 12, unless max_steps says otherwise."""
@@ -46,7 +56,7 @@ class Settings:
     """Optimizer steps between two validations; by default such that they take little time."""
 
     def __post_init__(self) -> None:
-        for name, least in (("batch", 1), ("window", 1), ("max_steps", 0), ("validate_every", 1)):
+        for name, least in (("batch", 1), ("max_steps", 0), ("validate_every", 1)):
             if getattr(self, name) is not None:
                 require_whole(name, getattr(self, name), least, 2**31)
         for name in ("epochs", "max_seconds", "learning_rate", "clip"):
@@ -56,16 +66,19 @@ class Settings:
         for name in ("learning_rate", "epochs"):
             if getattr(self, name) == math.inf:
                 raise BpttError(f"{name} is inf; expected a finite number")
+        if self.memory is not None:
+            as_bytes("memory", self.memory)
+        require_window(self.window, self.stride)
         require_choice("optimizer", self.optimizer, ("adam", "sgd"))
         if self.steps_per_update is not None:
             require_whole("steps_per_update", self.steps_per_update, 1, 2**31)
-            if self.steps_per_update < self.window:
+            if self.window is not None and self.steps_per_update < self.window:
                 raise BpttError(
                     f"steps_per_update is {self.steps_per_update}; expected at least the window, "
                     f"{self.window}: the gradient cannot reach back past the last update"
                 )
 
     @property
-    def steps(self) -> int:
-        """Time steps of every stream in one update, at most."""
+    def steps(self) -> int | None:
+        """Time steps of every stream in one update, at most; None for all that there are."""
         return self.steps_per_update or self.window
