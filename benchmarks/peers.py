@@ -122,7 +122,7 @@ def jax_scan(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
     compiled = jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2, 3), has_aux=True))
 
     def step() -> list[Any]:
-        (_, h), grads = jax.block_until_ready(compiled(*arrays))  # type: ignore[no-untyped-call]
+        (_, h), grads = jax.block_until_ready(compiled(*arrays))
         return [h, *grads]
 
     return step, lambda: [numpy.asarray(array) for array in step()]

@@ -8,7 +8,7 @@ before j (Williams and Peng 1990).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -19,11 +19,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bptt.errors import BpttError, as_bytes, require_choice, require_window
-from bptt.gradient import chunks, truncation
+from bptt.gradient import chunks
 from bptt.gradient.memory import measure
-from bptt.gradient.plan import Plan, choose, device_of
+from bptt.gradient.plan import choose, device_of
 from bptt.gradient.sequences import Sequences
-from bptt.gradient.sweep import Swept, sweep
+from bptt.gradient.sweep import sweep
+from bptt.gradient.truncation import Truncation, sweep_windows
 
 
 class Backward(NamedTuple):
@@ -84,62 +85,10 @@ def backward(
             costs = None if budget is None else measure(net, sequences, state, budget)
             swept = sweep(net, sequences, state, choose(costs, sequences.T, budget), scale)
         else:
-            swept = _truncated(
-                net, sequences, state, window, stride or window, budget=budget, scale=scale
-            )
+            how = Truncation(window, stride or window, budget)
+            swept = sweep_windows(net, sequences, state, how, scale)
         _hand_on(x, sequences.grad_x, state, swept.first)
     return Backward(swept.loss, sequences.steps, swept.after)
-
-
-def _truncated(
-    net: nn.Module,
-    sequences: Sequences,
-    state: Any,
-    window: int,
-    stride: int,
-    *,
-    budget: int | None,
-    scale: float,
-) -> Swept:
-    """Add the truncated gradient; windows that overlap are run side by side."""
-    T, B = sequences.T, sequences.B
-    costs = None if budget is None else measure(net, sequences.block(0, window, 0), state, budget)
-    axes = truncation.batch_axes(net, sequences) if stride < window else None
-    group = 1 if axes is None else truncation.largest_group(costs, budget, T, B, window)
-    pace = choose(costs, window, budget).chunk
-    known = {0: chunks.detach(state)}  # by the step that comes next
-    head: Swept | None = None
-    loss: Tensor | float = 0.0
-    for some in truncation.windows(T, window, stride, group):
-        known = _states(net, sequences, known, some.starts, pace)
-        block = sequences.windows(some.starts, some.steps, some.first)
-        plan = choose(costs, some.steps, budget) if len(known) == 1 else Plan.full(some.steps)
-        start_state = truncation.side_by_side(list(known.values()), axes) if head else state
-        swept = sweep(net, block, start_state, plan, scale, synchronise=some.stop == T)
-        sequences.add_windows(some.starts, block)
-        head = head or swept
-        loss = loss + swept.loss
-        last_start = some.starts[-1]
-        after = truncation.last_of(swept.after, axes, len(some.starts))
-        known = {last_start: known[last_start], some.stop: after}
-    assert head is not None
-    return Swept(torch.as_tensor(loss), after, head.first)
-
-
-def _states(
-    net: nn.Module, sequences: Sequences, known: dict[int, Any], wanted: Iterable[int], pace: int
-) -> dict[int, Any]:
-    """Return the states before steps that are wanted, which rise, from one that is known."""
-    steps = list(wanted)
-    at = max(step for step in known if step <= steps[0])
-    states = {at: known[at]}
-    for start in range(at, steps[-1], pace):
-        stop = min(start + pace, steps[-1])
-        marks = [*(step for step in steps if start < step < stop), stop]
-        part = sequences.part(start, stop)
-        found = chunks.states_after(net, part, states[start], [mark - start for mark in marks])
-        states.update(zip(marks, found, strict=True))
-    return {step: states[step] for step in steps}
 
 
 def _total_weight(sequences: Sequences) -> float:

@@ -69,7 +69,7 @@ class Plan:
         memory = "" if self.memory is None else f"{bytes_as_text(self.memory)}, "
         return (
             f"{self.kind}: {self.steps:,} steps in {self.chunks:,} chunks of {self.chunk:,}, "
-            f"{self.snapshots:,} states held, {memory}{self.recomputation:.2f} forward passes more"
+            f"{self.snapshots:,} states held, {memory}{self.recomputation:.2f} extra forward passes"
         )
 
 

@@ -7,7 +7,7 @@ serves them together; after it every window is p steps long.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -15,11 +15,66 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bptt.gradient import chunks
-from bptt.gradient.memory import Costs
+from bptt.gradient.memory import Costs, measure
+from bptt.gradient.plan import Plan, choose
 from bptt.gradient.sequences import Part, Sequences
+from bptt.gradient.sweep import Swept, sweep
 
 MOST_ROWS = 512
 """Sequences side by side beyond which more of them no longer make a step cheaper."""
+
+
+class Truncation(NamedTuple):
+    """How to truncate: to `window` steps, with `stride` losses a window, in a budget of bytes."""
+
+    window: int
+    stride: int
+    budget: int | None
+
+
+def sweep_windows(
+    net: nn.Module, sequences: Sequences, state: Any, how: Truncation, scale: float
+) -> Swept:
+    """Add the truncated gradient, as `sweep` does the exact one."""
+    T, B = sequences.T, sequences.B
+    window, stride, budget = how
+    costs = None if budget is None else measure(net, sequences.block(0, window, 0), state, budget)
+    axes = batch_axes(net, sequences) if stride < window else None
+    group = 1 if axes is None else largest_group(costs, budget, T, B, window)
+    pace = choose(costs, window, budget).chunk
+    known = {0: chunks.detach(state)}  # by the step that comes next
+    head: Swept | None = None
+    loss: Tensor | float = 0.0
+    for some in windows(T, window, stride, group):
+        known = _states(net, sequences, known, some.starts, pace)
+        block = sequences.windows(some.starts, some.steps, some.first)
+        plan = choose(costs, some.steps, budget) if len(known) == 1 else Plan.full(some.steps)
+        start_state = side_by_side(list(known.values()), axes) if head else state
+        swept = sweep(net, block, start_state, plan, scale, synchronise=some.stop == T)
+        sequences.add_windows(some.starts, block)
+        head = head or swept
+        loss = loss + swept.loss
+        last_start = some.starts[-1]
+        after = last_of(swept.after, axes, len(some.starts))
+        known = {last_start: known[last_start], some.stop: after}
+    assert head is not None
+    return Swept(torch.as_tensor(loss), after, head.first)
+
+
+def _states(
+    net: nn.Module, sequences: Sequences, known: dict[int, Any], wanted: Iterable[int], pace: int
+) -> dict[int, Any]:
+    """Return the states before steps that are wanted, which rise, from one that is known."""
+    steps = list(wanted)
+    at = max(step for step in known if step <= steps[0])
+    states = {at: known[at]}
+    for start in range(at, steps[-1], pace):
+        stop = min(start + pace, steps[-1])
+        marks = [*(step for step in steps if start < step < stop), stop]
+        part = sequences.part(start, stop)
+        found = chunks.states_after(net, part, states[start], [mark - start for mark in marks])
+        states.update(zip(marks, found, strict=True))
+    return {step: states[step] for step in steps}
 
 
 class Windows(NamedTuple):
