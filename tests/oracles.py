@@ -150,6 +150,65 @@ def tied_copies(net: bptt.Network, y: Tensor, x: Tensor | None) -> tuple[float, 
     return float(loss.detach()), total
 
 
+def unrolled(
+    net: bptt.Network,
+    y: Tensor,
+    x: Tensor | None,
+    forced: Tensor,
+    *,
+    feedback: str,
+    noise: Tensor,
+    resets: Tensor | None = None,
+) -> Tensor:
+    """Return −log p(yᵗ | oᵗ), (T, B), unrolled by hand, with its graph.
+
+    forced: (T, B), where the true yᵗ⁻¹ enters; elsewhere what the network said, by the noise.
+    """
+    layer, likelihood = net.recurrent, net.likelihood
+    T, B, width = *y.shape[:2], likelihood.encoding.width
+    is_symbol = isinstance(likelihood, bptt.Categorical)
+    true = one_hot(y, width) if is_symbol else y
+    rows = []
+    for i in range(B):
+        h, own, losses = torch.zeros(layer.hidden_size).double(), torch.zeros(width).double(), []
+        for t in range(T):
+            fed = true[t - 1, i] if t > 0 and forced[t, i] else own
+            if resets is not None and resets[t, i]:
+                h, fed = torch.zeros_like(h), torch.zeros_like(fed)
+            a = layer.bias_ih_l0
+            a = a + layer.weight_hh_l0 @ h if net.recurrence != "output" else a
+            a = a + net.R @ fed if net.recurrence != "hidden" else a
+            a = a + net.U @ x[t, i] if x is not None else a
+            h = ACTIVATIONS[net.cell](a)
+            o = net.readout.bias + net.readout.weight @ h
+            losses.append(-distribution(likelihood, o).log_prob(y[t, i]).sum())
+            own = said(likelihood, o, noise[t, i], feedback)
+        rows.append(torch.stack(losses))
+    return torch.stack(rows, 1)
+
+
+def distribution(likelihood: bptt.Likelihood, o: Tensor) -> torch.distributions.Distribution:
+    """Return p(y | o) as torch has it."""
+    if isinstance(likelihood, bptt.Categorical):
+        return torch.distributions.Categorical(logits=o)
+    if isinstance(likelihood, bptt.Bernoulli):
+        return torch.distributions.Bernoulli(logits=o)
+    return torch.distributions.Normal(o, likelihood.log_scale.exp())
+
+
+def said(likelihood: bptt.Likelihood, o: Tensor, noise: Tensor, feedback: str) -> Tensor:
+    """Return the vector that a network feeds back of itself."""
+    p = distribution(likelihood, o)
+    if isinstance(likelihood, bptt.Categorical):
+        symbol = (p.probs.cumsum(0) <= noise).sum()
+        return p.probs if feedback == "mean" else one_hot(symbol, len(o))
+    if feedback == "mean":
+        return p.mean
+    if isinstance(likelihood, bptt.Bernoulli):
+        return (noise < p.probs).double()
+    return (p.mean + p.stddev * noise).detach()
+
+
 @functools.cache
 def fewest_reruns(chunks: int, held: int) -> int:
     """Return the least number of runs without gradient that reverse so many chunks.

@@ -9,10 +9,13 @@ from .model.layers import GRU as GRU
 from .model.layers import LSTM as LSTM
 from .model.layers import RNN as RNN
 from .model.layers import accelerate as accelerate
+from .model.likelihoods import Bernoulli as Bernoulli
 from .model.likelihoods import Categorical as Categorical
+from .model.likelihoods import Gaussian as Gaussian
+from .model.likelihoods import Likelihood as Likelihood
 from .model.network import Network as Network
-from .model.network import Output as Output
-from .model.network import State as State
+from .model.state import Output as Output
+from .model.state import State as State
 from .training.data import Text as Text
 from .training.data import read_text as read_text
 from .training.fit import Interrupted as Interrupted

@@ -205,7 +205,7 @@ def _write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: i
     given = vocabulary.encode(prompt).unsqueeze(1) if prompt else None
     tokens = net.stream(steps, prompt=given, temperature=temperature, generator=generator)
     print(prompt, end="")
-    for piece in vocabulary.decode_stream(int(y) for y in tokens):
+    for piece in vocabulary.decode_stream(y for some in tokens for y in some[:, 0].tolist()):
         print(piece, end="", flush=True)
     print()
 

@@ -22,6 +22,7 @@ from bptt.gradient.plan import Plan
 from bptt.gradient.schedule import reruns
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
+from bptt.model.state import Regime
 from tests.networks import RECURRENT_CELLS, UsersLSTM, flat_gradient, make
 
 EXACT = {"rtol": 0.0, "atol": 1e-11}
@@ -61,7 +62,7 @@ def test_every_plan_is_exact_and_runs_what_it_predicts(
     for plan in plans(T):
         x.grad = None
         net.zero_grad()
-        sequences = Sequences.checked(y, x, lengths, None, CPU)
+        sequences = Sequences.checked(y, x, Regime(lengths), None, CPU)
         with (
             mock.patch.object(chunks, "with_graph", wraps=chunks.with_graph) as run,
             mock.patch.object(chunks, "without_graph", wraps=chunks.without_graph) as rerun,
@@ -121,7 +122,7 @@ def test_a_users_own_module_with_dropout_and_integers_in_its_state(dropout: floa
 def test_dropout_drops_the_same_when_a_chunk_is_run_again(plan: Plan) -> None:
     net = UsersLSTM(0.5).double()
     y = torch.randint(5, (150, 2))
-    sequences = Sequences.checked(y, None, None, None, CPU)
+    sequences = Sequences.checked(y, None, Regime(), None, CPU)
     gradients = []
     for each in (Plan.full(150), plan):
         torch.manual_seed(3)

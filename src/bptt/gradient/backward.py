@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -25,6 +25,7 @@ from bptt.gradient.plan import choose, device_of
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
 from bptt.gradient.truncation import Truncation, sweep_windows
+from bptt.model.state import Regime, is_random
 
 
 class Backward(NamedTuple):
@@ -49,7 +50,10 @@ def backward(
     window: int | None = None,
     stride: int | None = None,
     memory: int | str | None = None,
+    forcing: float | Bool[Tensor, "T B"] = 1.0,
+    feedback: str = "sample",
     lengths: Int[Tensor, " B"] | None = None,
+    resets: Bool[Tensor, "T B"] | None = None,
     loss_weights: Float[Tensor | np.ndarray, "T B"] | None = None,
     reduction: str = "mean",
 ) -> Backward:
@@ -62,7 +66,9 @@ def backward(
     reach back to k > e − p. stride: s, from 1 to p, by default p.
     memory: how much to work in, in bytes or as in "64MB"; what does not fit is computed again. By
     default all states are kept. The gradients themselves are not counted; `bptt.plan` tells more.
-    lengths: (B,), where each sequence ends if that is before T.
+    forcing, feedback: what enters as yᵗ⁻¹, as in a call of the net: by default the true one.
+    lengths: (B,), where each sequence ends if that is before T. resets: (T, B), the steps before
+    which a sequence's state is zeroed.
     loss_weights: w, (T, B); 0 where there is no target.
     reduction: "mean" for Σ w·nll / Σ w, or "sum" for Σ w·nll, the textbook's L.
 
@@ -77,7 +83,8 @@ def backward(
     require_choice("reduction", reduction, ("mean", "sum"))
     require_window(window, stride)
     budget = None if memory is None else as_bytes("memory", memory)
-    sequences = Sequences.checked(y, x, lengths, loss_weights, device_of(net))
+    regime = Regime(lengths, resets, forcing, feedback)
+    sequences = Sequences.checked(y, x, regime, loss_weights, device_of(net))
     scale = 1 / _total_weight(sequences) if reduction == "mean" else 1.0
     leaves = [*net.parameters(), *_leaves_behind([x, *pytree.tree_leaves(state)])]
     with _unchanged_on_failure(leaves), torch.enable_grad():
@@ -86,9 +93,19 @@ def backward(
             swept = sweep(net, sequences, state, choose(costs, sequences.T, budget), scale)
         else:
             how = Truncation(window, stride or window, budget)
+            _require_repeatable(how, regime)
             swept = sweep_windows(net, sequences, state, how, scale)
         _hand_on(x, sequences.grad_x, state, swept.first)
     return Backward(swept.loss, sequences.steps, swept.after)
+
+
+def _require_repeatable(how: Truncation, regime: Regime) -> None:
+    """Raise BpttError where windows that overlap would each draw other values for the same step."""
+    if how.stride < how.window and is_random(regime.forcing, regime.feedback):
+        raise BpttError(
+            f"stride is {how.stride} with forcing by chance; expected the window, {how.window}, "
+            'or a forcing that gives the same each time: 1, or a (T, B) mask with feedback "mean"'
+        )
 
 
 def _total_weight(sequences: Sequences) -> float:

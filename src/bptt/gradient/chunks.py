@@ -1,9 +1,9 @@
 """One chunk of time: run a model over it without a graph, or with one and back.
 
 A model is a Network, or any module that is called like one: `net(y, x, state=state)`, with
-`lengths=` where they are given, returns the nll, (T, B), and the state, as a pair or as attributes
-of these names. Its state is a tensor or any nesting of tuples, lists and dicts of tensors; it takes
-state=None for a fresh one.
+`lengths=`, `resets=`, `forcing=` and `feedback=` where they are given, returns the nll, (T, B), and
+the state, as a pair or as attributes of these names. Its state is a tensor or any nesting of tuples,
+lists and dicts of tensors; it takes state=None for a fresh one.
 """
 
 from __future__ import annotations
@@ -61,15 +61,16 @@ def without_graph(net: nn.Module, part: Part, state: Any) -> Any:
     """Return the state at the end of the chunk."""
     with torch.no_grad():
         if isinstance(net, Network):
-            return net.advance(part.y, part.x, state=state, lengths=part.lengths)
+            return net.advance(part.y, part.x, state=state, **part.regime.options())
         return detach(_call(net, part, state)[1])
 
 
 def states_after(net: nn.Module, part: Part, state: Any, steps: Sequence[int]) -> list[Any]:
     """Return the state after each of several numbers of steps, which rise, of the chunk."""
-    if isinstance(net, Network) and net.cell != "lstm":
+    options = part.regime.options()
+    if isinstance(net, Network) and net.cell != "lstm" and "forcing" not in options:
         with torch.no_grad():
-            return net.states_after(steps, part.y, part.x, state=state, lengths=part.lengths)
+            return net.states_after(steps, part.y, part.x, state=state, **options)
     states, at = [], 0
     for step in steps:
         state = without_graph(net, part.steps(at, step), state) if step > at else detach(state)
@@ -110,8 +111,7 @@ def unsynchronised(net: nn.Module) -> AbstractContextManager[None]:
 
 
 def _call(net: nn.Module, part: Part, state: Any) -> tuple[Tensor, Any]:
-    options = {} if part.lengths is None else {"lengths": part.lengths}
-    out = net(part.y, part.x, state=state, **options)
+    out = net(part.y, part.x, state=state, **part.regime.options())
     if hasattr(out, "nll") and hasattr(out, "state"):
         nll, after = out.nll, out.state
     elif isinstance(out, tuple) and len(out) == 2:

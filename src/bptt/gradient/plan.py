@@ -14,6 +14,7 @@ from bptt.gradient.memory import Costs, measure
 from bptt.gradient.schedule import reruns
 from bptt.gradient.sequences import Sequences
 from bptt.model.network import Network
+from bptt.model.state import Regime
 
 STATES_IN_USE = 3
 """Beside those held: that at the end of all, that before the chunk at hand, and its gradient."""
@@ -105,7 +106,7 @@ def plan(
         raise BpttError(
             f"the model is a {type(net).__name__}; expected a Network, or y (and x) to run it on"
         )
-    sequences = Sequences.checked(y, x, None, None, device_of(net))
+    sequences = Sequences.checked(y, x, Regime(), None, device_of(net))
     if sequences.B != B:
         raise BpttError(f"y has {sequences.B} sequences; expected B = {B}")
     budget = None if memory is None else as_bytes("memory", memory)

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, Shaped
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_shape
-from bptt.model.network import require_lengths
+from bptt.model.state import Regime, as_mask, require_lengths
 
 Series = Tensor | np.ndarray
 STEPS_AT_ONCE = 1 << 16
@@ -22,14 +22,14 @@ class Part(NamedTuple):
     """A few steps, as tensors.
 
     x: a leaf of a new graph, where x asks for a gradient.
-    lengths: how many of these steps each sequence has, where they differ.
+    regime: how it is run: lengths, resets and what is fed back.
     weights: w, (T, B), 0 beyond a sequence's end; None where all are 1.
     unscored: how many of the first steps have no loss.
     """
 
     y: Shaped[Tensor, "T B *y"]
     x: Shaped[Tensor, "T B *x"] | None
-    lengths: Int[Tensor, " B"] | None
+    regime: Regime
     weights: Float[Tensor, "T B"] | None
     unscored: int
 
@@ -38,7 +38,7 @@ class Part(NamedTuple):
         return Part(
             self.y[start:stop],
             None if self.x is None else self.x[start:stop],
-            None if self.lengths is None else (self.lengths - start).clamp(0, stop - start),
+            self.regime.part(start, stop),
             None if self.weights is None else self.weights[start:stop],
             min(max(0, self.unscored - start), stop - start),
         )
@@ -54,7 +54,7 @@ class Sequences:
 
     y: Series
     x: Series | None
-    lengths: Tensor | None
+    regime: Regime
     loss_weights: Series | None
     device: torch.device
     grad_x: Tensor | None
@@ -62,7 +62,7 @@ class Sequences:
 
     @classmethod
     def checked(
-        cls, y: Any, x: Any, lengths: Any, loss_weights: Any, device: torch.device
+        cls, y: Any, x: Any, regime: Regime, loss_weights: Any, device: torch.device
     ) -> Sequences:
         """Return the sequences, or raise BpttError unless their shapes go together."""
         if y is None:
@@ -82,9 +82,13 @@ class Sequences:
             require_shape("x", x.shape, f"(T, B{features})", (T, B, *[None] * (x.ndim - 2)))
         if loss_weights is not None:
             require_shape("loss_weights", loss_weights.shape, "(T, B)", (T, B))
-        require_lengths(lengths, T, B)
+        require_lengths(regime.lengths, T, B)
+        if regime.resets is not None:
+            regime = regime._replace(resets=as_mask("resets", regime.resets, T, B))
+        if isinstance(regime.forcing, Tensor):
+            regime = regime._replace(forcing=as_mask("forcing", regime.forcing, T, B))
         grad_x = torch.zeros_like(x) if isinstance(x, Tensor) and x.requires_grad else None
-        return cls(y, x, lengths, loss_weights, device, grad_x)
+        return cls(y, x, regime, loss_weights, device, grad_x)
 
     @property
     def T(self) -> int:
@@ -99,27 +103,26 @@ class Sequences:
     @property
     def steps(self) -> int:
         """How many yᵗ there are, over all sequences."""
-        return self.T * self.B if self.lengths is None else int(self.lengths.sum())
+        lengths = self.regime.lengths
+        return self.T * self.B if lengths is None else int(lengths.sum())
 
     @property
     def kind(self) -> tuple[object, ...]:
         """What the sequences are, but for their values and T."""
         series = (self.y, self.x, self.loss_weights)
         kinds = [None if s is None else (s.shape[1:], s.dtype) for s in series]
-        asks, is_ragged = self.grad_x is not None, self.lengths is not None
-        return (*kinds, asks, is_ragged)
+        regime = self.regime
+        masked = (isinstance(part, Tensor) for part in regime)
+        return (*kinds, self.grad_x is not None, *masked, regime.feedback, _always(regime.forcing))
 
     def part(self, start: int, stop: int) -> Part:
         """Return the steps from start to stop − 1."""
         x = None if self.x is None else self._read(self.x, start, stop).detach()
         if x is not None and self.grad_x is not None:
             x.requires_grad_()
-        lengths = None
-        if self.lengths is not None:
-            lengths = (self.lengths - start).clamp(0, stop - start)
         unscored = min(max(0, self.start - start), stop - start)
         y = self._read(self.y, start, stop).detach()
-        return Part(y, x, lengths, self._weights(start, stop), unscored)
+        return Part(y, x, self.regime.part(start, stop), self._weights(start, stop), unscored)
 
     def add_gradient(self, start: int, part: Part) -> None:
         """Add what reached a part's x to the gradient of x."""
@@ -145,7 +148,7 @@ class Sequences:
         return Sequences(
             self.y[start:stop],
             None if self.x is None else self.x[start:stop],
-            None if self.lengths is None else (self.lengths - start).clamp(0, stop - start),
+            self.regime.part(start, stop),
             None if self.loss_weights is None else self.loss_weights[start:stop],
             self.device,
             None if self.grad_x is None else self.grad_x[start:stop],
@@ -163,22 +166,23 @@ class Sequences:
         begin, end = starts[0], starts[-1] + steps
         stride = starts[1] - starts[0]
 
-        def side_by_side(series: Series | None) -> Tensor | None:
-            if series is None:
-                return None
+        def apart(series: Series) -> Tensor:
             rows = self._read(series, begin, end).detach()
-            apart = rows.unfold(0, steps, stride).movedim(-1, 0)  # (steps, windows, B, ...)
-            return apart.flatten(1, 2)
+            windows = rows.unfold(0, steps, stride).movedim(-1, 0)  # (steps, windows, B, ...)
+            return windows.flatten(1, 2)
 
-        lengths = None
-        if self.lengths is not None:
-            origins = torch.tensor(starts, device=self.lengths.device).unsqueeze(1)
-            lengths = (self.lengths - origins).clamp(0, steps).flatten()
-        y, x = side_by_side(self.y), side_by_side(self.x)
-        assert y is not None
+        lengths, resets, forcing, feedback = self.regime
+        if lengths is not None:
+            origins = torch.tensor(starts, device=lengths.device).unsqueeze(1)
+            lengths = (lengths - origins).clamp(0, steps).flatten()
+        if isinstance(forcing, Tensor):
+            forcing = apart(forcing)
+        resets = None if resets is None else apart(resets)
+        regime = Regime(lengths, resets, forcing, feedback)
+        x = None if self.x is None else apart(self.x)
         grad_x = None if self.grad_x is None or x is None else torch.zeros_like(x)
-        weights = side_by_side(self.loss_weights)
-        return Sequences(y, x, lengths, weights, self.device, grad_x, first)
+        weights = None if self.loss_weights is None else apart(self.loss_weights)
+        return Sequences(apart(self.y), x, regime, weights, self.device, grad_x, first)
 
     def add_windows(self, starts: Sequence[int], windows: Sequences) -> None:
         """Add the gradients of several windows' x, which overlap, to that of x."""
@@ -200,8 +204,13 @@ class Sequences:
         weights = None
         if self.loss_weights is not None:
             weights = self._read(self.loss_weights, start, stop).detach()
-        if self.lengths is not None:
-            steps = torch.arange(start, stop, device=self.lengths.device).unsqueeze(1)
-            alive = steps < self.lengths
+        lengths = self.regime.lengths
+        if lengths is not None:
+            alive = torch.arange(start, stop, device=lengths.device).unsqueeze(1) < lengths
             weights = alive if weights is None else weights * alive
         return weights
+
+
+def _always(forcing: float | Tensor) -> bool:
+    """Return whether the true values are always fed back."""
+    return not isinstance(forcing, Tensor) and forcing == 1

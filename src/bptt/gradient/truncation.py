@@ -19,6 +19,7 @@ from bptt.gradient.memory import Costs, measure
 from bptt.gradient.plan import Plan, choose
 from bptt.gradient.sequences import Part, Sequences
 from bptt.gradient.sweep import Swept, sweep
+from bptt.model.state import Regime
 
 MOST_ROWS = 512
 """Sequences side by side beyond which more of them no longer make a step cheaper."""
@@ -130,13 +131,13 @@ def batch_axes(net: nn.Module, sequences: Sequences) -> list[int] | None:
     It is the one that doubles when the sequences do.
     """
     part = sequences.part(0, 1)
-    twice = Part(
-        torch.cat([part.y, part.y], 1),
-        None if part.x is None else torch.cat([part.x, part.x], 1),
-        None if part.lengths is None else torch.cat([part.lengths, part.lengths]),
-        None,
-        0,
-    )
+    lengths, resets, forcing, feedback = part.regime
+
+    def double(rows: Any, axis: int = 1) -> Any:
+        return torch.cat([rows, rows], axis) if isinstance(rows, Tensor) else rows
+
+    regime = Regime(double(lengths, 0), double(resets), double(forcing), feedback)
+    twice = Part(double(part.y), double(part.x), regime, None, 0)
     with torch.random.fork_rng(), chunks.unsynchronised(net):
         one, two = (pytree.tree_leaves(chunks.without_graph(net, p, None)) for p in (part, twice))
     axes = []

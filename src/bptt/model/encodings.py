@@ -34,6 +34,10 @@ class Features:
         require_dtype(name, values, like)
         return values if alive is None else values.masked_fill(~alive.unsqueeze(-1), 0)
 
+    def blank(self, B: int, like: Tensor) -> Float[Tensor, "B width"]:
+        """Return what stands for no value: zeros."""
+        return like.new_zeros(B, self.width)
+
     def zeros(self, T: int, B: int, like: Tensor) -> Float[Tensor, "T B width"]:
         """Return zero vectors, with the dtype and device of `like`."""
         return like.new_zeros(T, B, self.width)
@@ -93,14 +97,21 @@ class Tokens:
             )
         return values
 
+    def blank(self, B: int, like: Tensor) -> Int64[Tensor, " B"]:
+        """Return what stands for no value."""
+        return torch.full((B,), BLANK, dtype=torch.int64, device=like.device)
+
     def zeros(self, T: int, B: int, like: Tensor) -> Int64[Tensor, "T B"]:
         """Return the first token, everywhere."""
         return torch.zeros(T, B, dtype=torch.int64, device=like.device)
 
     def project(
-        self, values: Shaped[Tensor, "T B"], weight: Float[Tensor, "G width"]
+        self, values: Shaped[Tensor, "T B ..."], weight: Float[Tensor, "G width"]
     ) -> Float[Tensor, "T B G"]:
-        """Return `weight` times the one-hot vector of every token, by looking up its column."""
+        """Return `weight` times the one-hot vector of every token, by looking up its column.
+
+        Values that are real are taken for the vectors themselves: the probabilities of the tokens.
+        """
         return reference.project(values, weight)
 
 

@@ -47,19 +47,22 @@ class Recurrent(RNNBase):
         if is_projected:  # with the biases that stand outside the loop
             b_ih, b_hh = None, b_hh if self.mode == "GRU" else None
         cell = CELLS[self.mode]
-        assert W is not None
         given = Given(rows, U, W, b_ih, b_hh, state[0])
         h, last = ops.layer(cell, given, layout)
         return h, (last,)
 
-    def part(self, name: str, suffix: str) -> Tensor | None:
+    def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
         return getattr(self, name + suffix, None)
 
-    def input_bias(self) -> Tensor | None:
-        """Return what is added to the first layer's projected input: torch's two biases in one."""
-        b_ih, b_hh = self.part("bias_ih", "_l0"), self.part("bias_hh", "_l0")
+    def input_bias(self, suffix: str = "_l0") -> Tensor | None:
+        """Return what is added to a layer's projected input: torch's two biases in one."""
+        b_ih, b_hh = self.part("bias_ih", suffix), self.part("bias_hh", suffix)
         return None if b_ih is None or b_hh is None else b_ih + b_hh
+
+    def step(self, suffix: str) -> reference.Step:
+        """Return what one layer does to its projected input and its state at one step, plainly."""
+        raise NotImplementedError
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
@@ -171,6 +174,10 @@ class RNN(Recurrent):
         super().__init__(mode, input_size, hidden_size, num_layers, *options, **named_options)
         self.nonlinearity = nonlinearity
 
+    def step(self, suffix: str) -> reference.Step:
+        """Return h ← f(p + W h)."""
+        return reference.elman(self.part("weight_hh", suffix), ACTIVATIONS[self.nonlinearity])
+
 
 class GRU(Recurrent):
     """torch.nn.GRU, faster on a CPU: a gated recurrent unit (Cho et al. 2014) in torch's form.
@@ -183,9 +190,15 @@ class GRU(Recurrent):
     def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__("GRU", input_size, hidden_size, *options, **named)
 
-    def input_bias(self) -> Tensor | None:
+    def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return the first bias alone: the second sits inside the reset gate's product."""
-        return self.part("bias_ih", "_l0")
+        bias: Tensor | None = self.part("bias_ih", suffix)
+        return bias
+
+    def step(self, suffix: str) -> reference.Step:
+        """Return a gated recurrent unit's step."""
+        W, b_hh = self.part("weight_hh", suffix), self.part("bias_hh", suffix)
+        return reference.gru(W, W.new_zeros(len(W)) if b_hh is None else b_hh)
 
 
 class LSTM(Recurrent):
@@ -212,12 +225,12 @@ class LSTM(Recurrent):
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, by the reference."""
         if not is_projected:
-            U, b_ih, b_hh = (self.part(p, suffix) for p in ("weight_ih", "bias_ih", "bias_hh"))
-            bias = b_ih if b_ih is None or b_hh is None else b_ih + b_hh
-            rows = reference.project(rows, U, bias)  # type: ignore[arg-type]
-        W = self.part("weight_hh", suffix)
-        assert W is not None
-        return reference.unroll(reference.lstm(W), rows, state, layout)
+            rows = reference.project(rows, self.part("weight_ih", suffix), self.input_bias(suffix))
+        return reference.unroll(self.step(suffix), rows, state, layout)
+
+    def step(self, suffix: str) -> reference.Step:
+        """Return a long short-term memory's step."""
+        return reference.lstm(self.part("weight_hh", suffix))
 
 
 def accelerate(model: Module) -> Module:
@@ -264,10 +277,19 @@ class Feedforward(nn.Module):
         """Return what print(net) shows of it."""
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
 
-    def input_bias(self) -> Tensor:
-        """Return what is added to the first layer's projected input."""
-        bias: Tensor = self.bias_ih_l0
+    def part(self, name: str, suffix: str) -> Any:
+        """Return a parameter, such as weight_ih_l0, or None for a W, which there is not."""
+        return getattr(self, name + suffix, None)
+
+    def input_bias(self, suffix: str = "_l0") -> Tensor:
+        """Return what is added to a layer's projected input."""
+        bias: Tensor = self.part("bias_ih", suffix)
         return bias
+
+    def step(self, suffix: str) -> reference.Step:
+        """Return h ← f(p), whatever the state."""
+        f = ACTIVATIONS[self.nonlinearity]
+        return lambda p, state: (f(p),)
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences: there is none."""
@@ -286,8 +308,10 @@ class Feedforward(nn.Module):
         every: list[Tensor] = []
         for k in range(self.num_layers):
             if k > 0 or not is_projected:
-                weight, bias = getattr(self, f"weight_ih_l{k}"), getattr(self, f"bias_ih_l{k}")
-                rows = reference.project(rows, weight, bias)
+                suffix = f"_l{k}"
+                rows = reference.project(
+                    rows, self.part("weight_ih", suffix), self.input_bias(suffix)
+                )
             rows = f(rows)
             every.append(rows)
         return every, None

@@ -1,19 +1,100 @@
-"""What the outputs mean: the probability of y given o, how y is fed back, and how to sample."""
+"""What the outputs mean: the probability of y given o, how y is fed back, and how to sample.
+
+Sampling is a function of the outputs and of random numbers that are drawn beforehand, so that the
+kernel's free run and the plain loop draw the same.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import math
+from typing import Any, ClassVar
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_whole
-from bptt.model.encodings import BLANK, Tokens
+from bptt.model.encodings import Encoding, Features, Tokens
 
 
-class Categorical(nn.Module):
+class Likelihood(nn.Module):
+    """What every likelihood has; a class of its own says what o, (..., O), means for y.
+
+    outputs: O. encoding: how y, or the mean of it, enters as yᵗ⁻¹.
+    """
+
+    kind: ClassVar[str]
+    outputs: int
+    encoding: Encoding
+
+    def config(self) -> dict[str, Any]:
+        """Return the likelihood as plain values, for a file."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Return what print(net) shows of it."""
+        return ", ".join(str(value) for key, value in self.config().items() if key != "kind")
+
+    def blank(self, B: int, like: Tensor) -> Shaped[Tensor, "B *y"]:
+        """Return the y⁰ of B fresh sequences, which is zero when fed back."""
+        return self.encoding.blank(B, like)
+
+    def checked(
+        self,
+        name: str,
+        y: Tensor,
+        T: int,
+        B: int,
+        like: Tensor,
+        alive: Bool[Tensor, "T B"] | None = None,
+    ) -> Shaped[Tensor, "T B *y"]:
+        """Return y, 0 where not alive, or raise BpttError unless p(y | o) can be above 0."""
+        raise NotImplementedError
+
+    def nll(
+        self, outputs: Float[Tensor, "T B O"], y: Shaped[Tensor, "T B *y"]
+    ) -> Float[Tensor, "T B"]:
+        """Return −log p(y | o), in nats, constants included."""
+        raise NotImplementedError
+
+    def mean(self, outputs: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows Y"]:
+        """Return the mean of y as it is fed back, with its gradient."""
+        raise NotImplementedError
+
+    def noise(
+        self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "T B *noise"]:
+        """Return the random numbers from which `draw` makes T samples of B sequences."""
+        raise NotImplementedError
+
+    def draw(
+        self,
+        outputs: Float[Tensor, "*rows O"],
+        noise: Float[Tensor, "..."],
+        temperature: float = 1.0,
+    ) -> Shaped[Tensor, "..."]:
+        """Return the y that the random numbers make of the outputs.
+
+        temperature: below 1 makes likely values likelier; 0 takes the likeliest.
+        """
+        raise NotImplementedError
+
+    def sample(
+        self,
+        outputs: Float[Tensor, "B O"],
+        temperature: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> Shaped[Tensor, "B *y"]:
+        """Draw y from p(y | o), at a temperature as in `draw`."""
+        require_temperature(temperature)
+        noise = self.noise(1, len(outputs), outputs, generator)[0]
+        return self.draw(outputs, noise, temperature)
+
+
+class Categorical(Likelihood):
     """One of n symbols at every step: p(y | o) = softmax(o)_y.
+
+    Its mean, as it is fed back, are the n probabilities.
 
     >>> import torch
     >>> o = torch.zeros(1, 1, 4)
@@ -21,30 +102,30 @@ class Categorical(nn.Module):
     1.3862943649291992
     """
 
+    kind = "categorical"
+
     def __init__(self, n: int) -> None:
         super().__init__()
         require_whole("the number of symbols n", n, 1)
         self.n = n
         self.outputs = n
-        self.encoding = Tokens(n)
-
-    def extra_repr(self) -> str:
-        """Return what print(net) shows of it."""
-        return str(self.n)
+        self.encoding: Tokens = Tokens(n)
 
     def config(self) -> dict[str, Any]:
         """Return the likelihood as plain values, for a file."""
-        return {"kind": "categorical", "n": self.n}
-
-    def blank(self, B: int, device: torch.device) -> Int[Tensor, " B"]:
-        """Return the y⁰ of B fresh sequences: no symbol, the zero vector when fed back."""
-        return torch.full((B,), BLANK, dtype=torch.int64, device=device)
+        return {"kind": self.kind, "n": self.n}
 
     def checked(
-        self, name: str, y: Tensor, T: int, B: int, alive: Bool[Tensor, "T B"] | None = None
-    ) -> Tensor:
+        self,
+        name: str,
+        y: Tensor,
+        T: int,
+        B: int,
+        like: Tensor,
+        alive: Bool[Tensor, "T B"] | None = None,
+    ) -> Int[Tensor, "T B"]:
         """Return y, 0 where not alive, or raise BpttError unless it holds symbols, (T, B)."""
-        return self.encoding.checked(name, y, T, B, y, alive, least=0)
+        return self.encoding.checked(name, y, T, B, like, alive, least=0)
 
     def nll(self, outputs: Float[Tensor, "T B n"], y: Int[Tensor, "T B"]) -> Float[Tensor, "T B"]:
         """Return −log softmax(o)_y, in nats."""
@@ -53,27 +134,198 @@ class Categorical(nn.Module):
         )
         return flat.view(y.shape)
 
-    def sample(
+    def mean(self, outputs: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
+        """Return softmax(o)."""
+        return torch.softmax(outputs, dim=-1)
+
+    def noise(
+        self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "T B"]:
+        """Return uniform random numbers."""
+        return torch.rand(T, B, dtype=like.dtype, device=like.device, generator=generator)
+
+    @torch.no_grad()
+    def draw(
         self,
-        outputs: Float[Tensor, "B n"],
+        outputs: Float[Tensor, "*rows n"],
+        noise: Float[Tensor, "*rows"],
         temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Int[Tensor, " B"]:
-        """Draw y from softmax(o / temperature); temperature 0 takes the likeliest symbol."""
-        if not 0 <= temperature < float("inf"):
-            raise BpttError(f"temperature is {temperature}; expected a finite number of at least 0")
+    ) -> Int[Tensor, "*rows"]:
+        """Return the first symbol up to which softmax(o / temperature) sums to over the noise."""
         if temperature < torch.finfo(outputs.dtype).tiny:  # 0, as far as these numbers can tell
             return outputs.argmax(dim=-1)
         below_best = outputs - outputs.amax(dim=-1, keepdim=True)  # so that no quotient overflows
-        probabilities = torch.softmax(below_best / temperature, dim=-1)
-        return torch.multinomial(probabilities, 1, generator=generator).squeeze(1)
+        summed = torch.softmax(below_best / temperature, dim=-1).cumsum(dim=-1)
+        target = noise.unsqueeze(-1) * summed[..., -1:]
+        return torch.searchsorted(summed, target, right=True).squeeze(-1).clamp(max=self.n - 1)
 
 
-Likelihood = Categorical
+class Bernoulli(Likelihood):
+    """d independent bits at every step: p(yᵢ = 1 | o) = σ(oᵢ).
+
+    y is (T, B, d) of zeros and ones. Its mean, as it is fed back, are the d probabilities.
+
+    >>> import torch
+    >>> float(Bernoulli(2).nll(torch.zeros(1, 1, 2), torch.ones(1, 1, 2)))  # 2 log 2 nats
+    1.3862943649291992
+    """
+
+    kind = "bernoulli"
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        require_whole("the number of bits d", d, 1)
+        self.d = d
+        self.outputs = d
+        self.encoding = Features(d)
+
+    def config(self) -> dict[str, Any]:
+        """Return the likelihood as plain values, for a file."""
+        return {"kind": self.kind, "d": self.d}
+
+    def checked(
+        self,
+        name: str,
+        y: Tensor,
+        T: int,
+        B: int,
+        like: Tensor,
+        alive: Bool[Tensor, "T B"] | None = None,
+    ) -> Float[Tensor, "T B d"]:
+        """Return y, 0 where not alive, or raise BpttError unless it holds bits, (T, B, d).
+
+        Booleans and whole numbers become the network's dtype.
+        """
+        y = y if y.is_floating_point() else y.to(like.dtype)
+        y = self.encoding.checked(name, y, T, B, like, alive)
+        if not bool(((y == 0) | (y == 1)).all()):
+            raise BpttError(
+                f"{name} has values from {float(y.min()):g} to {float(y.max()):g}; "
+                "expected 0 or 1 everywhere for Bernoulli"
+            )
+        return y
+
+    def nll(
+        self, outputs: Float[Tensor, "T B d"], y: Float[Tensor, "T B d"]
+    ) -> Float[Tensor, "T B"]:
+        """Return Σᵢ −log p(yᵢ | oᵢ), in nats."""
+        each = nn.functional.binary_cross_entropy_with_logits(outputs, y, reduction="none")
+        return each.sum(dim=-1)
+
+    def mean(self, outputs: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """Return σ(o)."""
+        return torch.sigmoid(outputs)
+
+    def noise(
+        self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "T B d"]:
+        """Return uniform random numbers."""
+        return torch.rand(T, B, self.d, dtype=like.dtype, device=like.device, generator=generator)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        outputs: Float[Tensor, "*rows d"],
+        noise: Float[Tensor, "*rows d"],
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "*rows d"]:
+        """Return 1 where σ(o / temperature) exceeds the noise."""
+        if temperature < torch.finfo(outputs.dtype).tiny:
+            return (outputs > 0).to(outputs.dtype)
+        return (noise < torch.sigmoid(outputs / temperature)).to(outputs.dtype)
+
+
+class Gaussian(Likelihood):
+    """d independent real numbers at every step: p(yᵢ | o) is normal with mean oᵢ and a scale sᵢ.
+
+    y is (T, B, d). scale: "learned" for one parameter log sᵢ a dimension; "fixed" for s = 1, with
+    which the loss is half the squared error, and a constant.
+
+    >>> import torch
+    >>> o, y = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 2.0)
+    >>> Gaussian(1).nll(o, y).item()  # 2² / 2 + log(2π) / 2 nats
+    2.918938636779785
+    """
+
+    kind = "gaussian"
+
+    def __init__(self, d: int, *, scale: str = "learned") -> None:
+        super().__init__()
+        require_whole("the number of dimensions d", d, 1)
+        require_choice("scale", scale, ("learned", "fixed"))
+        self.d, self.scale = d, scale
+        self.outputs = d
+        self.encoding = Features(d)
+        self.log_scale = nn.Parameter(torch.zeros(d), requires_grad=scale == "learned")
+
+    def config(self) -> dict[str, Any]:
+        """Return the likelihood as plain values, for a file."""
+        return {"kind": self.kind, "d": self.d, "scale": self.scale}
+
+    def checked(
+        self,
+        name: str,
+        y: Tensor,
+        T: int,
+        B: int,
+        like: Tensor,
+        alive: Bool[Tensor, "T B"] | None = None,
+    ) -> Float[Tensor, "T B d"]:
+        """Return y, 0 where not alive, or raise BpttError unless it holds finite numbers."""
+        y = self.encoding.checked(name, y, T, B, like, alive)
+        if not bool(y.isfinite().all()):
+            t, b, i = (~y.isfinite()).nonzero()[0].tolist()
+            raise BpttError(
+                f"{name} is {float(y[t, b, i])} at step {t} of sequence {b}, dimension {i}; "
+                "expected finite numbers (where there is no target, any, with loss_weights 0)"
+            )
+        return y
+
+    def nll(
+        self, outputs: Float[Tensor, "T B d"], y: Float[Tensor, "T B d"]
+    ) -> Float[Tensor, "T B"]:
+        """Return Σᵢ (yᵢ − oᵢ)² / 2sᵢ² + log sᵢ + log(2π) / 2, in nats."""
+        z = (y - outputs) * torch.exp(-self.log_scale)
+        constant = self.log_scale.sum() + self.d * math.log(2 * math.pi) / 2
+        return 0.5 * z.square().sum(dim=-1) + constant
+
+    def mean(self, outputs: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
+        """Return o."""
+        return outputs
+
+    def noise(
+        self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
+    ) -> Float[Tensor, "T B d"]:
+        """Return standard normal random numbers."""
+        return torch.randn(T, B, self.d, dtype=like.dtype, device=like.device, generator=generator)
+
+    @torch.no_grad()
+    def draw(
+        self,
+        outputs: Float[Tensor, "*rows d"],
+        noise: Float[Tensor, "*rows d"],
+        temperature: float = 1.0,
+    ) -> Float[Tensor, "*rows d"]:
+        """Return o plus the noise times s times the temperature."""
+        return outputs + noise * (temperature * self.log_scale.exp())
+
+
+KINDS: dict[str, type[Likelihood]] = {
+    "categorical": Categorical,
+    "bernoulli": Bernoulli,
+    "gaussian": Gaussian,
+}
 
 
 def likelihood_from_config(config: dict[str, Any]) -> Likelihood:
     """Return the likelihood that `Likelihood.config` described."""
-    kinds = {"categorical": Categorical}
-    require_choice("likelihood", config["kind"], list(kinds))
-    return kinds[config["kind"]](config["n"])
+    rest = dict(config)
+    kind = rest.pop("kind")
+    require_choice("likelihood", kind, list(KINDS))
+    return KINDS[kind](**rest)
+
+
+def require_temperature(temperature: float) -> None:
+    """Raise BpttError unless samples can be drawn at this temperature."""
+    if not 0 <= temperature < math.inf:
+        raise BpttError(f"temperature is {temperature}; expected a finite number of at least 0")

@@ -7,15 +7,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_memory, require_shape, require_whole
-from bptt.kernel.layout import Packing
+from bptt.kernel.layout import DENSE, Layout, Packing
+from bptt.model.closed_loop import as_rows, free_run, mean_loop
 from bptt.model.encodings import (
     Encoding,
     Tokens,
@@ -25,62 +27,54 @@ from bptt.model.encodings import (
     require_dtype,
 )
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward, Hidden
-from bptt.model.likelihoods import Likelihood, likelihood_from_config
+from bptt.model.likelihoods import Likelihood, likelihood_from_config, require_temperature
+from bptt.model.state import (
+    FEEDBACKS,
+    Given,
+    Output,
+    Regime,
+    State,
+    as_mask,
+    at_ends,
+    batch_size,
+    each,
+    forced_steps,
+    leading,
+    parts,
+    steps_alive,
+    where,
+)
 
 RECURRENCES = ("hidden", "output", "both")
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
-
-
-class State(NamedTuple):
-    """What a network carries from one step to the next; every part may be left out, meaning zero.
-
-    hidden: (layers, B, H), or a pair (h, c) of these for an LSTM; None where nothing loops over h.
-    y: the last true y, (B,) for symbols.
-    """
-
-    hidden: Hidden = None
-    y: Tensor | None = None
-
-
-class Output(NamedTuple):
-    """What a call of a network returns.
-
-    nll: (T, B), −log p(yᵗ | oᵗ) in nats, 0 beyond a sequence's end; None without y.
-    outputs: oᵗ, (T, B, O), and hidden: the top layer's hᵗ, (T, B, H), of no meaning beyond it.
-    state: each sequence's at its own end.
-    """
-
-    nll: Float[Tensor, "T B"] | None
-    outputs: Float[Tensor, "T B O"]
-    hidden: Float[Tensor, "T B H"]
-    state: State
+STREAM_STEPS = 64
+"""How many steps of a free run are computed at once."""
 
 
 class Reading(NamedTuple):
-    """What a network made of a sequence before its read-out.
+    """What a network made of a sequence, but for its losses.
 
-    y: as checked, and alive: (T, B), which steps lie within their sequences, if not all do.
-    history: y⁰ and, if y is given, y¹ to yᵀ. start: h⁰.
-    states: hᵗ, (T, B, H), of every layer or of the top one alone; last: each sequence's.
+    given: what it read. states: hᵗ, (T, B, H), of every layer or of the top one alone; last: each
+    sequence's. said: what the network said itself, with what it said before in front, (T + 1, B,
+    ...); None if it was forced throughout. outputs: oᵗ, if they had to be computed on the way.
     """
 
-    y: Tensor | None
-    alive: Bool[Tensor, "T B"] | None
-    history: Tensor
-    start: Hidden
+    given: Given
     states: list[Float[Tensor, "T B H"]]
     last: Hidden
+    said: Tensor | None = None
+    outputs: Float[Tensor, "T B O"] | None = None
+
+    @property
+    def history(self) -> Tensor:
+        """The true y⁰ and, if y is given, y¹ to yᵀ."""
+        first = self.given.y0.unsqueeze(0)
+        return first if self.given.y is None else torch.cat([first, self.given.y])
 
     def after(self, lengths: Tensor | None) -> State:
         """Return each sequence's state at its own end."""
-        if self.y is None:
-            return State(self.last)
-        if lengths is None:
-            return State(self.last, self.history[-1].clone())  # a view would keep all of it
-        return State(
-            self.last,
-            self.history[lengths.long(), torch.arange(len(lengths), device=lengths.device)],
-        )
+        y = None if self.given.y is None else at_ends(self.history, lengths)
+        return State(self.last, y, None if self.said is None else at_ends(self.said, lengths))
 
 
 class Network(nn.Module):
@@ -183,12 +177,13 @@ class Network(nn.Module):
 
     def fresh_state(self, B: int) -> State:
         """Return h⁰ = 0 and y⁰ = 0 for B sequences."""
-        return State(*self._start(None, B))
+        hidden, y, _ = self._start(None, B)
+        return State(hidden, y)
 
     def example(self, T: int, B: int) -> tuple[Tensor, Tensor | None]:
         """Return a y and an x of the right kind, all zero."""
         weight = self.readout.weight
-        blank = self.likelihood.blank(B, weight.device)
+        blank = self.likelihood.blank(B, weight)
         y = torch.zeros_like(blank).expand(T, *blank.shape)
         has_x = self.inputs.width > 0 and not self.x_can_be_previous_y
         return y, self.inputs.zeros(T, B, weight) if has_x else None
@@ -199,24 +194,30 @@ class Network(nn.Module):
         x: Shaped[Tensor, "T B *x"] | None = None,
         *,
         state: State | None = None,
-        forcing: float = 1.0,
+        forcing: float | Bool[Tensor, "T B"] = 1.0,
+        feedback: str = "sample",
         lengths: Int[Tensor, " B"] | None = None,
+        resets: Bool[Tensor, "T B"] | None = None,
     ) -> Output:
-        """Run T steps with the true yᵗ⁻¹ fed back (teacher forcing).
+        """Run T steps with the true yᵗ⁻¹ fed back (teacher forcing), or the network's own.
 
         y and x: (T, B) for tokens, (T, B, features) for real values. y may be left out where
-        nothing of it is needed, that is, with recurrence "hidden"; out.nll is then None.
+        nothing of it is needed, that is, with recurrence "hidden" or with forcing 0; out.nll is
+        then None.
+        forcing: the probability that the true yᵗ⁻¹ enters, drawn for every step and sequence
+        (Bengio et al. 2015), or a (T, B) mask that says where. The first step's is the state's.
+        feedback: what enters elsewhere: a "sample" of the network's, or the "mean", through which
+        the gradient flows.
         lengths: (B,), where each sequence ends if that is before T.
+        resets: (T, B), the steps before which a sequence's state is zeroed.
         """
-        if forcing != 1:
-            raise BpttError(f"forcing is {forcing}; expected 1, for a free run use net.generate")
-        read = self._read(y, x, state, lengths)
-        outputs, after = self.readout(read.states[-1]), read.after(lengths)
-        if read.y is None:
-            return Output(None, outputs, read.states[-1], after)
-        nll = self.likelihood.nll(outputs, read.y)
-        nll = nll if read.alive is None else nll.masked_fill(~read.alive, 0)
-        return Output(nll, outputs, read.states[-1], after)
+        read = self._read(y, x, state, Regime(lengths, resets, forcing, feedback))
+        outputs = self.readout(read.states[-1]) if read.outputs is None else read.outputs
+        true, alive = read.given.y, read.given.alive
+        nll = None if true is None else self.likelihood.nll(outputs, true)
+        if nll is not None and alive is not None:
+            nll = nll.masked_fill(~alive, 0)
+        return Output(nll, outputs, read.states[-1], read.after(lengths))
 
     def advance(
         self,
@@ -224,10 +225,10 @@ class Network(nn.Module):
         x: Shaped[Tensor, "T B *x"] | None = None,
         *,
         state: State | None = None,
-        lengths: Int[Tensor, " B"] | None = None,
+        **regime: Any,
     ) -> State:
         """Return the state that a call would return, without the outputs and their cost."""
-        return self._read(y, x, state, lengths).after(lengths)
+        return self._read(y, x, state, Regime(**regime)).after(regime.get("lengths"))
 
     def states_after(
         self,
@@ -236,42 +237,56 @@ class Network(nn.Module):
         x: Shaped[Tensor, "T B *x"] | None = None,
         *,
         state: State | None = None,
-        lengths: Int[Tensor, " B"] | None = None,
+        **regime: Any,
     ) -> list[State]:
         """Return what `advance` would return after each of several numbers of steps, from one run.
 
-        Not for an LSTM: of its c only the last is kept.
+        Under teacher forcing, and not for an LSTM: of its c only the last is kept.
         """
-        read = self._read(y, x, state, lengths, every=True)
-        B = read.history.shape[1]
-        at = torch.as_tensor(steps, device=read.history.device).unsqueeze(1).expand(-1, B)
+        read = self._read(y, x, state, Regime(**regime), every=True)
+        given, history, lengths = read.given, read.history, regime.get("lengths")
+        at = torch.as_tensor(steps, device=history.device).unsqueeze(1).expand(-1, given.B)
         at = at if lengths is None else torch.minimum(at, lengths)
-        row = torch.arange(B, device=at.device)
-        if not isinstance(read.start, Tensor):
-            return [State(None, y) for y in read.history[at, row]]
+        row = torch.arange(given.B, device=at.device)
+        if not isinstance(given.hidden, Tensor):
+            return [State(None, y) for y in history[at, row]]
         parts = [
             torch.where((at > 0).unsqueeze(-1), h[(at - 1).clamp(min=0), row], h0)
-            for h, h0 in zip(read.states, read.start, strict=True)
+            for h, h0 in zip(read.states, given.hidden, strict=True)
         ]
         hidden = torch.stack(parts, dim=1)  # (steps, layers, B, H)
-        return [State(h, y) for h, y in zip(hidden, read.history[at, row], strict=True)]
+        return [State(h, y) for h, y in zip(hidden, history[at, row], strict=True)]
 
     def _read(
         self,
         y: Tensor | None,
         x: Tensor | None,
         state: State | None,
-        lengths: Tensor | None,
+        regime: Regime,
         *,
         every: bool = False,
     ) -> Reading:
-        """Run the recurrent layer over the true y and x, as they are checked."""
-        y, x, alive = self._checked(y, x, lengths)
-        start, y0 = self._start(state, _leading(y, x)[1])
-        history = y0.unsqueeze(0) if y is None else torch.cat([y0.unsqueeze(0), y])
-        previous = None if y is None else history[:-1]
-        states, last = self._run(previous, x, start, alive, every=every)
-        return Reading(y, alive, history, start, states, last)
+        """Run the recurrent layers over y and x, which are checked first."""
+        given = self._checked(y, x, state, regime)
+        blank = self.likelihood.blank(given.B, self.readout.weight)
+        previous = given.previous(blank) if self.feedback_weight(given.x) is not None else None
+        said = None
+        if given.forced is not None and regime.feedback == "mean":
+            loop = mean_loop(self, given)
+            said = torch.cat([as_rows(given.own0, loop.said), loop.said])
+            return Reading(given, [loop.states], loop.last, said, loop.outputs)
+        if given.forced is not None and previous is not None:
+            if given.own0.is_floating_point() != previous.is_floating_point():
+                raise BpttError(
+                    'state.own holds means; expected samples: the state comes from feedback "mean"'
+                )
+            noise = self.likelihood.noise(given.T, given.B, self.readout.weight)
+            drawn, _ = free_run(self, given, noise)
+            said = torch.cat([given.own0.unsqueeze(0), drawn])
+            forced = given.forced if given.resets is None else given.forced | given.resets
+            previous = where(forced, previous, said[:-1])
+        states, last = self._run(previous, given, every=every)
+        return Reading(given, states, last, said)
 
     @torch.no_grad()
     def stream(
@@ -283,24 +298,33 @@ class Network(nn.Module):
         state: State | None = None,
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-    ) -> Iterator[Shaped[Tensor, "B *y"]]:
-        """Yield what `generate` returns, one step at a time."""
+    ) -> Iterator[Shaped[Tensor, "S B *y"]]:
+        """Yield what `generate` returns, a few steps at a time."""
         require_whole("steps", steps, 0)
-        given = 0 if prompt is None else len(prompt)
-        if x is not None and len(x) != given + steps:
+        require_temperature(temperature)
+        before = 0 if prompt is None else len(prompt)
+        if x is not None and len(x) != before + steps:
             raise BpttError(
-                f"x has {len(x)} steps; expected {given + steps}, the prompt's and the free run's"
+                f"x has {len(x)} steps; expected {before + steps}, the prompt's and the free run's"
             )
+        B = batch_size(x if prompt is None else prompt, state)
         if prompt is not None:
-            prompt = self.likelihood.checked("prompt", prompt, *_leading(prompt, None, "prompt"))
-            state = self.advance(prompt, None if x is None else x[:given], state=state)
-        hidden, y = self._start(state, _batch_size(x, state))
-        for t in range(given, given + steps):
-            now = None if x is None else x[t : t + 1]
-            now = self._checked_x(now, 1, len(y), None)
-            states, hidden = self._run(y.unsqueeze(0), now, hidden, None)
-            y = self.likelihood.sample(self.readout(states[-1][0]), temperature, generator)
-            yield y
+            T, B = leading(prompt, None, "prompt")
+            like = self.readout.weight
+            prompt = self.likelihood.checked("prompt", prompt, T, B, like)
+            state = self.advance(prompt, None if x is None else x[:before], state=state)
+        hidden, y, own = self._start(state, B)
+        own = own if state is not None and state.y is None else y
+        for start in range(before, before + steps, STREAM_STEPS):
+            T = min(STREAM_STEPS, before + steps - start)
+            now = None if x is None else x[start : start + T]
+            forced = torch.zeros(T, B, dtype=torch.bool, device=own.device)
+            given = Given(T, B, hidden, y, own, x=self._checked_x(now, T, B, None), forced=forced)
+            noise = self.likelihood.noise(T, B, self.readout.weight, generator)
+            said, hidden = free_run(self, given, noise, temperature)
+            own = said[-1]
+            self._require_numbers(own, hidden)
+            yield said
 
     def generate(
         self,
@@ -314,90 +338,111 @@ class Network(nn.Module):
     ) -> Shaped[Tensor, "steps B *y"]:
         """Return a free run: every sampled yᵗ is fed back as the next step's yᵗ⁻¹.
 
-        prompt: true values (P, B) to read first; x, if the network has any, covers them too.
-        state: where to go on from; temperature divides the logits, and 0 takes the likeliest.
+        prompt: true values (P, B, ...) to read first; x, if the network has any, covers them too.
+        state: where to go on from. temperature: what the logits are divided by, or the scale of a
+        Gaussian multiplied by; 0 takes the likeliest value.
 
         >>> import bptt
         >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
         >>> net.generate(3, prompt=torch.tensor([[0], [2]])).shape
         torch.Size([3, 1])
         """
-        run = list(
-            self.stream(
-                steps,
-                x=x,
-                prompt=prompt,
-                state=state,
-                temperature=temperature,
-                generator=generator,
-            )
-        )
+        how: dict[str, Any] = {"x": x, "prompt": prompt, "state": state}
+        run = list(self.stream(steps, **how, temperature=temperature, generator=generator))
         if run:
-            return torch.stack(run)
-        B = _batch_size(prompt if prompt is not None else x, state)
-        return self.likelihood.blank(B, self.readout.weight.device).unsqueeze(0)[:0]
+            return torch.cat(run)
+        B = batch_size(prompt if prompt is not None else x, state)
+        return self.likelihood.blank(B, self.readout.weight).unsqueeze(0)[:0]
+
+    def _require_numbers(self, own: Tensor, hidden: Hidden) -> None:
+        """Raise BpttError if a free run has left the numbers, as one with relu units can."""
+        if all(bool(part.isfinite().all()) for part in (own, *parts(hidden))):
+            return
+        raise BpttError(
+            "the free run's state became infinite or not a number: is the network trained, with "
+            "weights that are finite? relu units can grow without bound, tanh units cannot"
+        )
 
     def _run(
-        self,
-        previous: Tensor | None,
-        x: Tensor | None,
-        hidden: Hidden,
-        alive: Tensor | None,
-        *,
-        every: bool = False,
+        self, previous: Tensor | None, given: Given, *, every: bool = False
     ) -> tuple[list[Tensor], Hidden]:
         """Run the recurrent layers on x and yᵗ⁻¹; return the states of every one or of the top."""
-        rows, is_projected = self._rows(previous, x)
-        if alive is None:
-            states, last = self.recurrent.run(rows, hidden, is_projected=is_projected)
+        rows, is_projected = self._rows(previous, given)
+        resets = given.resets
+        if given.alive is None:
+            layout = DENSE if resets is None else Layout(resets=resets)
+            states, last = self.recurrent.run(rows, given.hidden, layout, is_projected=is_projected)
             return states if every else states[-1:], last
-        packing = Packing.of(alive)
+        packing = Packing.of(given.alive)
+        layout = packing.layout
         states, last = self.recurrent.run(
             packing.pack(rows),
-            _each(packing.sort, hidden),
-            packing.layout,
+            each(packing.sort, given.hidden),
+            layout if resets is None else replace(layout, resets=packing.pack(resets)),
             is_projected=is_projected,
         )
-        shown = [packing.unpack(h, len(rows)) for h in (states if every else states[-1:])]
-        return shown, _each(packing.unsort, last)
+        shown = [packing.unpack(h, given.T) for h in (states if every else states[-1:])]
+        return shown, each(packing.unsort, last)
 
-    def _rows(self, previous: Tensor | None, x: Tensor | None) -> tuple[Tensor, bool]:
+    def _rows(self, previous: Tensor | None, given: Given) -> tuple[Tensor, bool]:
         """Return what enters the recurrent layer, and whether it is pᵗ = b + U xᵗ + R yᵗ⁻¹.
 
         It need not be where x or yᵗ⁻¹ is all that enters, or both are rows of numbers.
         """
-        if x is None and self.x_can_be_previous_y:
-            x = previous
-        enter = [] if x is None else [(self.inputs, x, self.U)]
-        if previous is not None and self.feeds_back:
-            enter.append((self.likelihood.encoding, previous, self.R))
+        encoding, R = self.likelihood.encoding, self.feedback_weight(given.x)
+        enter = [] if given.x is None else [(self.inputs, given.x, self.U)]
+        if previous is not None and R is not None:
+            enter.append((encoding, previous, R))
         if len(enter) == 1:
             return enter[0][1], False
-        if enter and not any(isinstance(encoding, Tokens) for encoding, _, _ in enter):
+        if enter and not any(isinstance(kind, Tokens) for kind, _, _ in enter):
             return torch.cat([values for _, values, _ in enter], dim=-1), False
         p = self.recurrent.input_bias()
         assert p is not None  # a Network's layers all have one
-        assert previous is not None
-        for encoding, values, weight in enter:
-            p = p + encoding.project(values, weight)
-        return p.expand(*previous.shape[:2], -1), True
+        for kind, values, weight in enter:
+            p = p + kind.project(values, weight)
+        return p.expand(given.T, given.B, -1), True
+
+    def project_x(self, x: Shaped[Tensor, "T B *x"] | None) -> Float[Tensor, "... G"]:
+        """Return b + U xᵗ, (T, B, G), or b alone where there is no x."""
+        bias = self.recurrent.input_bias()
+        assert bias is not None
+        return bias if x is None else bias + self.inputs.project(x, self.U)
+
+    def feedback_weight(self, x: Tensor | None) -> Float[Tensor, "G Y"] | None:
+        """Return what yᵗ⁻¹ enters by: R, or U where it stands in x's place, or None."""
+        if self.feeds_back:
+            return self.R
+        return self.U if x is None and self.x_can_be_previous_y else None
 
     def _checked(
-        self, y: Tensor | None, x: Tensor | None, lengths: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, Bool[Tensor, "T B"] | None]:
-        """Return y and x, 0 beyond the sequences' ends, and which steps lie before, or raise.
+        self, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
+    ) -> Given:
+        """Return what a call was given, 0 beyond the sequences' ends, or raise BpttError.
 
         What lies beyond an end may be any filler, even NaN, so nothing may be computed from it.
         """
-        if y is None and self.feeds_back:
-            raise BpttError(
-                f'y is missing; expected the true values, since recurrence "{self.recurrence}" '
-                "feeds them back (for a free run use net.generate)"
-            )
-        T, B = _leading(y, x)
-        alive = steps_alive(lengths, T, B, self.readout.weight.device)
+        require_choice("feedback", regime.feedback, FEEDBACKS)
+        if y is None and x is None and self.feeds_back:
+            self._y_is_missing()
+        T, B = leading(y, x)
+        weight = self.readout.weight
+        alive = steps_alive(regime.lengths, T, B, weight.device)
         x = self._checked_x(x, T, B, alive)
-        return None if y is None else self.likelihood.checked("y", y, T, B, alive), x, alive
+        forced = forced_steps(regime.forcing, T, B, weight.device)
+        closes = self.feedback_weight(x) is not None
+        if y is None and closes and (forced is None or bool(forced.any())):
+            self._y_is_missing()
+        resets = None if regime.resets is None else as_mask("resets", regime.resets, T, B)
+        y = None if y is None else self.likelihood.checked("y", y, T, B, weight, alive)
+        start = self._start(state, B)
+        return Given(T, B, *start, y, x, alive, resets, forced if closes else None)
+
+    def _y_is_missing(self) -> NoReturn:
+        raise BpttError(
+            f'y is missing; expected the true values, since recurrence "{self.recurrence}" '
+            "feeds them back (for a free run use net.generate, or forcing=0 with x)"
+        )
 
     def _checked_x(self, x: Tensor | None, T: int, B: int, alive: Tensor | None) -> Tensor | None:
         if x is not None and self.inputs.width == 0:
@@ -408,29 +453,39 @@ class Network(nn.Module):
             return None
         return self.inputs.checked("x", x, T, B, self.readout.weight, alive)
 
-    def _start(self, state: State | None, B: int) -> tuple[Hidden, Tensor]:
-        """Return h⁰ and y⁰, zero where the state does not give them, or raise BpttError."""
+    def _start(self, state: State | None, B: int) -> tuple[Hidden, Tensor, Tensor]:
+        """Return h⁰, the true y⁰ and the network's own, or raise BpttError.
+
+        They are zero where the state does not give them; its own y⁰ is then the true one.
+        """
         if not isinstance(state, State | None):
             raise BpttError(
                 f"state is a {type(state).__name__}; expected what an earlier call returned, "
                 "or bptt.State(hidden)"
             )
-        hidden, y = state or State()
+        hidden, y, own = state or State()
         zero = self.recurrent.zero_state(B)
         hidden = zero if hidden is None else hidden
-        if len(_parts(hidden)) != len(_parts(zero)):
+        if len(parts(hidden)) != len(parts(zero)):
             raise BpttError(
                 f'state.hidden is another cell\'s; expected (h, c) for "lstm", None for recurrence '
                 f'"output", else h: this is cell "{self.cell}", recurrence "{self.recurrence}"'
             )
-        for name, got, want in zip("hc", _parts(hidden), _parts(zero), strict=False):
+        for name, got, want in zip("hc", parts(hidden), parts(zero), strict=False):
             require_shape(f"state.hidden ({name})", got.shape, "(layers, B, H)", want.shape)
             require_dtype(f"state.hidden ({name})", got, want)
-        blank = self.likelihood.blank(B, self.readout.weight.device)
+        weight, encoding = self.readout.weight, self.likelihood.encoding
+        blank = self.likelihood.blank(B, weight)
         y = blank if y is None else y
         require_shape("state.y", y.shape, "(B, ...)", blank.shape)
-        y = self.likelihood.encoding.checked("state.y", y.unsqueeze(0), 1, B, y).squeeze(0)
-        return hidden, y
+        y = encoding.checked("state.y", y.unsqueeze(0), 1, B, weight).squeeze(0)
+        if own is None:
+            return hidden, y, y
+        if own.dtype == weight.dtype:  # numbers, or the mean of symbols
+            require_shape("state.own", own.shape, "(B, Y)", (B, encoding.width))
+        else:
+            own = encoding.checked("state.own", own.unsqueeze(0), 1, B, weight).squeeze(0)
+        return hidden, y, own
 
 
 def _recurrent_layer(
@@ -453,60 +508,3 @@ def _recurrent_layer(
         layer.input_size = 0
         layer.weight_ih_l0 = nn.Parameter(layer.weight_ih_l0.detach()[:, :0])
     return layer
-
-
-def _leading(y: Tensor | None, x: Tensor | None, name: str = "y") -> tuple[int, int]:
-    """Return T and B of y, or else of x, both at least 1, or raise BpttError."""
-    leader, name = (x, "x") if y is None else (y, name)
-    if leader is None:
-        raise BpttError("neither y nor x is given; expected at least one, to know T and B")
-    if leader.ndim < 2 or 0 in leader.shape[:2]:
-        raise BpttError(
-            f"{name} has shape {tuple(leader.shape)}; expected (T, B) or (T, B, features), "
-            "with at least one step and one sequence"
-        )
-    return leader.shape[0], leader.shape[1]
-
-
-def _each(change: Callable[[Tensor], Tensor], hidden: Hidden) -> Hidden:
-    """Return the state with every part of it changed."""
-    if isinstance(hidden, tuple):
-        return tuple(change(part) for part in hidden)
-    return None if hidden is None else change(hidden)
-
-
-def _parts(hidden: Hidden) -> tuple[Tensor, ...]:
-    if hidden is None:
-        return ()
-    return hidden if isinstance(hidden, tuple) else (hidden,)
-
-
-def _batch_size(sequence: Tensor | None, state: State | None) -> int:
-    """Return B as the sequence or else the state has it, or 1."""
-    if sequence is not None:
-        return _leading(None, sequence)[1]
-    if state is not None and state.y is not None:
-        return len(state.y)
-    hidden = _parts(state.hidden) if state is not None else ()
-    return hidden[0].shape[1] if hidden else 1
-
-
-def steps_alive(
-    lengths: Tensor | None, T: int, B: int, device: torch.device
-) -> Bool[Tensor, "T B"] | None:
-    """Return which steps lie within each sequence's length, or None where all do."""
-    require_lengths(lengths, T, B)
-    if lengths is None:
-        return None
-    return torch.arange(T, device=device).unsqueeze(1) < lengths
-
-
-def require_lengths(lengths: Tensor | None, T: int, B: int) -> None:
-    """Raise BpttError unless there are no lengths, or B of them, each from 0 to T."""
-    if lengths is None:
-        return
-    if not isinstance(lengths, Tensor):
-        raise BpttError(f"lengths are a {type(lengths).__name__}; expected a tensor of shape (B,)")
-    require_shape("lengths", lengths.shape, "(B,)", (B,))
-    if lengths.is_floating_point() or int(lengths.min()) < 0 or int(lengths.max()) > T:
-        raise BpttError(f"lengths are {lengths.tolist()}; expected whole numbers from 0 to T = {T}")

@@ -22,7 +22,8 @@ import bptt
 from bptt.errors import BpttError, require_memory
 from bptt.gradient.backward import backward
 from bptt.gradient.plan import plan
-from bptt.model.network import Network, State
+from bptt.model.network import Network
+from bptt.model.state import State
 from bptt.training import checkpoint
 from bptt.training.data import Text, streams
 from bptt.training.run import Run, under

@@ -2,6 +2,7 @@
 #include "table.hpp"
 
 #include "elman.hpp"
+#include "free_run.hpp"
 #include "gru.hpp"
 
 #define NAME_OF(isa) #isa
@@ -19,7 +20,7 @@ template <class F> static void tanh_of(const F *x, F *y, int64_t n) {
 }
 
 template <class F> constexpr Layers<F> layers() {
-  return {elman_forward<F>, elman_backward<F>, gru_forward<F>, gru_backward<F>, tanh_of<F>};
+  return {elman_forward<F>, elman_backward<F>, gru_forward<F>, gru_backward<F>, free_run<F>, tanh_of<F>};
 }
 
 }  // namespace BPTT_ISA

@@ -2,12 +2,14 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
 
 #include <unistd.h>
 
 #include <array>
 #include <atomic>
 #include <cstring>
+#include <limits>
 #include <new>
 #include <string>
 #include <thread>
@@ -185,6 +187,21 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
             return layers<F>().gru_backward(s, share, I, H, at<Gru<F>>(net), sums.of_share(which));
           });
           sums.add_up();
+        },
+        gil());
+  m.def(("free_run_" + type).c_str(),
+        [](const std::array<int64_t, 5> &sizes, int threads, bool relu, bool each_p, int kind, double temperature,
+           const std::vector<Addresses<FreeLayer<F>>> &addresses, const Addresses<Free<F>> &net) {
+          auto [T, B, H, O, Y] = sizes;
+          std::vector<FreeLayer<F>> layers_at;
+          for (auto &layer : addresses) layers_at.push_back(at<FreeLayer<F>>(layer));
+          bool is_likeliest = temperature < std::numeric_limits<F>::min();
+          FreeSizes free{T, B, int(H), int(O), int(Y), int(layers_at.size()), each_p, Kind(kind),
+                         is_likeliest, is_likeliest ? 0 : 1 / temperature};
+          Sequence s{T, B, nullptr, nullptr, nullptr, false};
+          for_each(shares(s, threads), [&](Share share, int) {
+            return layers<F>().free_run(free, share, relu, layers_at.data(), at<Free<F>>(net));
+          });
         },
         gil());
   m.def(("tanh_" + type).c_str(),

@@ -39,6 +39,7 @@ template <class F> class Panels {
   ~Panels() { free(values); }
   Panels(const Panels &) = delete;
   Panels &operator=(const Panels &) = delete;
+  static void *operator new(size_t, void *place) { return place; }
 
   bool ready() const { return values != nullptr; }
   const F *panel(int q) const { return values + (int64_t)q * K * width; }

@@ -1,0 +1,305 @@
+"""Teacher forcing, the closed loop and what lies between, against networks unrolled by hand."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+import pytest
+import torch
+from torch import Tensor
+
+import bptt
+from bptt.kernel import free_run as kernel
+from tests import oracles
+from tests.networks import RECURRENT_CELLS
+from tests.oracles import FLOAT64
+
+T, B, H, FEATURES = 6, 3, 4, 2
+LIKELIHOODS = {
+    "categorical": lambda: bptt.Categorical(5),
+    "bernoulli": lambda: bptt.Bernoulli(3),
+    "gaussian": lambda: bptt.Gaussian(2),
+}
+MASKS = {
+    "forced": torch.ones(T, B),
+    "mixed": torch.tensor([[1, 0, 1], [0, 1, 0], [0, 0, 1], [1, 1, 0], [0, 1, 1], [0, 0, 0]]),
+    "free": torch.zeros(T, B),
+}
+RESETS = torch.tensor([[0, 0, 0], [0, 0, 1], [1, 0, 0], [0, 0, 0], [0, 0, 1], [1, 0, 0]]).bool()
+
+
+def make(
+    likelihood: str = "categorical",
+    recurrence: str = "both",
+    cell: str = "tanh",
+    *,
+    steps: int = T,
+    inputs: int | bptt.Tokens = FEATURES,
+    layers: int = 1,
+) -> tuple[bptt.Network, Tensor, Tensor | None]:
+    """Return a float64 network none of whose parts is zero, with data for it."""
+    net = bptt.Network(
+        LIKELIHOODS[likelihood](),
+        inputs=inputs,
+        hidden=H,
+        recurrence=recurrence,
+        cell=cell,
+        layers=layers,
+    ).double()
+    for name, parameter in net.named_parameters():
+        if "bias_ih" in name or "log_scale" in name:
+            torch.nn.init.normal_(parameter, std=0.4)
+    o = torch.randn(steps, B, net.likelihood.outputs).double()
+    y = net.likelihood.draw(o, net.likelihood.noise(steps, B, o))
+    x = torch.randn(steps, B, FEATURES).double() if inputs == FEATURES else None
+    return net, y, x
+
+
+def noise_of(net: bptt.Network, seed: int) -> Tensor:
+    """Return the random numbers that a call draws next, after seeding."""
+    torch.manual_seed(seed)
+    noise = net.likelihood.noise(T, B, net.readout.weight)
+    torch.manual_seed(seed)
+    return noise
+
+
+def gradients(net: bptt.Network, nll: Tensor) -> list[Tensor]:
+    trained = [p for p in net.parameters() if p.requires_grad]
+    found = torch.autograd.grad(nll.sum(), trained, allow_unused=True)
+    return [torch.zeros_like(p) if g is None else g for p, g in zip(trained, found, strict=True)]
+
+
+@pytest.mark.parametrize("resets", [None, RESETS])
+@pytest.mark.parametrize("feedback", ["sample", "mean"])
+@pytest.mark.parametrize("mask", list(MASKS))
+@pytest.mark.parametrize("recurrence", ["hidden", "output", "both"])
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+def test_equals_the_network_unrolled_by_hand(
+    likelihood: str, recurrence: str, mask: str, feedback: str, resets: Tensor | None
+) -> None:
+    net, y, x = make(likelihood, recurrence)
+    noise = noise_of(net, 3)
+    out = net(y, x, forcing=MASKS[mask], feedback=feedback, resets=resets)
+    expected = oracles.unrolled(
+        net, y, x, MASKS[mask], feedback=feedback, noise=noise, resets=resets
+    )
+    torch.testing.assert_close(out.nll, expected, **FLOAT64)
+    torch.testing.assert_close(gradients(net, out.nll), gradients(net, expected), **FLOAT64)
+
+
+@pytest.mark.parametrize("feedback", ["sample", "mean"])
+@pytest.mark.parametrize(("number", "mask"), [(1, "forced"), (0.0, "free")])
+def test_a_probability_of_one_or_zero_is_a_mask(number: float, mask: str, feedback: str) -> None:
+    net, y, x = make()
+    outs = []
+    for forcing in (number, MASKS[mask], MASKS[mask].bool()):
+        torch.manual_seed(5)
+        torch.rand(T, B) if isinstance(forcing, Tensor) and number == 0 else None
+        outs.append(net(y, x, forcing=forcing, feedback=feedback).nll)
+    torch.testing.assert_close(outs[0], outs[1], **FLOAT64)
+    torch.testing.assert_close(outs[0], outs[2], **FLOAT64)
+
+
+def test_a_probability_is_drawn_for_every_step_and_sequence() -> None:
+    net, *_ = make(inputs=0)
+    steps, rows, forcing = 40, 50, 0.3
+    with mock.patch("bptt.model.network.free_run", wraps=bptt.model.network.free_run) as run:
+        net(torch.randint(5, (steps, rows)), forcing=forcing)
+    forced = run.call_args.args[1].forced
+    assert float(forced.double().mean()) == pytest.approx(forcing, abs=0.03)
+    assert 0.05 < float(forced.double().mean(0).std()) < 0.1  # binomial: 0.072
+    assert 0.04 < float(forced.double().mean(1).std()) < 0.1  # binomial: 0.065
+
+
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("cell", ["tanh", "relu"])
+@pytest.mark.parametrize("recurrence", ["hidden", "output", "both"])
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+def test_the_kernels_free_run_is_the_plain_loops(
+    likelihood: str, recurrence: str, cell: str, dtype: torch.dtype, layers: int
+) -> None:
+    if kernel.binding.native is None:
+        pytest.skip("the native kernel is not built")
+    net, y, x = make(likelihood, recurrence, cell, layers=layers)
+    net, x = net.to(dtype), x.to(dtype)
+    y = y if likelihood == "categorical" else y.to(dtype)
+    state = net(y, x).state
+    for forcing, temperature in ((MASKS["mixed"], 1.0), (None, 0.5), (None, 0.0)):
+        said = []
+        for can in (True, False):
+            torch.manual_seed(1)
+            with mock.patch.object(kernel, "can", wraps=kernel.can) as asked:
+                asked.side_effect = None if can else (lambda *_: False)
+                if forcing is None:
+                    said.append(net.generate(T, x=x, state=state, temperature=temperature))
+                else:
+                    out = net(y, x, state=state, forcing=forcing, resets=RESETS)
+                    said.append(out.nll.double())
+                assert asked.call_count == (1 if recurrence != "hidden" or forcing is None else 0)
+        tolerance = FLOAT64 if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
+        torch.testing.assert_close(said[0], said[1], **tolerance)
+
+
+@pytest.mark.parametrize("B", [1, 2, 13, 70])
+@pytest.mark.parametrize("hidden", [1, 5, 16, 33])
+def test_the_kernels_free_run_at_odd_sizes(B: int, hidden: int) -> None:
+    for likelihood in (bptt.Categorical(37), bptt.Bernoulli(19), bptt.Gaussian(3)):
+        net = bptt.Network(likelihood, hidden=hidden, layers=2).double()
+        runs = []
+        for can in (kernel.can, lambda *_: False):
+            state = bptt.State(torch.linspace(-1, 1, 2 * B * hidden).view(2, B, hidden).double())
+            with mock.patch.object(kernel, "can", can):
+                generator = torch.Generator().manual_seed(0)
+                runs.append(net.generate(70, state=state, generator=generator))
+        torch.testing.assert_close(runs[0], runs[1], **FLOAT64)
+
+
+@pytest.mark.parametrize("feedback", ["sample", "mean"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)
+@pytest.mark.parametrize("likelihood", ["categorical", "gaussian"])
+def test_ragged_sequences_in_a_closed_loop_are_each_as_if_alone(
+    likelihood: str, recurrence: str, cell: str, layers: int, feedback: str
+) -> None:
+    net, y, x = make(likelihood, recurrence, cell, layers=layers)
+    lengths, mask = torch.tensor([6, 4, 0]), MASKS["mixed"]
+    noise = noise_of(net, 3)
+    out = net(y, x, forcing=mask, feedback=feedback, lengths=lengths, resets=RESETS)
+    for i, length in enumerate(lengths.tolist()):
+        assert (out.nll[length:, i] == 0).all()
+        if length == 0:
+            continue
+        some = (slice(0, length), slice(i, i + 1))
+        with mock.patch.object(type(net.likelihood), "noise", lambda *_, some=some: noise[some]):
+            alone = net(
+                y[some], x[some], forcing=mask[some], feedback=feedback, resets=RESETS[some]
+            )
+        torch.testing.assert_close(out.nll[some], alone.nll, **FLOAT64)
+        mine, its = (torch.utils._pytree.tree_leaves(o.state) for o in (out, alone))
+        for all_, one in zip(mine, its, strict=True):
+            if all_ is not None:
+                axis = 1 if all_.ndim == 3 else 0
+                torch.testing.assert_close(all_.narrow(axis, i, 1), one, **FLOAT64)
+
+
+@pytest.mark.parametrize("feedback", ["sample", "mean"])
+@pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+def test_chunks_that_hand_on_the_state_are_one_run(
+    likelihood: str, recurrence: str, cell: str, feedback: str
+) -> None:
+    net, y, x = make(likelihood, recurrence, cell)
+    mask, noise = MASKS["mixed"], noise_of(net, 3)
+    whole = net(y, x, forcing=mask, feedback=feedback)
+    state, nll = None, []
+    for chunk in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        with mock.patch.object(type(net.likelihood), "noise", lambda *_, c=chunk: noise[c]):
+            out = net(y[chunk], x[chunk], state=state, forcing=mask[chunk], feedback=feedback)
+        nll.append(out.nll)
+        state = out.state
+    torch.testing.assert_close(torch.cat(nll), whole.nll, **FLOAT64)
+    torch.testing.assert_close(gradients(net, torch.cat(nll)), gradients(net, whole.nll), **FLOAT64)
+
+
+@pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+def test_the_closed_loops_gradient(likelihood: str, recurrence: str, cell: str) -> None:
+    net, y, x = make(likelihood, recurrence, cell, steps=3)
+    names = [name for name, p in net.named_parameters() if p.requires_grad]
+
+    def loss(*parameters: Tensor) -> Tensor:
+        options = {"forcing": MASKS["mixed"][:3], "feedback": "mean"}
+        values = dict(zip(names, parameters, strict=True))
+        return torch.func.functional_call(net, values, (y, x), options).nll.sum()
+
+    values = [dict(net.named_parameters())[n].detach().requires_grad_() for n in names]
+    assert torch.autograd.gradcheck(loss, values)
+
+
+def test_the_mean_of_symbols_goes_on_in_a_run_of_samples_only_when_it_is_forced() -> None:
+    net, y, x = make()
+    state = net(y, x, forcing=0.0, feedback="mean").state
+    assert state.own.shape == (B, 5)
+    with pytest.raises(bptt.BpttError, match=r'state.own holds means; expected samples: .*"mean"'):
+        net(y, x, state=state, forcing=0.0)
+    state = net(y, x, forcing=0.0).state
+    mixed = net(y, x, state=state, forcing=0.0, feedback="mean")
+    assert mixed.nll.isfinite().all()
+
+
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+@pytest.mark.parametrize("feedback", ["sample", "mean"])
+def test_y_may_be_left_out_in_a_free_run(likelihood: str, feedback: str) -> None:
+    net, y, x = make(likelihood)
+    torch.manual_seed(2)
+    with_y = net(y, x, forcing=0.0, feedback=feedback)
+    torch.manual_seed(2)
+    without = net(x=x, forcing=0.0, feedback=feedback)
+    assert without.nll is None
+    torch.testing.assert_close(without.outputs, with_y.outputs, **FLOAT64)
+    assert without.state.y is None
+    torch.manual_seed(4)
+    expected = net(y, x, state=with_y.state, forcing=0.0, feedback=feedback).outputs
+    torch.manual_seed(4)
+    on = net(x=x, state=without.state, forcing=0.0, feedback=feedback).outputs
+    torch.testing.assert_close(on, expected, **FLOAT64)
+
+
+@pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+def test_a_prompt_is_teacher_forcing_and_then_a_free_run(
+    likelihood: str, recurrence: str, cell: str
+) -> None:
+    net, y, x = make(likelihood, recurrence, cell)
+    further = torch.randn(4, B, FEATURES).double()
+    run = net.generate(4, prompt=y, x=torch.cat([x, further]), temperature=0.0)
+    state, expected = net(y, x).state, []
+    for now in further:
+        o = net.readout(net(state.y.unsqueeze(0), now.unsqueeze(0), state=state).hidden[0])
+        expected.append(net.likelihood.draw(o, net.likelihood.noise(1, B, o)[0], 0.0))
+        moved = net(expected[-1].unsqueeze(0), now.unsqueeze(0), state=state).state
+        state = bptt.State(moved.hidden, expected[-1])
+    torch.testing.assert_close(run, torch.stack(expected), **FLOAT64)
+
+
+def test_hidden_recurrence_on_the_previous_symbol_is_closed_like_both() -> None:
+    both, y, _ = make(inputs=0)
+    hidden, *_ = make(recurrence="hidden", inputs=bptt.Tokens(5))
+    hidden.load_state_dict(both.state_dict())
+    for feedback in ("sample", "mean"):
+        nll = []
+        for net in (both, hidden):
+            torch.manual_seed(0)
+            nll.append(net(y, forcing=MASKS["mixed"], feedback=feedback).nll)
+        torch.testing.assert_close(nll[0], nll[1], **FLOAT64)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"forcing": 1.5}, "forcing is 1.5; expected a probability from 0 to 1, or a"),
+        ({"forcing": "all"}, "forcing is all; expected a probability"),
+        ({"forcing": torch.ones(T, 1)}, r"forcing has shape \(6, 1\); expected \(T, B\) = \(6, 3"),
+        ({"forcing": torch.full((T, B), 0.5)}, "forcing has values other than 0 and 1"),
+        ({"feedback": "mode"}, "feedback is 'mode'; expected one of 'sample', 'mean'"),
+        ({"resets": torch.zeros(T)}, r"resets has shape \(6,\); expected \(T, B\)"),
+        ({"resets": [0]}, "resets is a list; expected a tensor of shape"),
+    ],
+)
+def test_bad_input(options: dict[str, object], message: str) -> None:
+    net, y, x = make()
+    with pytest.raises(bptt.BpttError, match=message):
+        net(y, x, **options)
+
+
+def test_more_bad_input() -> None:
+    net, y, x = make()
+    with pytest.raises(bptt.BpttError, match="y is missing; expected the true values"):
+        net(x=x, forcing=MASKS["mixed"])
+    with pytest.raises(bptt.BpttError, match=r"state.own has shape \(3, 4\); expected \(B, Y\)"):
+        net(y, x, state=bptt.State(own=torch.zeros(B, 4).double()), forcing=0.0)
+    relu, *_ = make("gaussian", cell="relu", inputs=0)
+    torch.nn.init.constant_(relu.recurrent.weight_hh_l0, 1e200)
+    with pytest.raises(bptt.BpttError, match="the free run's state became infinite or not a numb"):
+        relu.generate(100, state=bptt.State(torch.ones(1, 1, H).double()))
