@@ -14,7 +14,7 @@ import bptt
 from bptt.gradient.memory import Tally
 from tests.networks import RECURRENT_CELLS, make
 
-SMALL, MIDDLE, LARGE = 40_000, 200_000, 40_000_000
+SMALL, MIDDLE, LARGE = 52_000, 200_000, 40_000_000
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +57,7 @@ def least_memory(net: bptt.Network, T: int, B: int) -> int:
 
 
 def test_more_memory_never_costs_time(net: bptt.Network) -> None:
-    costs = [bptt.plan(net, 10_000, 2, m).recomputation for m in range(35_000, 400_000, 10_000)]
+    costs = [bptt.plan(net, 10_000, 2, m).recomputation for m in range(47_000, 400_000, 10_000)]
     assert all(later <= 1.2 * earlier for earlier, later in itertools.pairwise(costs))
 
 

@@ -81,10 +81,17 @@ def test_output_recurrence_has_no_loop_over_time(monkeypatch: pytest.MonkeyPatch
     def no_loop(*_: object, **__: object) -> None:
         raise AssertionError("there is a loop over time")
 
+    net, y, x = network("output", layers=2, inputs=2), symbols(), torch.randn(T, B, 2).double()
+    apart = [net(y[t : t + 1], x[t : t + 1], state=net(y[:t], x[:t]).state) for t in range(1, T)]
     monkeypatch.setattr(reference, "unroll", no_loop)
+    with monkeypatch.context() as without_kernel:
+        without_kernel.setattr(ops, "layer", no_loop)
+        without_kernel.setattr(ops, "_is_native", lambda given: False)
+        outs = [net(y, x)]
+    outs.append(net(y, x))  # where the kernel has it, rows are only rows
+    for out in outs:
+        torch.testing.assert_close(out.nll[1:], torch.cat([o.nll for o in apart]), **FLOAT64)
     monkeypatch.setattr(ops, "layer", no_loop)
-    out = network("output", layers=2, inputs=2)(symbols(), torch.randn(T, B, 2).double())
-    assert out.nll.shape == (T, B)
     with pytest.raises(AssertionError, match="there is a loop"):
         network("hidden", inputs=2)(symbols(), torch.randn(T, B, 2).double())
 

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from bptt.errors import BpttError, as_bytes, require_choice, require_window
 from bptt.gradient import chunks
 from bptt.gradient.memory import measure
-from bptt.gradient.plan import choose, device_of
+from bptt.gradient.plan import choose, device_of, parallel_rows
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
 from bptt.gradient.truncation import Truncation, sweep_windows
@@ -90,7 +90,8 @@ def backward(
     with _unchanged_on_failure(leaves), torch.enable_grad():
         if window is None or window >= sequences.T:
             costs = None if budget is None else measure(net, sequences, state, budget)
-            swept = sweep(net, sequences, state, choose(costs, sequences.T, budget), scale)
+            plan = choose(costs, sequences.T, budget, rows=parallel_rows(net, sequences))
+            swept = sweep(net, sequences, state, plan, scale)
         else:
             how = Truncation(window, stride or window, budget)
             _require_repeatable(how, regime)

@@ -2,8 +2,8 @@
 
 A model is a Network, or any module that is called like one: `net(y, x, state=state)`, with
 `lengths=`, `resets=`, `forcing=` and `feedback=` where they are given, returns the nll, (T, B), and
-the state, as a pair or as attributes of these names. Its state is a tensor or any nesting of tuples,
-lists and dicts of tensors; it takes state=None for a fresh one.
+the state, as a pair or as attributes of these names. Its state is a tensor or any nesting of
+tuples, lists and dicts of tensors; it takes state=None for a fresh one.
 """
 
 from __future__ import annotations

@@ -18,10 +18,14 @@ from bptt.model.state import Regime
 
 STATES_IN_USE = 3
 """Beside those held: that at the end of all, that before the chunk at hand, and its gradient."""
+BYTES_IN_USE = 12_000
+"""What else there is of the size of small states: two states of the random numbers."""
 RERUN = 0.35
 """The time of a run without gradient, as a part of one forward and backward; measured, about."""
 STEPS_A_CHUNK_COSTS = 128
 """What a chunk takes besides its steps, in steps: calls, small tensors."""
+PARALLEL_ROWS = 1 << 13
+"""Rows that are run at once where no step waits for another: what the cache holds, about."""
 ABOUT_AS_FAST = 1.05
 """Of plans whose time is within this of the least, the one that needs the least memory is taken."""
 
@@ -32,12 +36,14 @@ class Plan:
 
     steps: T. chunk: how many steps are run at once. snapshots: how many states are held, besides
     the first. memory: what that takes at its peak, as predicted, in bytes; None if not measured.
+    is_parallel: whether no chunk needs anything of those before, so that reruns cost nothing.
     """
 
     steps: int
     chunk: int
     snapshots: int
     memory: int | None
+    is_parallel: bool = False
 
     @classmethod
     def full(cls, steps: int) -> Plan:
@@ -64,7 +70,7 @@ class Plan:
     @property
     def recomputation(self) -> float:
         """What these reruns cost, as a multiple of one forward pass."""
-        return self.reruns * self.chunk / self.steps
+        return 0.0 if self.is_parallel else self.reruns * self.chunk / self.steps
 
     def __str__(self) -> str:
         memory = "" if self.memory is None else f"{bytes_as_text(self.memory)}, "
@@ -110,18 +116,25 @@ def plan(
     if sequences.B != B:
         raise BpttError(f"y has {sequences.B} sequences; expected B = {B}")
     budget = None if memory is None else as_bytes("memory", memory)
-    return choose(measure(net, sequences, None, budget), T, budget)
+    costs = measure(net, sequences, None, budget)
+    return choose(costs, T, budget, rows=parallel_rows(net, sequences))
 
 
-def choose(costs: Costs | None, T: int, budget: int | None) -> Plan:
-    """Return a plan that takes about the least time within the budget, or raise BpttError."""
+def choose(costs: Costs | None, T: int, budget: int | None, *, rows: int | None = None) -> Plan:
+    """Return a plan that takes about the least time within the budget, or raise BpttError.
+
+    rows: how many sequences a step has, if no step waits for another; None if steps wait.
+    """
+    is_parallel = rows is not None
+    fastest = min(T, max(1, PARALLEL_ROWS // rows)) if rows is not None else T
+    room = math.ceil(T / fastest) - 1
     if costs is None:
-        return Plan.full(T)
-    full = costs.chunk(T)
-    if budget is None or full <= budget:
-        return Plan(T, T, 0, full)
-    in_use = STATES_IN_USE * costs.state
-    least_memory = min(full, costs.chunk(1) + in_use)
+        return Plan(T, fastest, room, None, is_parallel)
+    in_use = STATES_IN_USE * costs.state + BYTES_IN_USE
+    all_kept = costs.chunk(fastest) + (in_use + room * costs.state if room else 0)
+    if budget is None or all_kept <= budget:
+        return Plan(T, fastest, room, all_kept, is_parallel)
+    least_memory = min(all_kept, costs.chunk(1) + in_use)
     if least_memory > budget:
         raise BpttError(
             f"memory is {budget:,} bytes; expected at least {least_memory:,}, "
@@ -135,13 +148,20 @@ def choose(costs: Costs | None, T: int, budget: int | None) -> Plan:
         if count == 1 or needed > budget:
             continue
         room = min(count - 1, (budget - needed) // costs.state)
-        time = (RERUN * reruns(count, room) + count) * (chunk + STEPS_A_CHUNK_COSTS)
+        rerun = 0 if is_parallel else RERUN * reruns(count, room)
+        time = (rerun + count) * (chunk + STEPS_A_CHUNK_COSTS)
         found.append((time, needed + room * costs.state, chunk, room))
     fast_enough = ABOUT_AS_FAST * min(time for time, *_ in found)
     _, memory, chunk, room = min(
         (one for one in found if one[0] <= fast_enough), key=lambda one: one[1]
     )
-    return Plan(T, chunk, room, memory)
+    return Plan(T, chunk, room, memory, is_parallel)
+
+
+def parallel_rows(net: nn.Module, sequences: Sequences) -> int | None:
+    """Return how many rows a step has if no step waits for another, else None."""
+    is_parallel = isinstance(net, Network) and net.is_parallel(sequences.regime)
+    return sequences.B if is_parallel else None
 
 
 def device_of(net: nn.Module) -> torch.device:

@@ -113,7 +113,7 @@ class Sequences:
         kinds = [None if s is None else (s.shape[1:], s.dtype) for s in series]
         regime = self.regime
         masked = (isinstance(part, Tensor) for part in regime)
-        return (*kinds, self.grad_x is not None, *masked, regime.feedback, _always(regime.forcing))
+        return (*kinds, self.grad_x is not None, *masked, regime.feedback, regime.is_forced)
 
     def part(self, start: int, stop: int) -> Part:
         """Return the steps from start to stop − 1."""
@@ -209,8 +209,3 @@ class Sequences:
             alive = torch.arange(start, stop, device=lengths.device).unsqueeze(1) < lengths
             weights = alive if weights is None else weights * alive
         return weights
-
-
-def _always(forcing: float | Tensor) -> bool:
-    """Return whether the true values are always fed back."""
-    return not isinstance(forcing, Tensor) and forcing == 1

@@ -31,19 +31,20 @@ def forward(cell: str, given: Given, layout: Layout) -> tuple[Tensor, ...]:
     """Return h, the last states, and what else the kernel's backward needs."""
     given = _contiguous(given)
     x, U, W, b_ih, b_hh, h0 = given
-    G, H = W.shape
+    G, H = _widths(given)
     rows = x.shape if _is_tokens(x) else x.shape[:-1]
-    h = W.new_empty(*rows, H)
+    h = given.weight.new_empty(*rows, H)
     if cell == "gru":
+        assert W is not None
+        assert h0 is not None
         gates, a_n = W.new_empty(*rows, G), torch.empty_like(h)
         c = W.new_zeros(G) if b_hh is None else b_hh
         net = [*_input(x, U, b_ih, gates), W, c, h0, gates, a_n, h]
         _run("gru_forward", layout, given, (), net)
         return h, layout.last(h, h0), gates, a_n
-    bias = b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh
-    net = [*_input(x, U, bias, h), W, h0, h]
+    net = [*_input(x, U, given.input_bias(cell), h), W, h0, h]
     _run("elman_forward", layout, given, (cell == "relu",), net)
-    return h, layout.last(h, h0)
+    return h, h.new_empty(0, H) if h0 is None else layout.last(h, h0)
 
 
 def backward(
@@ -61,27 +62,38 @@ def backward(
     grad_h = torch.zeros_like(h) if grads[0] is None else grads[0].contiguous()
     grad_last = None if grads[1] is None else grads[1].contiguous()
     # A row that has no step hands its last state's gradient to its first: they are the same.
-    grad_h0 = torch.zeros_like(h0) if grad_last is None else grad_last.clone()
+    grad_h0 = None
+    if h0 is not None:
+        grad_h0 = torch.zeros_like(h0) if grad_last is None else grad_last.clone()
     grad_x = torch.empty_like(x) if needs[0] else None
-    grad_W = torch.empty_like(W) if needs[2] else None
+    grad_W = torch.empty_like(W) if W is not None and needs[2] else None
     grad_U = None
     if U is not None and needs[1]:
         grad_U = U.new_empty(U.shape[::-1]) if _is_tokens(x) else torch.empty_like(U)
     is_gru = cell == "gru"
-    grad_b = W.new_empty(len(W)) if needs[3] or (needs[4] and not is_gru) else None
+    G, _ = _widths(given)
+    grad_b = h.new_empty(G) if needs[3] or (needs[4] and not is_gru) else None
     of_input = (None, None, None, grad_x) if U is None else (grad_x, grad_U, grad_b, None)
     net, leaving = _input(x, U, None, x), [grad_h, grad_last, *of_input, grad_W]
     if is_gru:
-        grad_c = W.new_empty(len(W)) if needs[4] else None
+        grad_c = h.new_empty(G) if needs[4] else None
         net, leaving = [*net, W, b_hh, h0, *gates, h], [*leaving, grad_c, grad_h0]
         _run("gru_backward", layout, given, (), net, leaving)
     else:
         net, leaving = [*net, W, h0, h], [*leaving, grad_h0]
         _run("elman_backward", layout, given, (cell == "relu",), net, leaving)
-        grad_c = grad_b.clone() if grad_b is not None and needs[3] and needs[4] else grad_b
+        grad_c = None
+        if grad_b is not None and needs[4]:
+            grad_c = grad_b.clone() if needs[3] else grad_b
     if grad_U is not None and _is_tokens(x):
         grad_U = grad_U.t()
     return [grad_x, grad_U, grad_W, grad_b if needs[3] else None, grad_c, grad_h0]
+
+
+def _widths(given: Given) -> tuple[int, int]:
+    """Return G and H."""
+    G = len(given.weight)
+    return G, G if given.W is None else given.W.shape[1]
 
 
 def _is_tokens(x: Tensor) -> bool:
@@ -107,15 +119,25 @@ def _run(
     *tensors: list[Tensor | None],
 ) -> None:
     """Call a function of the native kernel, with the tensors' addresses."""
-    x, U, W, _, _, h0 = given
-    (G, H), I = W.shape, 0 if U is None else U.shape[1]  # noqa: E741
+    x, U, _, _, _, h0 = given
+    (G, H), I = _widths(given), 0 if U is None else U.shape[1]  # noqa: E741
     rows = x.numel() if _is_tokens(x) else x.numel() // x.shape[-1]
     work = 2.0 * rows * G * (H if U is None or _is_tokens(x) else H + I)
     threads = torch.get_num_threads() if work > WORK_FOR_A_THREAD else 1
     T = len(x if layout.batch_sizes is None else layout.batch_sizes)
     held = layout.held()
-    head = (T, len(h0), *[_address(t) for t in held], layout.reverse, threads, I, H)
-    function = getattr(native, name + ("_float32" if W.dtype == torch.float32 else "_float64"))
+    head = (
+        T,
+        0 if h0 is None else len(h0),
+        *[_address(t) for t in held],
+        layout.reverse,
+        threads,
+        I,
+        H,
+    )
+    function = getattr(
+        native, name + ("_float32" if given.weight.dtype == torch.float32 else "_float64")
+    )
     function(*head, *options, *[[_address(t) for t in some] for some in tensors])
 
 

@@ -30,6 +30,8 @@ def _compute(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
 
 def _shapes(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
     x, _, W, _, _, h0 = Given(*arguments[:6])
+    assert W is not None  # a layer without a loop is left to the compiler
+    assert h0 is not None
     G, H = W.shape
     rows = x.shape[:-1] if x.is_floating_point() else x.shape
     kept = [(*rows, G), (*rows, H)] if cell == "gru" else [(0,), (0,)]

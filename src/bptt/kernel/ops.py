@@ -18,6 +18,9 @@ from bptt.kernel import binding, compiled, reference
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.reference import Given
 
+ROWS_AT_ONCE = 256
+"""Rows without a loop that are computed one step after the other, while they are in the cache."""
+
 
 def layer(
     cell: str, given: Given, layout: Layout = DENSE
@@ -25,7 +28,7 @@ def layer(
     """Run a layer in one direction over time; return every hᵗ, laid out as x, and the last ones.
 
     cell: "tanh" or "relu", hᵗ = f(b_ih + U xᵗ + b_hh + W hᵗ⁻¹) (Elman 1990); or "gru" (Cho et al.
-    2014).
+    2014). Without W there is no loop, and no last state.
     """
     if not _is_native(given):
         return reference.layer(cell, given, layout)
@@ -38,8 +41,26 @@ def layer(
     return h, last
 
 
+def feedforward(
+    cell: str, x: Tensor, U: Float[Tensor, "H I"], b: Float[Tensor, " H"]
+) -> Float[Tensor, "... H"]:
+    """Return h = f(b + U x) of every row of x, (..., I), or token.
+
+    The kernel takes the rows for a sequence of many steps, between which nothing is handed on.
+    """
+    rows = x.shape if x.dtype == torch.int64 else x.shape[:-1]
+    given = Given(x.flatten(0, len(rows) - 1), U, None, b, None, None)
+    if torch.compiler.is_compiling() or not _is_native(given):
+        return reference.layer(cell, given)[0].view(*rows, len(b))
+    count = len(given.x)
+    sizes = torch.full((-(-count // ROWS_AT_ONCE),), ROWS_AT_ONCE)
+    sizes[-1] = count - ROWS_AT_ONCE * (len(sizes) - 1)
+    h, _ = layer(cell, given, Layout(sizes))
+    return h.view(*rows, len(b))
+
+
 def _is_native(given: Given) -> bool:
-    x, W = given.x, given.W
+    x, W = given.x, given.weight
     return (
         binding.native is not None
         and not torch._C._are_functorch_transforms_active()

@@ -26,29 +26,41 @@ class Given(NamedTuple):
     x: (T, B, I) or (N, I), as a Layout says, or tokens, (T, B) or (N), from 0 to I − 1, or −1 for
     none. U: (G, I), or None where x is b + U x already: with both biases for tanh and relu, which
     are then None; with b_ih for a GRU. W: (G, H). b_ih, b_hh: (G), or None for 0. h0: (B, H).
-    G is H, or 3H for a GRU.
+    G is H, or 3H for a GRU. W and h0 are None where nothing loops over h; U is not, then.
     """
 
     x: Tensor
     U: Tensor | None
-    W: Tensor
+    W: Tensor | None
     b_ih: Tensor | None
     b_hh: Tensor | None
-    h0: Tensor
+    h0: Tensor | None
+
+    @property
+    def weight(self) -> Tensor:
+        """W, or U where there is none: for its dtype and device."""
+        weight = self.U if self.W is None else self.W
+        assert weight is not None
+        return weight
+
+    def input_bias(self, cell: str) -> Tensor | None:
+        """Return what is added to U x."""
+        if cell == "gru" or self.b_hh is None:
+            return self.b_ih
+        return self.b_hh if self.b_ih is None else self.b_ih + self.b_hh
 
 
 def layer(
     cell: str, given: Given, layout: Layout = DENSE
 ) -> tuple[Float[Tensor, "... H"], Float[Tensor, "B H"]]:
     """Return what `ops.layer` returns: every hᵗ, and each row's last."""
-    x, U, W, b_ih, b_hh, h0 = given
-    if cell == "gru":
-        step = gru(W, W.new_zeros(len(W)) if b_hh is None else b_hh)
-        bias = b_ih
-    else:
-        step = elman(W, torch.relu if cell == "relu" else torch.tanh)
-        bias = b_hh if b_ih is None else b_ih if b_hh is None else b_ih + b_hh
-    projected = x if U is None else project(x, U, bias)
+    x, U, W, _, b_hh, h0 = given
+    f = torch.relu if cell == "relu" else torch.tanh
+    projected = x if U is None else project(x, U, given.input_bias(cell))
+    if W is None or h0 is None:
+        return f(projected), projected.new_empty(0, projected.shape[-1])
+    bias = W.new_zeros(len(W)) if b_hh is None else b_hh
+    step = gru(W, bias) if cell == "gru" else elman(W, f)
     h, (last,) = unroll(step, projected, (h0,), layout)
     return h, last
 

@@ -304,14 +304,13 @@ class Feedforward(nn.Module):
         is_projected: bool = False,
     ) -> tuple[list[Float[Tensor, "... H"]], Hidden]:
         """Return every layer's h at once; where the rows lie in time plays no part."""
-        f = ACTIVATIONS[self.nonlinearity]
-        every: list[Tensor] = []
+        cell, every = self.nonlinearity, []
         for k in range(self.num_layers):
-            if k > 0 or not is_projected:
+            if k == 0 and is_projected:
+                rows = ACTIVATIONS[cell](rows)
+            else:
                 suffix = f"_l{k}"
-                rows = reference.project(
-                    rows, self.part("weight_ih", suffix), self.input_bias(suffix)
-                )
-            rows = f(rows)
+                U, b = self.part("weight_ih", suffix), self.input_bias(suffix)
+                rows = ops.feedforward(cell, rows, U, b)
             every.append(rows)
         return every, None

@@ -273,7 +273,7 @@ class Gaussian(Likelihood):
     ) -> Float[Tensor, "T B d"]:
         """Return y, 0 where not alive, or raise BpttError unless it holds finite numbers."""
         y = self.encoding.checked(name, y, T, B, like, alive)
-        if not bool(y.isfinite().all()):
+        if not bool(y.sum().isfinite()) and not bool(y.isfinite().all()):
             t, b, i = (~y.isfinite()).nonzero()[0].tolist()
             raise BpttError(
                 f"{name} is {float(y[t, b, i])} at step {t} of sequence {b}, dimension {i}; "

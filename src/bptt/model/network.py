@@ -227,8 +227,18 @@ class Network(nn.Module):
         state: State | None = None,
         **regime: Any,
     ) -> State:
-        """Return the state that a call would return, without the outputs and their cost."""
-        return self._read(y, x, state, Regime(**regime)).after(regime.get("lengths"))
+        """Return the state that a call would return, without the outputs and their cost.
+
+        Where nothing loops over h, that is the last y, and nothing has to be computed.
+        """
+        how = Regime(**regime)
+        if self.is_parallel(how):
+            return Reading(self._checked(y, x, state, how), [], None).after(how.lengths)
+        return self._read(y, x, state, how).after(how.lengths)
+
+    def is_parallel(self, regime: Regime) -> bool:
+        """Return whether no step waits for the one before: there is no loop, or it is cut."""
+        return self.recurrence == "output" and regime.is_forced
 
     def states_after(
         self,

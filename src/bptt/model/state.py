@@ -60,6 +60,11 @@ class Regime(NamedTuple):
             self.feedback,
         )
 
+    @property
+    def is_forced(self) -> bool:
+        """Whether the true values are always fed back."""
+        return not isinstance(self.forcing, Tensor) and self.forcing == 1
+
     def options(self) -> dict[str, Any]:
         """Return what is not as usual, as keyword arguments."""
         usual = Regime()

@@ -32,23 +32,40 @@ static const F *without_reset(const F *rows, int64_t stride, int64_t n, int widt
   return scratch;
 }
 
+// Calls visit(row, column, lanes that count) for every vector of `rows` rows of width H.
+template <class F, class Visit> static inline void each_vector(int rows, int H, Visit visit) {
+  for (int row = 0; row < rows; row++)
+    for (int column = 0; column < H; column += lanes<F>)
+      visit(row, column, H - column < lanes<F> ? H - column : lanes<F>);
+}
+
 template <class F>
 static bool elman_forward(const Sequence &s, Share share, int I, int H, bool relu, const Elman<F> &net) {
-  Panels<F> panels(net.W, H, H, 1, H);  // h Wᵀ
+  Panels<F> panels(net.W, net.W ? H : 0, net.W ? H : 0, 1, H);  // h Wᵀ
   Input<F> input(s, share, I, H, net);
   F *scratch = static_cast<F *>(malloc(share.rows() * H * sizeof(F)));
   if (!panels.ready() || !input.ready() || !scratch) return free(scratch), false;
   for (int64_t i = 0; i < s.T; i++) {
     int64_t t = s.nth(i);
     input.project(i, net.h);
+    auto put = [&](int64_t at, int row, int column, Vec<F> sum, int n) {
+      at += (int64_t)row * H + column;
+      store<F>(net.h + at, activate<F>(load<F>(net.p + at, n) + sum, relu), n);
+    };
+    if (!net.W) {
+      int rows = int(s.end_of(share, t) - share.first);
+      each_vector<F>(rows, H, [&](int row, int column, int n) {
+        put((s.start_of(t) + share.first) * H, row, column, Vec<F>{}, n);
+      });
+      continue;
+    }
     stretches(s, share, t, [&](int64_t from, int64_t to, int64_t before) {
       int64_t now = (s.start_of(t) + from) * H;
       const F *last = before < 0 ? net.h0 + from * H : net.h + (s.start_of(before) + from) * H;
       const uint8_t *resets = s.resets ? s.resets + s.start_of(t) + from : nullptr;
       last = without_reset(last, H, to - from, H, resets, scratch);
       product(last, H, int(to - from), panels, [&](int row, int column, Vec<F> sum, int n) {
-        int64_t at = now + (int64_t)row * H + column;
-        store<F>(net.h + at, activate<F>(load<F>(net.p + at, n) + sum, relu), n);
+        put(now, row, column, sum, n);
       });
     });
   }
@@ -61,7 +78,7 @@ static bool elman_forward(const Sequence &s, Share share, int I, int H, bool rel
 template <class F>
 static bool elman_backward(const Sequence &s, Share share, int I, int H, bool relu, const Elman<F> &net,
                            const ElmanGradients<F> &grad) {
-  Panels<F> panels(net.W, H, H, H, 1);  // δ W
+  Panels<F> panels(net.W, net.W ? H : 0, net.W ? H : 0, H, 1);  // δ W
   Deltas<F> deltas(H, share.rows());
   InputGradients<F> of_input(I, net, grad, deltas);
   StateGradients<F> of_state(H, grad.W, nullptr, deltas);
@@ -93,16 +110,14 @@ static bool elman_backward(const Sequence &s, Share share, int I, int H, bool re
         store<F>(rows + row * deltas.stride + column, delta, n);
         if (grad.p) store<F>(grad.p + at, delta, n);
       };
-      if (after >= 0) return send_back(after, from, to, finish);
-      for (int row = 0; row < to - from; row++)
-        for (int column = 0; column < H; column += lanes<F>) {
-          int n = H - column < lanes<F> ? H - column : lanes<F>;
-          finish(row, column, grad.last ? load<F>(grad.last + (from + row) * H + column, n) : Vec<F>{}, n);
-        }
+      if (after >= 0 && net.W) return send_back(after, from, to, finish);
+      each_vector<F>(int(to - from), H, [&](int row, int column, int n) {
+        finish(row, column, grad.last ? load<F>(grad.last + (from + row) * H + column, n) : Vec<F>{}, n);
+      });
     });
     deltas.begin(s, share, t, H, net.h, net.h0);
     stretches(s, share, t, [&](int64_t from, int64_t to, int64_t before) {
-      if (before >= 0) return;
+      if (before >= 0 || !net.W) return;
       send_back(t, from, to, [&](int row, int column, Vec<F> sum, int n) {
         store<F>(grad.h0 + (from + row) * H + column, sum, n);
       });

@@ -82,7 +82,7 @@ template <class F> class Deltas {
     for (int64_t r = share.first; r < s.end_of(share, t); r++) {
       at[count] = s.start_of(t) + r;
       bool reset = s.resets && s.resets[at[count]];
-      before[count++] = reset ? nullptr : r < old ? h + (s.start_of(s.before(t)) + r) * H : h0 + r * H;
+      before[count++] = reset ? nullptr : r < old ? h + (s.start_of(s.before(t)) + r) * H : h0 ? h0 + r * H : nullptr;
     }
   }
 

@@ -8,7 +8,7 @@
 // none; b may be null. Where x is given U is (G, I), where tokens are it is (I, G); else p is given.
 // G is H, or 3H for a GRU.
 //
-// hᵗ = f(pᵗ + W hᵗ⁻¹).
+// hᵗ = f(pᵗ + W hᵗ⁻¹), or f(pᵗ) where W and h0 are null: then rows are only rows.
 template <class F> struct Elman {
   const F *x;
   const int64_t *tokens;
