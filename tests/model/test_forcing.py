@@ -10,6 +10,7 @@ from torch import Tensor
 
 import bptt
 from bptt.kernel import free_run as kernel
+from bptt.model import mean_loop
 from tests import oracles
 from tests.networks import RECURRENT_CELLS
 from tests.oracles import FLOAT64
@@ -94,7 +95,6 @@ def test_a_probability_of_one_or_zero_is_a_mask(number: float, mask: str, feedba
     outs = []
     for forcing in (number, MASKS[mask], MASKS[mask].bool()):
         torch.manual_seed(5)
-        torch.rand(T, B) if isinstance(forcing, Tensor) and number == 0 else None
         outs.append(net(y, x, forcing=forcing, feedback=feedback).nll)
     torch.testing.assert_close(outs[0], outs[1], **FLOAT64)
     torch.testing.assert_close(outs[0], outs[2], **FLOAT64)
@@ -202,10 +202,13 @@ def test_chunks_that_hand_on_the_state_are_one_run(
     torch.testing.assert_close(gradients(net, torch.cat(nll)), gradients(net, whole.nll), **FLOAT64)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)
 @pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
-def test_the_closed_loops_gradient(likelihood: str, recurrence: str, cell: str) -> None:
-    net, y, x = make(likelihood, recurrence, cell, steps=3)
+def test_the_closed_loops_gradient(
+    likelihood: str, recurrence: str, cell: str, layers: int
+) -> None:
+    net, y, x = make(likelihood, recurrence, cell, steps=3, layers=layers)
     names = [name for name, p in net.named_parameters() if p.requires_grad]
 
     def loss(*parameters: Tensor) -> Tensor:
@@ -215,6 +218,47 @@ def test_the_closed_loops_gradient(likelihood: str, recurrence: str, cell: str) 
 
     values = [dict(net.named_parameters())[n].detach().requires_grad_() for n in names]
     assert torch.autograd.gradcheck(loss, values)
+
+
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("cell", ["tanh", "relu"])
+@pytest.mark.parametrize("recurrence", ["output", "both"])
+@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
+def test_the_loop_of_means_by_hand_is_the_plain_one(
+    likelihood: str, recurrence: str, cell: str, layers: int
+) -> None:
+    net, y, x = make(likelihood, recurrence, cell, layers=layers)
+    state = net(y, x, forcing=MASKS["mixed"], feedback="mean").state
+    found = []
+    for can in (mean_loop.can, lambda *_: False):
+        leaves = torch.utils._pytree.tree_map_only(
+            Tensor, lambda t: t.detach().requires_grad_(t.is_floating_point()), state
+        )
+        with mock.patch.object(mean_loop, "can", can):
+            out = net(y, x, state=leaves, forcing=MASKS["mixed"], feedback="mean", resets=RESETS)
+        ends = [t for t in out.state if t is not None and t.requires_grad]
+        loss = (out.nll * torch.arange(B)).sum() + sum(t.square().sum() for t in ends)
+        asked = [p for p in net.parameters() if p.requires_grad]
+        asked += [t for t in leaves if t is not None and t.requires_grad]
+        found.append((out.nll, torch.autograd.grad(loss, asked, allow_unused=True)))
+    torch.testing.assert_close(found[0], found[1], **FLOAT64)
+
+
+def test_the_loop_of_means_can_be_differentiated_twice_by_torch_func() -> None:
+    net, y, x = make("gaussian")
+
+    def loss(W: Tensor) -> Tensor:
+        options = {"forcing": 0.0, "feedback": "mean"}
+        return torch.func.functional_call(
+            net, {"recurrent.weight_hh_l0": W}, (y, x), options
+        ).nll.sum()
+
+    W = net.recurrent.weight_hh_l0.detach()
+    second = torch.func.hessian(loss)(W)
+    step = 1e-5 * torch.eye(H).double()
+    first = [torch.func.grad(loss)(W + sign * step) for sign in (1, -1)]
+    along = torch.einsum("ijkl,kl->ij", second, torch.eye(H).double())
+    torch.testing.assert_close((first[0] - first[1]) / 2e-5, along, rtol=1e-5, atol=1e-6)
 
 
 def test_the_mean_of_symbols_goes_on_in_a_run_of_samples_only_when_it_is_forced() -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bptt.kernel import free_run as kernel
 from bptt.kernel import reference
+from bptt.model import mean_loop as by_hand
 from bptt.model.encodings import BLANK
 from bptt.model.layers import Feedforward, Hidden, Recurrent
 from bptt.model.state import Given, parts, where
@@ -44,7 +45,27 @@ Say = Callable[[Float[Tensor, "B O"], int], Tensor]
 
 def mean_loop(net: Network, given: Given) -> Loop:
     """Run with the mean of y fed back where it is not forced; the gradient goes through it."""
-    return plain_loop(net, given, lambda o, t: net.likelihood.mean(o))
+    R = net.feedback_weight(given.x)
+    if R is None or not by_hand.can(net.cell, given.alive):
+        return plain_loop(net, given, lambda o, t: net.likelihood.mean(o))
+    layer = net.recurrent
+    base, forced = _base(net, given, R)
+    own = as_rows(given.own0, base.new_empty(0, R.shape[1])).squeeze(0)
+    kept = None if given.resets is None else (~given.resets).unsqueeze(-1).to(base.dtype)
+    fed = (~forced).unsqueeze(-1).to(base.dtype)
+    has_loop = given.hidden is not None
+    how = by_hand.How(net.cell, net.likelihood, fed, kept, has_loop)
+    hidden = given.hidden
+    if not isinstance(hidden, Tensor):  # nothing loops over h
+        hidden = base.new_zeros(layer.num_layers, given.B, base.shape[-1])
+    layers = []
+    for k, suffix in enumerate(f"_l{k}" for k in range(layer.num_layers)):
+        enters = [R if k == 0 else layer.part("weight_ih", suffix)]
+        enters += [layer.part("weight_hh", suffix)] if has_loop else []
+        layers.append((torch.cat(enters, dim=1), None if k == 0 else layer.input_bias(suffix)))
+    readout = (net.readout.weight, net.readout.bias)
+    outputs, states, said = by_hand.mean_loop(how, base, own, hidden, readout, layers)
+    return Loop(outputs, states[-1], said, states[:, -1] if has_loop else None)
 
 
 @torch.no_grad()

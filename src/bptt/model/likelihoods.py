@@ -61,6 +61,12 @@ class Likelihood(nn.Module):
         """Return the mean of y as it is fed back, with its gradient."""
         raise NotImplementedError
 
+    def mean_backward(
+        self, grad: Float[Tensor, "*rows Y"], mean: Float[Tensor, "*rows Y"]
+    ) -> Float[Tensor, "*rows O"]:
+        """Return the gradient of the outputs that a gradient of their mean makes."""
+        raise NotImplementedError
+
     def noise(
         self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
     ) -> Float[Tensor, "T B *noise"]:
@@ -137,6 +143,13 @@ class Categorical(Likelihood):
     def mean(self, outputs: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
         """Return softmax(o)."""
         return torch.softmax(outputs, dim=-1)
+
+    def mean_backward(
+        self, grad: Float[Tensor, "*rows n"], mean: Float[Tensor, "*rows n"]
+    ) -> Float[Tensor, "*rows n"]:
+        """Return p ⊙ (g − p·g)."""
+        through = mean * grad
+        return torch.addcmul(through, mean, through.sum(-1, keepdim=True), value=-1)
 
     def noise(
         self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
@@ -216,6 +229,12 @@ class Bernoulli(Likelihood):
         """Return σ(o)."""
         return torch.sigmoid(outputs)
 
+    def mean_backward(
+        self, grad: Float[Tensor, "*rows d"], mean: Float[Tensor, "*rows d"]
+    ) -> Float[Tensor, "*rows d"]:
+        """Return g ⊙ σ (1 − σ)."""
+        return grad * mean * (1 - mean)
+
     def noise(
         self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
     ) -> Float[Tensor, "T B d"]:
@@ -292,6 +311,12 @@ class Gaussian(Likelihood):
     def mean(self, outputs: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """Return o."""
         return outputs
+
+    def mean_backward(
+        self, grad: Float[Tensor, "*rows d"], mean: Float[Tensor, "*rows d"]
+    ) -> Float[Tensor, "*rows d"]:
+        """Return g itself."""
+        return grad
 
     def noise(
         self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None

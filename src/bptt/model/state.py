@@ -202,6 +202,8 @@ def forced_steps(
         )
     if forcing == 1:
         return None
+    if forcing == 0:
+        return torch.zeros(T, B, dtype=torch.bool, device=device)
     return torch.rand(T, B, device=device) < forcing
 
 
