@@ -5,6 +5,7 @@ from .gradient.plan import Plan as Plan
 from .gradient.plan import plan as plan
 from .model.encodings import Features as Features
 from .model.encodings import Tokens as Tokens
+from .model.forecast import Forecast as Forecast
 from .model.layers import GRU as GRU
 from .model.layers import LSTM as LSTM
 from .model.layers import RNN as RNN
@@ -21,6 +22,8 @@ from .training.data import read_text as read_text
 from .training.fit import Interrupted as Interrupted
 from .training.fit import fit as fit
 from .training.fit import resume as resume
+from .training.forcing import Exposure as Exposure
+from .training.forcing import exposure as exposure
 from .training.run import Run as Run
 from .training.settings import Settings as Settings
 

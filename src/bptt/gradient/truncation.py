@@ -47,7 +47,7 @@ def sweep_windows(
     head: Swept | None = None
     loss: Tensor | float = 0.0
     for some in windows(T, window, stride, group):
-        known = _states(net, sequences, known, some.starts, pace)
+        known = states_before(net, sequences, known, some.starts, pace)
         block = sequences.windows(some.starts, some.steps, some.first)
         plan = choose(costs, some.steps, budget) if len(known) == 1 else Plan.full(some.steps)
         start_state = side_by_side(list(known.values()), axes) if head else state
@@ -62,7 +62,7 @@ def sweep_windows(
     return Swept(torch.as_tensor(loss), after, head.first)
 
 
-def _states(
+def states_before(
     net: nn.Module, sequences: Sequences, known: dict[int, Any], wanted: Iterable[int], pace: int
 ) -> dict[int, Any]:
     """Return the states before steps that are wanted, which rise, from one that is known."""

@@ -26,6 +26,7 @@ from bptt.model.encodings import (
     encoding_from_config,
     require_dtype,
 )
+from bptt.model.forecast import Forecast, forecast
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward, Hidden
 from bptt.model.likelihoods import Likelihood, likelihood_from_config, require_temperature
 from bptt.model.state import (
@@ -363,6 +364,30 @@ class Network(nn.Module):
             return torch.cat(run)
         B = batch_size(prompt if prompt is not None else x, state)
         return self.likelihood.blank(B, self.readout.weight).unsqueeze(0)[:0]
+
+    def forecast(
+        self,
+        steps: int,
+        *,
+        x: Shaped[Tensor, "T B *x"] | None = None,
+        prompt: Float[Tensor, "P B d"] | None = None,
+        state: State | None = None,
+        paths: int = 100,
+        generator: torch.Generator | None = None,
+    ) -> Forecast:
+        """Return how a series of numbers goes on: with the means fed back, and sampled paths.
+
+        prompt: true values (P, B, d) to read first; x, if the network has any, covers them and the
+        steps ahead. state: where to go on from. paths: how many samples.
+
+        >>> import bptt
+        >>> net = bptt.Network(bptt.Gaussian(2), hidden=8)
+        >>> ahead = net.forecast(5, prompt=torch.zeros(3, 1, 2), paths=50)
+        >>> ahead.mean.shape, ahead.paths.shape, ahead.quantile(0.9).shape
+        (torch.Size([5, 1, 2]), torch.Size([50, 5, 1, 2]), torch.Size([5, 1, 2]))
+        """
+        how: dict[str, Any] = {"x": x, "prompt": prompt, "state": state, "paths": paths}
+        return forecast(self, steps, generator=generator, **how)
 
     def _require_numbers(self, own: Tensor, hidden: Hidden) -> None:
         """Raise BpttError if a free run has left the numbers, as one with relu units can."""

@@ -1,0 +1,75 @@
+"""How a series of numbers goes on: the free run, once with the means fed back, and many samples."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from bptt.errors import BpttError, require_whole
+from bptt.model.state import State, batch_size, each
+
+if TYPE_CHECKING:
+    from bptt.model.network import Network
+
+
+class Forecast(NamedTuple):
+    """What `Network.forecast` returns.
+
+    mean: (steps, B, d), the run that feeds each mean back; the likeliest bits of a Bernoulli.
+    paths: (paths, steps, B, d), runs that feed samples back.
+    """
+
+    mean: Float[Tensor, "steps B d"]
+    paths: Float[Tensor, "paths steps B d"]
+
+    def quantile(self, share: float) -> Float[Tensor, "steps B d"]:
+        """Return the value below which this share of the paths lies, at each step by itself."""
+        if not 0 <= share <= 1:
+            raise BpttError(f"the quantile's share is {share}; expected a number from 0 to 1")
+        found = np.quantile(self.paths.cpu().numpy(), share, axis=0)
+        return torch.from_numpy(np.asarray(found)).to(self.mean)
+
+
+def forecast(
+    net: Network,
+    steps: int,
+    *,
+    x: Shaped[Tensor, "T B *x"] | None = None,
+    prompt: Float[Tensor, "P B d"] | None = None,
+    state: State | None = None,
+    paths: int = 100,
+    generator: torch.Generator | None = None,
+) -> Forecast:
+    """Do what `Network.forecast` says."""
+    require_whole("steps", steps, 1)
+    require_whole("paths", paths, 1)
+    if net.likelihood.kind == "categorical":
+        raise BpttError("the likelihood is categorical; expected numbers: for symbols use generate")
+    before = 0 if prompt is None else len(prompt)
+    if x is not None and len(x) != before + steps:
+        raise BpttError(
+            f"x has {len(x)} steps; expected {before + steps}, the prompt's and the forecast's"
+        )
+    if prompt is not None:
+        with torch.no_grad():
+            state = net.advance(prompt, None if x is None else x[:before], state=state)
+    future = None if x is None else x[before:]
+    B = batch_size(future, state)
+    mean = net.generate(steps, x=future, state=state, temperature=0.0)
+    many = net.generate(
+        steps,
+        x=None if future is None else future.repeat_interleave(paths, dim=1),
+        state=_repeated(net.fresh_state(B) if state is None else state, paths),
+        generator=generator,
+    )
+    return Forecast(mean, many.unflatten(1, (B, paths)).movedim(2, 0))
+
+
+def _repeated(state: State, times: int) -> State:
+    """Return the state of so many copies of each sequence, one beside the other."""
+    rows = [None if t is None else t.repeat_interleave(times, dim=0) for t in (state.y, state.own)]
+    return State(each(lambda part: part.repeat_interleave(times, dim=1), state.hidden), *rows)

@@ -1,0 +1,168 @@
+"""Teacher forcing over training, and what it costs at test time.
+
+A network that was always fed the true yᵗ⁻¹ has never seen its own mistakes. Scheduled sampling
+feeds it more and more of its own (Bengio et al. 2015); `exposure` measures what it still costs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from bptt.errors import BpttError, require_choice, require_whole
+from bptt.gradient.plan import device_of
+from bptt.gradient.sequences import Sequences
+from bptt.gradient.truncation import batch_axes, side_by_side, states_before
+from bptt.model.network import Network
+from bptt.model.state import FEEDBACKS, Regime
+
+STEEPNESS = 10.0
+"""k of the inverse sigmoid: the larger, the more suddenly it falls."""
+LEFT_AT_THE_END = 0.01
+"""What is left of the way at the end of the exponential."""
+MOST_ROWS, STEPS_AT_ONCE = 512, 1024
+
+SCHEDULES = ("constant", "linear", "exponential", "inverse-sigmoid")
+
+
+def forcing_at(share: float, schedule: str, start: float, end: float) -> float:
+    """Return the probability of forcing when this share of training, from 0 to 1, is done.
+
+    Bengio et al. 2015, section 2.4, with i scaled to the length of training: linear; exponential,
+    kⁱ; inverse sigmoid, k / (k + exp(i / k)), which is half way down in the middle.
+
+    >>> [round(forcing_at(s, "linear", 1.0, 0.2), 2) for s in (0, 0.5, 1)]
+    [1.0, 0.6, 0.2]
+    """
+    require_choice("the forcing's schedule", schedule, SCHEDULES)
+    left: dict[str, float] = {
+        "constant": 1.0,
+        "linear": 1 - share,
+        "exponential": LEFT_AT_THE_END**share,
+        "inverse-sigmoid": STEEPNESS / (STEEPNESS + STEEPNESS ** (2 * share)),
+    }
+    return end + (start - end) * left[schedule]
+
+
+@dataclass(frozen=True)
+class Exposure:
+    """What a free run costs, by the number k = 0 … n of steps since the last true value.
+
+    forced, free: (n + 1), the mean NLL of the true values, in nats per step, when the history is
+    true, and when the last k values of it are the network's own; over all starts and sequences.
+    excess: (n + 1), free − forced, which is 0 at k = 0; spread: its standard deviation over starts.
+    starts: how many there are, over all sequences.
+    forced_error, free_error: the root mean square errors of the means; None for symbols.
+    true, forced_run, free_run: (n + 1, B, d), the values and the means, from the first start; None
+    for symbols.
+    """
+
+    forced: Float[np.ndarray, " k"]
+    free: Float[np.ndarray, " k"]
+    excess: Float[np.ndarray, " k"]
+    spread: Float[np.ndarray, " k"]
+    starts: int
+    forced_error: Float[np.ndarray, " k"] | None
+    free_error: Float[np.ndarray, " k"] | None
+    true: Float[np.ndarray, "k B d"] | None
+    forced_run: Float[np.ndarray, "k B d"] | None
+    free_run: Float[np.ndarray, "k B d"] | None
+
+
+@torch.no_grad()
+def exposure(
+    net: Network,
+    y: Shaped[Tensor | np.ndarray, "T B *y"],
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
+    *,
+    steps: int,
+    starts: int = 100,
+    feedback: str = "sample",
+    seed: int = 0,
+) -> Exposure:
+    """Measure the error of a free run against teacher forcing, by steps since the last true value.
+
+    y, x: held-out data. steps: how long to run freely. starts: from how many places, evenly
+    spread, in each sequence. feedback: what the network feeds itself, a "sample" or the "mean".
+    seed: of the samples; torch's own random numbers stay what they were.
+
+    (The exposure bias of Ranzato et al. 2016, measured.)
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(3), hidden=4)
+    >>> found = exposure(net, torch.randint(3, (50, 2)), steps=10)
+    >>> len(found.excess), bool(abs(found.excess[0]) < 1e-6)
+    (11, True)
+    """
+    require_whole("steps", steps, 0)
+    require_whole("starts", starts, 1)
+    require_choice("feedback", feedback, FEEDBACKS)
+    sequences = Sequences.checked(y, x, Regime(), None, device_of(net))
+    last = sequences.T - steps - 1  # the last start from which there are enough steps
+    if last < 1:
+        raise BpttError(
+            f"y has {sequences.T} steps; expected at least steps + 2 = {steps + 2}: one before the "
+            "free run, and those that it is scored on"
+        )
+    stride = max(1, (last - 1) // max(1, starts - 1))
+    places = range(1, last + 1, stride)[:starts]
+    mode = net.training
+    net.eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        rows = _runs(net, sequences, places, steps, feedback)
+    net.train(mode)
+    return _summary(rows, sequences.B)
+
+
+def _runs(
+    net: Network, sequences: Sequences, places: range, steps: int, feedback: str
+) -> list[dict[str, Tensor]]:
+    """Run from all places, a group at a time; return what came out, (steps + 1, rows, ...)."""
+    axes = batch_axes(net, sequences)
+    group = max(1, MOST_ROWS // sequences.B)
+    known: dict[int, Any] = {0: None}
+    found = []
+    for first in range(0, len(places), group):
+        some = places[first : first + group]
+        known = states_before(net, sequences, known, some, STEPS_AT_ONCE)
+        part = sequences.windows(some, steps + 1, 0).part(0, steps + 1)
+        state = side_by_side(list(known.values()), axes)
+        runs = [
+            net(part.y, part.x, state=state, forcing=forcing, feedback=feedback)
+            for forcing in (1.0, 0.0)
+        ]
+        one = {"forced": runs[0].nll, "free": runs[1].nll}
+        if net.likelihood.kind != "categorical":
+            means = (net.likelihood.mean(run.outputs) for run in runs)
+            one |= dict(zip(("forced_run", "free_run"), means, strict=True), true=part.y)
+        found.append(one)
+        known = {some[-1]: known[some[-1]]}
+    return found
+
+
+def _summary(rows: list[dict[str, Tensor]], B: int) -> Exposure:
+    joined = {name: torch.cat([one[name] for one in rows], 1).double() for name in rows[0]}
+    values = {name: rows_.cpu().numpy() for name, rows_ in joined.items()}
+    excess = values["free"] - values["forced"]
+    errors: dict[str, Any] = {"forced_error": None, "free_error": None}
+    runs: dict[str, Any] = {"true": None, "forced_run": None, "free_run": None}
+    if "true" in values:
+        for name in ("forced", "free"):
+            squares = (values[f"{name}_run"] - values["true"]) ** 2
+            errors[f"{name}_error"] = np.sqrt(squares.mean(axis=(1, 2)))
+        runs = {name: values[name][:, :B] for name in runs}
+    return Exposure(
+        forced=values["forced"].mean(1),
+        free=values["free"].mean(1),
+        excess=excess.mean(1),
+        spread=excess.std(1),
+        starts=excess.shape[1],
+        **errors,
+        **runs,
+    )
