@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from bptt.cli import main
@@ -141,6 +142,72 @@ def test_bad_input_is_one_line_status_2_and_nothing_lost(
     assert err.count("\n") == 1
     assert complaint in err
     assert {path: path.read_bytes() for path in before} == before
+
+
+TABLE_SMALL = ["--hidden", "8", "--window", "10", "--max-steps", "20"]
+
+
+def table(path: Path, rows: str) -> None:
+    path.write_text("day,load,wind\n" + rows)
+
+
+def test_a_table_is_trained_on_and_forecast(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    table(here / "power.csv", "".join(f"{i},{i % 7},{(3 * i) % 5}\n" for i in range(100)))
+    arguments = ["power.csv", *TABLE_SMALL, "--target", "load,wind", "--time", "day"]
+    status, out, err = bptt_says("train", *arguments, "--forcing-end", "0.5")
+    assert (status, err) == (0, "")
+    assert "power.csv: 90 steps to train on" in out
+    assert "nats per step after 20 steps" in out
+    assert "  load: " in out
+    assert "of expecting the value before" in out
+    assert "bptt generate runs/power-1 --steps 100" in out
+    status, out, err = bptt_says("generate", "runs/power-1", "--steps", "9", "--out", "next.csv")
+    assert (status, err) == (0, "")
+    assert len((here / "next.csv").read_text().splitlines()) == 10
+    assert "plotly" in (here / "next.html").read_text()
+    assert bptt_says("train", "--resume", "runs/power-1", "--max-steps", "25")[0] == 0
+    assert bptt_says("train", "power.csv", *TABLE_SMALL, "--recurrence", "hidden")[0] == 0
+    assert bptt_says("generate", "runs/power-2", "--steps", "3")[0] == 0
+
+
+def test_a_collection_is_trained_on(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    np.savez(here / "songs.npz", y=np.random.default_rng(0).integers(2, size=(30, 20, 5)))
+    status, out, err = bptt_says("train", "songs.npz", *TABLE_SMALL)
+    assert (status, err) == (0, "")
+    assert "songs.npz: 540 steps to train on" in out
+    status, _, err = bptt_says("generate", "runs/songs-1")
+    assert (status, "was trained on a collection of sequences" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("rows", "arguments", "complaint"),
+    [
+        ("1,a,1\n2,2,2\n", ["--target", "load"], "'load'"),
+        ("1,1,1\n1,2,2\n3,1,1\n", ["--time", "day", "--validation-share", "0.4"], "day"),
+        ("1,1,1\n2,2,2\n3,1,1\n", ["--target", "lod"], "did you mean 'load'?"),
+        ("1,1,1\n2,1,2\n" * 9, ["--target", "load"], "'load'"),
+        ("1,1,1\n2,,2\n3,1,1\n", ["--target", "load"], "--fill"),
+        ("1,1,1\n2,inf,2\n3,1,1\n", ["--target", "load"], "load"),
+        ("1,1,1\n", [], "power.csv"),
+        ("", [], "power.csv has no rows"),
+    ],
+)
+def test_bad_tables_are_one_line_and_status_2(
+    here: Path, bptt_says: Callable[..., tuple], rows: str, arguments: list[str], complaint: str
+) -> None:
+    table(here / "power.csv", rows)
+    status, _, err = bptt_says("train", "power.csv", *TABLE_SMALL, *arguments)
+    assert (status, err.count("\n"), err[:6]) == (2, 1, "bptt: ")
+    assert complaint in err
+    assert not (here / "runs").exists()
+
+
+def test_options_of_tables_are_refused_elsewhere(bptt_says: Callable[..., tuple]) -> None:
+    status, _, err = bptt_says("train", "text.txt", "--difference")
+    assert (status, err) == (
+        2,
+        "bptt: --difference is for tables (.csv, .tsv, .parquet); text.txt is none\n",
+    )
 
 
 def test_generate_refuses_what_it_cannot_do(bptt_says: Callable[..., tuple]) -> None:

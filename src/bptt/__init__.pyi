@@ -17,14 +17,20 @@ from .model.likelihoods import Likelihood as Likelihood
 from .model.network import Network as Network
 from .model.state import Output as Output
 from .model.state import State as State
+from .training.batches import Data as Data
+from .training.collection import Collection as Collection
+from .training.collection import read_collection as read_collection
 from .training.data import Text as Text
 from .training.data import read_text as read_text
+from .training.exposure import Exposure as Exposure
+from .training.exposure import exposure as exposure
 from .training.fit import Interrupted as Interrupted
 from .training.fit import fit as fit
 from .training.fit import resume as resume
-from .training.forcing import Exposure as Exposure
-from .training.forcing import exposure as exposure
 from .training.run import Run as Run
 from .training.settings import Settings as Settings
+from .training.tables import Columns as Columns
+from .training.tables import Table as Table
+from .training.tables import read_table as read_table
 
 __version__: str

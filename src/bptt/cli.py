@@ -23,6 +23,8 @@ from bptt.errors import BpttError, require_whole
 from bptt.training.settings import Settings
 
 if TYPE_CHECKING:
+    from bptt.model.network import Network
+    from bptt.training.batches import Data
     from bptt.training.fit import Fit, Step
     from bptt.training.run import Run
 
@@ -30,6 +32,11 @@ BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 RESUME_OPTIONS = {"--resume", "--max-steps", "--max-seconds", "--tensorboard"}
 MOST_SEED = 2**63 - 1
 SAMPLE_STEPS, SAMPLE_TEMPERATURE = 400, 0.7
+TABLES = (".csv", ".tsv", ".parquet")
+TABLE_OPTIONS = ("target", "inputs", "time", "fill", "difference", "validation_share")
+COMMAS = Parameter(
+    converter=lambda _, tokens: tuple(name for one in tokens for name in one.value.split(","))
+)
 
 app = App(
     name="bptt",
@@ -57,6 +64,35 @@ class NetworkOptions:
     """Where the loop runs: hidden to hidden, output to hidden, or both."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What the data is."""
+
+    tokens: Literal["characters", "bytes"] = "characters"
+    """Of a text: what to predict one at a time; bytes takes any file."""
+
+    target: Annotated[tuple[str, ...], COMMAS] = ()
+    """Of a table: the columns to model, such as a,b; by default every column of numbers left."""
+
+    inputs: Annotated[tuple[str, ...], COMMAS] = ()
+    """Of a table: columns that are known at the step that is predicted."""
+
+    time: str | None = None
+    """Of a table: the column that rises from row to row."""
+
+    fill: Literal["previous", "linear"] | None = None
+    """Of a table: what to put for missing values, which are refused otherwise."""
+
+    difference: bool = False
+    """Of a table: model the change from row to row, for series with a trend."""
+
+    validation_share: float = 0.1
+    """Of a table: how much of it, at its end, is not to train on."""
+
+    scale: Literal["learned", "fixed"] = "learned"
+    """Of numbers: whether their spread is learned, or the loss is the squared error."""
+
+
 @app.command
 def train(
     data: Path | None = None,
@@ -64,63 +100,90 @@ def train(
     *,
     network: Annotated[NetworkOptions | None, Parameter(name="*")] = None,
     settings: Annotated[Settings | None, Parameter(name="*")] = None,
-    tokens: Literal["characters", "bytes"] = "characters",
+    options: Annotated[DataOptions | None, Parameter(name="*")] = None,
     seed: int = 0,
     out: Path | None = None,
     resume: Path | None = None,
     tensorboard: bool = False,
 ) -> None:
-    """Train a network on a text, show how it learns, and let it write a sample.
+    """Train a network on a text, a table or a collection of sequences, and show how it learns.
 
     Ctrl-C stops after the current step and saves; 'bptt train --resume RUN' goes on from there.
 
     Parameters
     ----------
     data
-        A UTF-8 text file; without one, the language documentation that every Python carries.
-    tokens
-        What to predict one at a time; bytes takes any file.
+        A UTF-8 text file; a table (.csv, .tsv, .parquet), a row a step; or a collection of
+        sequences (.npz with y, and x and lengths if there are any, time first). Without any, the
+        language documentation that every Python carries.
     seed
         Decides the first weights; the same seed gives the same run.
     out
         The folder for the run; by default the next free one under runs/.
     resume
-        Go on with the run in this folder, with its own settings.
+        The folder of a run to go on with, instead of starting one.
     tensorboard
         Write TensorBoard events into the run's folder too.
     """
     import torch  # noqa: PLC0415
 
-    from bptt.training.data import read_text  # noqa: PLC0415
     from bptt.training.fit import fit  # noqa: PLC0415
     from bptt.training.fit import resume as resume_run  # noqa: PLC0415
     from bptt.training.run import Run, next_folder  # noqa: PLC0415
 
-    options, settings = network or NetworkOptions(), settings or Settings()
+    network, settings = network or NetworkOptions(), settings or Settings()
     if resume is not None:
         run = Run.open(resume)
-        with _watching(run.path, run.vocabulary.unit, settings, tensorboard) as on_step:
-            _, done = resume_run(
+        with _watching(run.path, run.unit, settings, tensorboard) as on_step:
+            net, done = resume_run(
                 run,
                 data=data,
                 max_steps=settings.max_steps,
                 max_seconds=settings.max_seconds,
                 on_step=on_step,
             )
+        found = run.read_data(data) if run.kind == "table" else None
     else:
         require_whole("seed", seed, 0, MOST_SEED)
-        text = read_text(data, tokens)
+        options = options or DataOptions()
+        found = _read(data, options)
         torch.manual_seed(seed)
-        net = bptt.Network(
-            bptt.Categorical(text.vocabulary.size),
-            inputs=bptt.Tokens(text.vocabulary.size) if options.recurrence == "hidden" else 0,
-            **asdict(options),
-        )
+        net = _network(found, network, options)
         out = out or next_folder(data)
-        print(f"{text.source}: {len(text.training):,} {text.vocabulary.kind} to train on")
-        with _watching(out, text.vocabulary.unit, settings, tensorboard) as on_step:
-            done = fit(net, text, settings, out=out, seed=seed, on_step=on_step)
-    _say_what_came_out(done)
+        steps = found.training_batches(1, None, 0).steps
+        print(f"{found.source}: {steps:,} {found.unit}s to train on")
+        with _watching(out, found.unit, settings, tensorboard) as on_step:
+            done = fit(net, found, settings, out=out, seed=seed, on_step=on_step)
+    _say_what_came_out(net, found, done)
+
+
+def _read(path: Path | None, options: DataOptions) -> Data:
+    """Read the data, of the kind that its name says."""
+    from bptt.training.collection import read_collection  # noqa: PLC0415
+    from bptt.training.data import read_text  # noqa: PLC0415
+    from bptt.training.tables import Columns, read_table  # noqa: PLC0415
+
+    kind = "" if path is None else path.suffix.lower()
+    rest = {key: value for key, value in asdict(options).items() if key in TABLE_OPTIONS}
+    changed = [key for key, value in rest.items() if value != getattr(DataOptions(), key)]
+    if kind in TABLES and path is not None:
+        return read_table(path, Columns(**rest))
+    if changed:
+        flag, name = changed[0].replace("_", "-"), path or "the built-in text"
+        raise BpttError(f"--{flag} is for tables ({', '.join(TABLES)}); {name} is none")
+    if kind == ".npz" and path is not None:
+        return read_collection(path)
+    return read_text(path, options.tokens)
+
+
+def _network(data: Data, network: NetworkOptions, options: DataOptions) -> Network:
+    """Return a fresh network for the data."""
+    likelihood, inputs = data.likelihood, data.inputs
+    if isinstance(likelihood, bptt.Gaussian):
+        likelihood = bptt.Gaussian(likelihood.d, scale=options.scale)
+    if network.recurrence == "hidden" and inputs == 0:
+        inputs = likelihood.encoding  # x is then the value before
+    return bptt.Network(likelihood, inputs=inputs, **asdict(network))
 
 
 @app.command
@@ -132,8 +195,11 @@ def generate(
     steps: int = 500,
     temperature: float = SAMPLE_TEMPERATURE,
     seed: int | None = None,
+    out: Path | None = None,
+    data: Path | None = None,
+    future: Path | None = None,
 ) -> None:
-    """Let a trained network write.
+    """Let a trained network write, or forecast the table that it was trained on.
 
     Parameters
     ----------
@@ -142,15 +208,45 @@ def generate(
     prompt
         A text to continue.
     steps
-        How many characters, or bytes, to write.
+        How many characters or bytes to write, or rows to forecast.
     temperature
         Below 1 makes likely characters likelier; 0 always takes the likeliest.
     seed
         Decides the sample; by default every call gives another.
+    out
+        Of a table: where to write the forecast (.csv), with a figure beside it (.html); by default
+        forecast.csv in the run's folder.
+    data
+        Of a table: where it is now, if it was moved, or a newer one with the same columns.
+    future
+        Of a table: one that has its inputs for the steps ahead.
     """
     from bptt.training.run import Run  # noqa: PLC0415
 
-    _write_sample(Run.open(run), prompt, steps, temperature, seed)
+    found = Run.open(run)
+    if found.kind == "text":
+        _write_sample(found, prompt, steps, temperature, seed)
+    elif found.kind == "table":
+        _forecast(found, steps, out or found.path / "forecast.csv", data, future, seed)
+    else:
+        raise BpttError(
+            f"{run} was trained on a collection of sequences; expected a text or a table: "
+            "in Python, bptt.Run.open(...).network().generate(...) runs it freely"
+        )
+
+
+def _forecast(
+    run: Run, steps: int, out: Path, data: Path | None, future: Path | None, seed: int | None
+) -> None:
+    from bptt.report.plots import plot_forecast, write_figure  # noqa: PLC0415
+    from bptt.training.series import forecast_table  # noqa: PLC0415
+
+    table = run.read_table(data or run.config["data"]["path"])
+    ahead = forecast_table(run.network().eval(), table, steps, future=future, seed=seed)
+    ahead.write(out)
+    figure = out.with_suffix(".html")
+    write_figure(plot_forecast(table, ahead), figure)
+    print(f"{steps:,} steps ahead are in {out}; the figure is {figure}")
 
 
 @contextmanager
@@ -172,24 +268,44 @@ def _watching(
         yield on_step
 
 
-def _say_what_came_out(done: Fit) -> None:
-    from bptt.report.progress import bits, clock  # noqa: PLC0415
+def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
+    from bptt.report.progress import clock, losses_in  # noqa: PLC0415
 
     run = done.run
     assert run is not None
-    unit, folder = run.vocabulary.unit, shlex.quote(str(run.path))
-    starts_lines = unit == "byte" or "\n" in run.vocabulary.characters
+    folder, next_steps = shlex.quote(str(run.path)), ["generate {} --steps 100"]
+    measure, per_nat = losses_in(run.unit)
     print(
-        f"validation {bits(done.validation_nll)} bits per {unit} "
-        f"after {done.step:,} steps in {clock(done.seconds)}\n\n"
-        f"A sample of its own, at temperature {SAMPLE_TEMPERATURE}:"
+        f"validation {done.validation_nll * per_nat:.3f} {measure} "
+        f"after {done.step:,} steps in {clock(done.seconds)}\n"
     )
-    _write_sample(run, "\n" if starts_lines else "", SAMPLE_STEPS, SAMPLE_TEMPERATURE, seed=0)
-    print(
-        f"\nThe run is in {run.path}. Try next:\n"
-        f"  bptt generate {folder} --prompt 'The '\n"
-        f"  bptt train --resume {folder} --max-steps {2 * max(done.step, 1)}"
-    )
+    if run.kind == "text":
+        starts_lines = run.unit == "byte" or "\n" in run.vocabulary.characters
+        print(f"A sample of its own, at temperature {SAMPLE_TEMPERATURE}:")
+        first = "\n" if starts_lines else ""
+        _write_sample(run, first, SAMPLE_STEPS, SAMPLE_TEMPERATURE, seed=0)
+        print()
+        next_steps = ["generate {} --prompt 'The '"]
+    elif run.kind == "table":
+        _say_one_step_ahead(net, data)
+    else:
+        next_steps = []
+    next_steps.append(f"train --resume {{}} --max-steps {2 * max(done.step, 1)}")
+    print(f"The run is in {run.path}. Try next:")
+    for step in next_steps:
+        print(f"  bptt {step.format(folder)}")
+
+
+def _say_one_step_ahead(net: Network, data: Data | None) -> None:
+    from bptt.training.series import one_step_ahead  # noqa: PLC0415
+    from bptt.training.tables import Table  # noqa: PLC0415
+
+    assert isinstance(data, Table)
+    errors = one_step_ahead(net, data)
+    print("One step ahead, root mean square error on the validation part:")
+    for name, mine, its in zip(errors.names, errors.network, errors.persistence, strict=True):
+        print(f"  {name}: {mine:.4g}, against {its:.4g} of expecting the value before")
+    print()
 
 
 def _write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: int | None) -> None:

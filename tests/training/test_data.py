@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bptt
-from bptt.training.data import UNKNOWN, Vocabulary, streams
+from bptt.training.batches import streams
+from bptt.training.data import UNKNOWN, Vocabulary
 
 
 @given(st.text(min_size=1), st.text())

@@ -11,9 +11,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from bptt.training.fit import Step
 
 
-def bits(nll: float) -> str:
-    """Return nats as bits, for people."""
-    return f"{nll / math.log(2):.3f}"
+def losses_in(unit: str) -> tuple[str, float]:
+    """Return what a loss is measured in for steps of a kind, and how many of these a nat has.
+
+    >>> losses_in("character")[0], losses_in("step")
+    ('bits per character', ('nats per step', 1.0))
+    """
+    if unit == "step":
+        return "nats per step", 1.0
+    return f"bits per {unit}", 1 / math.log(2)
 
 
 def clock(seconds: float) -> str:
@@ -30,12 +36,13 @@ def clock(seconds: float) -> str:
 class TrainingDisplay:
     """Shows every Step it is called with, while it is entered.
 
-    unit: what a token is, as in "bits per character".
+    unit: what a step is, such as a character.
     max_seconds: when training stops at the latest, for the time left.
     """
 
     def __init__(self, console: Console, unit: str, max_seconds: float | None = None) -> None:
-        self.console, self.unit = console, unit
+        self.console = console
+        self.measure, self.per_nat = losses_in(unit)
         self.max_seconds = max_seconds or math.inf
         self.first: Step | None = None
         self.smoothed, self.weight, self.validation = 0.0, 0.0, "-"
@@ -69,10 +76,11 @@ class TrainingDisplay:
         self.smoothed = 0.95 * self.smoothed + 0.05 * step.train_nll
         self.weight = 0.95 * self.weight + 0.05
         if step.validation_nll is not None:
-            self.validation = bits(step.validation_nll)
-        losses = f"training {bits(self.smoothed / self.weight)}, validation {self.validation}"
+            self.validation = f"{step.validation_nll * self.per_nat:.3f}"
+        training = self.smoothed / self.weight * self.per_nat
+        losses = f"training {training:.3f}, validation {self.validation}"
         speed = f"{step.tokens_per_second / 1e3:.0f}k/s, {clock(self._time_left(step))} left"
-        line = f"{losses} bits per {self.unit}, {speed}"
+        line = f"{losses} {self.measure}, {speed}"
         self.bar.update(self.task, total=step.total, completed=step.step, line=line)
         if not self.console.is_terminal and step.validation_nll is not None:
             self.console.print(f"step {step.step} of {step.total}, {line}", soft_wrap=True)

@@ -4,21 +4,30 @@ from __future__ import annotations
 
 import codecs
 import hashlib
+import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int, Int64
 from torch import Tensor
 
 from bptt.errors import BpttError, require_choice
+from bptt.model.likelihoods import Categorical
+from bptt.model.network import Network
+from bptt.training.batches import Data, Streams
 
 TokenKind = Literal["characters", "bytes"]
 BUILT_IN = "pydoc_data.topics"
 VALIDATION_SHARE = 0.1
+VALIDATION_STEPS = 256
+BLOCK = 1 << 24
+"""Bytes that are read at once."""
+IN_MEMORY = 1 << 26
+"""Tokens up to which they are kept in memory."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -76,19 +85,80 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Text:
-    """A text as tokens: the first nine tenths to train on, the last tenth to validate."""
+class Text(Data):
+    """A text as tokens: the first nine tenths to train on, the last tenth to validate.
+
+    The tokens are in the narrowest of torch's types that holds them; those of a large file lie in a
+    file themselves, from which only what is read comes into memory.
+    """
 
     path: Path | None
     sha256: str
     vocabulary: Vocabulary
-    training: Int64[Tensor, " N"]
-    validation: Int64[Tensor, " M"]
+    training: Int[Tensor, " N"]
+    validation: Int[Tensor, " M"]
+
+    default_batch = 32
 
     @property
-    def source(self) -> str:
+    def source(self) -> str:  # type: ignore[override]
         """What to call it."""
         return BUILT_IN if self.path is None else str(self.path)
+
+    @property
+    def unit(self) -> str:  # type: ignore[override]
+        """What one token is called."""
+        return self.vocabulary.unit
+
+    @property
+    def likelihood(self) -> Categorical:
+        """One symbol a step."""
+        return Categorical(self.vocabulary.size)
+
+    @property
+    def inputs(self) -> int:
+        """There is no x."""
+        return 0
+
+    def training_batches(self, batch: int, steps: int | None, seed: int) -> Streams:
+        """Return the first nine tenths as streams."""
+        return Streams(self.training, None, batch, steps)
+
+    def validation_batches(self, batch: int) -> Streams:
+        """Return the last tenth as streams."""
+        return Streams(self.validation, None, batch, VALIDATION_STEPS)
+
+    def config(self) -> dict[str, Any]:
+        """Return where the text is, what it was and what its tokens are."""
+        return {
+            "kind": "text",
+            "path": None if self.path is None else str(self.path.resolve()),
+            "sha256": self.sha256,
+            "tokens": self.vocabulary.kind,
+            "characters": self.vocabulary.characters,
+        }
+
+    def require(self, net: Network, batch: int, window: int | None) -> None:
+        """Raise BpttError unless a network can be trained on this text."""
+        if net.likelihood.outputs != self.vocabulary.size or net.likelihood.kind != "categorical":
+            raise BpttError(
+                f"the network models {net.likelihood.outputs} symbols; expected "
+                f"{self.vocabulary.size}, the size of the text's vocabulary"
+            )
+        if net.inputs.width > 0 and not net.x_can_be_previous_y:
+            raise BpttError(
+                f"the network expects x, {net.inputs}; a text has none: make it with inputs=0, "
+                f'or with recurrence "hidden" and inputs=Tokens({self.vocabulary.size})'
+            )
+        kind, count, window = self.vocabulary.kind, len(self.training), window or 1
+        if len(self.validation) == 0:
+            raise BpttError(f"{self.source} is too short: expected at least 10 {kind}")
+        if count < batch * window:
+            raise BpttError(
+                f"{self.source} has {count} {kind} to train on; expected "
+                f"at least batch · window = {batch} · {window} = {batch * window}: "
+                "take a longer text, a smaller batch (--batch) or a smaller window (--window)"
+            )
 
 
 def read_text(
@@ -106,32 +176,102 @@ def read_text(
     """
     tokens = tokens if vocabulary is None else vocabulary.kind
     require_choice("tokens", tokens, ("characters", "bytes"))
-    path = None if path is None else Path(path)
-    source, raw = (BUILT_IN, _built_in()) if path is None else (str(path), _read(path))
-    if not raw:
-        raise BpttError(f"{source} is empty; expected some text to learn from")
+    file = TextFile(None if path is None else Path(path))
+    size, sha256 = file.measure()
+    if size == 0:
+        raise BpttError(f"{file.source} is empty; expected some text to learn from")
     if tokens == "bytes":
-        vocabulary = vocabulary or Vocabulary("bytes")
-        ids = torch.from_numpy(np.frombuffer(raw, np.uint8).astype(np.int64))
-        cut = _cut(len(ids))
+        vocabulary, count = vocabulary or Vocabulary("bytes"), size
+        ids = _filled(count, np.uint8, (np.frombuffer(block, np.uint8) for block in file.blocks()))
     else:
-        text = _decode(source, raw)
-        cut = _cut(len(text))
-        vocabulary = vocabulary or Vocabulary.of(text[:cut], "characters")
-        ids = vocabulary.encode(text)
-    return Text(path, hashlib.sha256(raw).hexdigest(), vocabulary, ids[:cut], ids[cut:])
+        count = sum(len(piece) for piece in file.pieces())
+        vocabulary = vocabulary or Vocabulary("characters", file.characters(_cut(count)))
+        dtype = np.uint8 if vocabulary.size <= 256 else np.int32
+        ids = _filled(count, dtype, (vocabulary.encode(piece).numpy() for piece in file.pieces()))
+    cut = _cut(count)
+    return Text(file.path, sha256, vocabulary, ids[:cut], ids[cut:])
 
 
-def streams(tokens: Int64[Tensor, " N"], batch: int) -> Int64[Tensor, "L B"]:
-    """Cut a text into `batch` equal parts that run side by side; up to batch − 1 tokens stay out.
+@dataclass(frozen=True)
+class TextFile:
+    """A text file, or without a path the built-in text, read a block at a time."""
 
-    >>> streams(torch.arange(7), 2)
-    tensor([[0, 3],
-            [1, 4],
-            [2, 5]])
-    """
-    length = len(tokens) // batch
-    return tokens[: length * batch].view(batch, length).t()
+    path: Path | None
+
+    @property
+    def source(self) -> str:
+        """What to call it."""
+        return BUILT_IN if self.path is None else str(self.path)
+
+    def blocks(self) -> Iterator[bytes]:
+        """Yield its bytes, or raise BpttError if it cannot be read."""
+        if self.path is None:
+            yield _built_in()
+            return
+        try:
+            with self.path.open("rb") as file:
+                while block := file.read(BLOCK):
+                    yield block
+        except FileNotFoundError:
+            raise BpttError(f"no such file: {self.path}; give the path of a text file") from None
+        except IsADirectoryError:
+            raise BpttError(
+                f"{self.path} is a folder; give the path of a text file in it"
+            ) from None
+        except OSError as error:
+            raise BpttError(f"cannot read {self.path}: {error.strerror}") from None
+
+    def measure(self) -> tuple[int, str]:
+        """Return how many bytes it has, and their SHA-256."""
+        size, digest = 0, hashlib.sha256()
+        for block in self.blocks():
+            size += len(block)
+            digest.update(block)
+        return size, digest.hexdigest()
+
+    def pieces(self) -> Iterator[str]:
+        """Yield its text, or raise BpttError where it is not UTF-8."""
+        decoder = codecs.getincrementaldecoder("utf-8")()
+        position, line, block = 0, 1, b""
+        try:
+            for block in self.blocks():
+                block = decoder.getstate()[0] + block  # noqa: PLW2901 (what it still holds)
+                decoder.reset()
+                yield decoder.decode(block)
+                done = len(block) - len(decoder.getstate()[0])
+                position, line = position + done, line + block.count(b"\n", 0, done)
+            block = decoder.getstate()[0]
+            yield decoder.decode(b"", final=True)
+        except UnicodeDecodeError as error:
+            line += block.count(b"\n", 0, error.start)
+            raise BpttError(
+                f"{self.source} is not UTF-8: byte 0x{block[error.start]:02x} at position "
+                f"{position + error.start}, line {line}; convert it, or train on its bytes with "
+                "tokens bytes (--tokens bytes)"
+            ) from None
+
+    def characters(self, count: int) -> str:
+        """Return the different characters among the first `count`, sorted."""
+        known: set[str] = set()
+        for piece in self.pieces():
+            known.update(piece[:count])
+            count = max(0, count - len(piece))
+        return "".join(sorted(known))
+
+
+def _filled(count: int, dtype: type, parts: Iterable[np.ndarray]) -> Tensor:
+    """Return the parts one after the other, in a file without a name if they are many."""
+    ids: np.ndarray
+    if count <= IN_MEMORY:
+        ids = np.empty(count, dtype)
+    else:
+        with tempfile.TemporaryFile() as file:
+            ids = np.memmap(file, dtype, "w+", shape=(count,))
+    at = 0
+    for part in parts:
+        ids[at : at + len(part)] = part
+        at += len(part)
+    return torch.from_numpy(ids)
 
 
 def _cut(length: int) -> int:
@@ -142,25 +282,3 @@ def _built_in() -> bytes:
     from pydoc_data.topics import topics  # noqa: PLC0415 (half a megabyte that few calls need)
 
     return "\n".join(topics.values()).encode()
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
-        raise BpttError(f"no such file: {path}; give the path of a text file") from None
-    except IsADirectoryError:
-        raise BpttError(f"{path} is a folder; give the path of a text file in it") from None
-    except OSError as error:
-        raise BpttError(f"cannot read {path}: {error.strerror}") from None
-
-
-def _decode(source: str, raw: bytes) -> str:
-    try:
-        return raw.decode()
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise BpttError(
-            f"{source} is not UTF-8: byte 0x{raw[error.start]:02x} at position {error.start}, "
-            f"line {line}; convert it, or train on its bytes with tokens bytes (--tokens bytes)"
-        ) from None

@@ -1,10 +1,9 @@
-"""The trainer: truncated backpropagation through time over parallel streams of text."""
+"""The trainer: backpropagation through time over the batches of a text, a table or a collection."""
 
 from __future__ import annotations
 
 import math
 import signal
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 from torch.utils import _pytree as pytree
 
@@ -25,18 +23,18 @@ from bptt.gradient.plan import plan
 from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training import checkpoint
-from bptt.training.data import Text, streams
+from bptt.training.batches import Batches, Data
+from bptt.training.data import Text
 from bptt.training.run import Run, under
-from bptt.training.settings import DEFAULT_EPOCHS, Settings
+from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
 
 LOG_EVERY = 10
 SECONDS_BETWEEN_SAVES = 60.0
-VALIDATION_CHUNK = 256
 
 
 @dataclass(frozen=True)
 class Step:
-    """What `on_step` is told after each optimizer step; losses are in nats per token.
+    """What `on_step` is told after each optimizer step; losses are in nats per step.
 
     total: the number of steps at which training ends; train_nll: of this step's tokens;
     validation_nll: None unless this step ended with a validation; seconds: of training so far.
@@ -74,24 +72,28 @@ class Interrupted(KeyboardInterrupt):
 
 @dataclass
 class Progress:
-    """What, besides weights and the optimizer's state, decides how training goes on."""
+    """What, besides weights and the optimizer's state, decides how training goes on.
+
+    seed: of all that is drawn while training; each step draws from its own, seed + step.
+    """
 
     step: int = 0
     seconds: float = 0.0
     nll_sum: float = 0.0
     nll_count: int = 0
+    seed: int = 0
 
 
 def fit(
     net: Network,
-    text: Text,
+    data: Data,
     settings: Settings | None = None,
     *,
     out: str | Path | None = None,
     seed: int | None = None,
     on_step: OnStep | None = None,
 ) -> Fit:
-    """Train the network on a text, in place.
+    """Train the network on a text, a table or a collection of sequences, in place.
 
     out: a folder for the run: its configuration, metrics and checkpoints; None keeps nothing.
     seed: noted in the run (the caller has seeded torch before making the network).
@@ -99,9 +101,9 @@ def fit(
     no number raises BpttError, with the last good checkpoint kept.
     """
     settings = settings or Settings()
-    trainer = Trainer(net, text, settings, None, on_step)
+    trainer = Trainer(net, data, settings, None, on_step)
     if out is not None:
-        trainer.run = Run.create(out, _config(net, text, settings, seed))
+        trainer.run = Run.create(out, _config(net, data, settings, seed))
         trainer.save()
         trainer.run.write_config()
     return trainer.train()
@@ -117,17 +119,17 @@ def resume(
 ) -> tuple[Network, Fit]:
     """Go on with a run exactly where its checkpoint is; return the network and how it ended.
 
-    data: where its text is now, if it was moved.
+    data: where its data is now, if that was moved.
     max_steps: a new end for the run, and for its learning rate's schedule.
     max_seconds: how long this call may take; what the run had for itself is not remembered.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    text = run.read_text(data)
+    found = run.read_data(data)
     if max_steps is not None:
         run = run.with_training(max_steps=max_steps, epochs=None)
     settings = replace(run.settings(), max_seconds=max_seconds)
     net = run.network()
-    trainer = Trainer(net, text, settings, run, on_step)
+    trainer = Trainer(net, found, settings, run, on_step)
     trainer.load()
     if max_steps is not None:
         if max_steps < trainer.progress.step:
@@ -143,17 +145,18 @@ class Trainer:
     """The loop behind `fit` and `resume`."""
 
     def __init__(
-        self, net: Network, text: Text, settings: Settings, run: Run | None, on_step: OnStep | None
+        self, net: Network, data: Data, settings: Settings, run: Run | None, on_step: OnStep | None
     ) -> None:
-        _require_fit(net, text, settings)
-        self.net, self.text, self.settings, self.run = net, text, settings, run
+        self.batch = settings.batch or data.default_batch
+        data.require(net, self.batch, settings.window)
+        self.net, self.data, self.settings, self.run = net, data, settings, run
         self.on_step = on_step
         self.optimizer = _optimizer(net, settings)
-        self.streams = streams(text.training, settings.batch)
-        self.updates_per_epoch = math.ceil(len(self.streams) / (settings.steps or sys.maxsize))
-        self.total = _total_steps(settings, self.updates_per_epoch)
+        self.progress = Progress(seed=int(torch.randint(2**31, ())))
+        self._read_batches()
+        self._require_memory()
+        self.total = _total_steps(settings, data, len(self.batches))
         self.validate_every = settings.validate_every or self._validation_interval()
-        self.progress = Progress()
         self.carried: State | None = None
         self.last_saved = (-1, -math.inf)
 
@@ -204,19 +207,24 @@ class Trainer:
         return validation_nll
 
     def update(self) -> tuple[float, int]:
-        """Change the weights once; return the loss, in nats per token, and how many tokens."""
-        part = self.progress.step % self.updates_per_epoch
-        start, end = (len(self.streams) * i // self.updates_per_epoch for i in (part, part + 1))
+        """Change the weights once; return the loss, in nats per step, and how many tokens."""
+        batch = self.batches.get(*divmod(self.progress.step, len(self.batches)))
         self.net.train()
         self.optimizer.zero_grad()
-        done = backward(
-            self.net,
-            self.streams[start:end],
-            state=None if part == 0 else self.carried,
-            window=self.settings.window,
-            stride=self.settings.stride,
-            memory=self.settings.memory,
-        )
+        with torch.random.fork_rng():
+            torch.manual_seed(self.progress.seed + self.progress.step)
+            done = backward(
+                self.net,
+                batch.y,
+                batch.x,
+                state=None if batch.is_start else self.carried,
+                window=self.settings.window,
+                stride=self.settings.stride,
+                memory=self.settings.memory,
+                forcing=self.settings.forcing_at(self.progress.step / max(1, self.total - 1)),
+                feedback=self.settings.feedback,
+                lengths=batch.lengths,
+            )
         loss = self._require_number("loss", float(done.loss))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
@@ -227,15 +235,30 @@ class Trainer:
         self.carried = done.state
         return loss, done.steps
 
+    def _read_batches(self) -> None:
+        steps, seed = self.settings.steps, self.progress.seed
+        self.batches = self.data.training_batches(self.batch, steps, seed)
+        self.validation = self.data.validation_batches(self.batch)
+
     def _validation_interval(self) -> int:
         """Return an interval in which validating takes about a tenth of the time, or less."""
-        tokens_per_update = self.streams.numel() / self.updates_per_epoch
-        enough = math.ceil(3 * len(self.text.validation) / tokens_per_update)
-        return max(min(100, self.updates_per_epoch), enough)
+        per_update = self.batches.steps / len(self.batches)
+        enough = math.ceil(3 * self.validation.steps / per_update)
+        return max(min(100, max(10, len(self.batches))), enough)
+
+    def _require_memory(self) -> None:
+        """Raise BpttError if an update would take more than this machine has, or than allowed."""
+        y, x, *_ = self.batches.get(0, 0)
+        settings = self.settings
+        side_by_side = settings.window is None or settings.stride is not None
+        reach = len(y) if side_by_side else min(settings.window or len(y), len(y))
+        planned = plan(self.net, reach, y.shape[1], settings.memory, y=y, x=x)
+        weights = sum(p.numel() for p in self.net.parameters())
+        require_memory("training", 4 * 4 * weights + (planned.memory or 0))
 
     def validate(self) -> float:
-        """Return the loss on the validation part, in nats per token."""
-        nll = evaluate(self.net, self.text.validation, self.settings.batch)
+        """Return the loss on the validation part, in nats per step."""
+        nll = evaluate(self.net, self.validation)
         return self._require_number("validation loss", nll)
 
     def save(self) -> None:
@@ -248,7 +271,11 @@ class Trainer:
         parts = {
             "network": self.net.state_dict(),
             "optimizer": checkpoint.optimizer_tensors(self.optimizer),
-            "carried": {str(i): t for i, t in enumerate(_tensors(self.carried))},
+            "carried": {
+                str(i): t
+                for i, t in enumerate(pytree.tree_leaves(self.carried))
+                if isinstance(t, Tensor)
+            },
         }
         tensors = {f"{part}.{name}": t for part, all_ in parts.items() for name, t in all_.items()}
         self.run.save(tensors, asdict(progress))
@@ -260,10 +287,10 @@ class Trainer:
         tensors, notes = self.run.load()
         checkpoint.load_optimizer(self.optimizer, under("optimizer", tensors))
         self.progress = Progress(**notes)
+        self._read_batches()
         if carried := under("carried", tensors):
-            fresh, structure = pytree.tree_flatten(self.net.fresh_state(self.settings.batch))
-            saved = iter(carried[str(i)] for i in range(len(carried)))
-            leaves = [next(saved) if isinstance(leaf, Tensor) else leaf for leaf in fresh]
+            fresh, structure = pytree.tree_flatten(self.net.fresh_state(1))
+            leaves = [carried.get(str(i)) for i in range(len(fresh))]
             self.carried = pytree.tree_unflatten(leaves, structure)
         self.run.forget_after(self.progress.step)
         self.last_saved = (self.progress.step, self.progress.seconds)
@@ -296,18 +323,20 @@ class Trainer:
 
 
 @torch.no_grad()
-def evaluate(net: Network, tokens: Int64[Tensor, " N"], batch: int) -> float:
-    """Return the mean NLL of a text read as `batch` parallel streams, in nats per token."""
+def evaluate(net: Network, batches: Batches) -> float:
+    """Return the mean NLL of all batches under teacher forcing, in nats per step."""
     mode = net.training
     net.eval()
-    columns = streams(tokens, min(batch, len(tokens)))
     state, total = None, 0.0
-    for chunk in columns.split(VALIDATION_CHUNK):
-        out = net(chunk, state=state)
-        total += float(out.nll.sum(dtype=torch.float64))
+    for i in range(len(batches)):
+        batch = batches.get(0, i)
+        start = None if batch.is_start else state
+        out = net(batch.y, batch.x, state=start, lengths=batch.lengths)
+        assert out.nll is not None
+        total += float(out.nll[batch.unscored :].sum(dtype=torch.float64))
         state = out.state
     net.train(mode)
-    return total / columns.numel()
+    return total / batches.steps
 
 
 def learning_rate(step: int, total: int, settings: Settings) -> float:
@@ -347,55 +376,18 @@ def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
     return make(trained, lr=settings.learning_rate)
 
 
-def _total_steps(settings: Settings, updates_per_epoch: int) -> int:
+def _total_steps(settings: Settings, data: Data, updates_per_epoch: int) -> int:
     ends = [] if settings.max_steps is None else [settings.max_steps]
-    if settings.epochs is not None or not ends:
-        ends.append(math.ceil((settings.epochs or DEFAULT_EPOCHS) * updates_per_epoch))
-    return min(ends)
+    if settings.epochs is not None:
+        ends.append(math.ceil(settings.epochs * updates_per_epoch))
+    least = 0 if isinstance(data, Text) else DEFAULT_STEPS
+    return min(ends or [max(least, math.ceil(DEFAULT_EPOCHS * updates_per_epoch))])
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in pytree.tree_leaves(tree) if isinstance(leaf, Tensor)]
-
-
-def _require_fit(net: Network, text: Text, settings: Settings) -> None:
-    """Raise BpttError unless network, text, settings and machine go together."""
-    if net.likelihood.outputs != text.vocabulary.size:
-        raise BpttError(
-            f"the network models {net.likelihood.outputs} symbols; expected "
-            f"{text.vocabulary.size}, the size of the text's vocabulary"
-        )
-    if net.inputs.width > 0 and not net.x_can_be_previous_y:
-        raise BpttError(
-            f"the network expects x, {net.inputs}; a text has none: make it with inputs=0, "
-            f'or with recurrence "hidden" and inputs=Tokens({text.vocabulary.size})'
-        )
-    if len(text.validation) == 0:
-        raise BpttError(f"{text.source} is too short: expected at least 10 {text.vocabulary.kind}")
-    batch, window = settings.batch, settings.window or 1
-    if len(text.training) < batch * window:
-        raise BpttError(
-            f"{text.source} has {len(text.training)} {text.vocabulary.kind} to train on; expected "
-            f"at least batch · window = {batch} · {window} = {batch * window}: "
-            "take a longer text, a smaller batch (--batch) or a smaller window (--window)"
-        )
-    steps = min(settings.steps or sys.maxsize, len(text.training) // batch)
-    side_by_side = settings.window is None or settings.stride is not None
-    reach = steps if side_by_side else min(window, steps)
-    planned = plan(net, reach, batch, settings.memory)
-    weights = sum(p.numel() for p in net.parameters())
-    require_memory("training", 4 * 4 * weights + (planned.memory or 0))
-
-
-def _config(net: Network, text: Text, settings: Settings, seed: int | None) -> dict[str, Any]:
+def _config(net: Network, data: Data, settings: Settings, seed: int | None) -> dict[str, Any]:
     return {
         "bptt": bptt.__version__,
-        "data": {
-            "path": None if text.path is None else str(text.path.resolve()),
-            "sha256": text.sha256,
-            "tokens": text.vocabulary.kind,
-            "characters": text.vocabulary.characters,
-        },
+        "data": data.config(),
         "network": net.config(),
         "trained": [name for name, p in net.named_parameters() if p.requires_grad],
         "training": asdict(settings),

@@ -16,8 +16,11 @@ from torch import Tensor
 from bptt.errors import BpttError
 from bptt.model.network import Network
 from bptt.training import checkpoint
-from bptt.training.data import Text, Vocabulary, read_text
+from bptt.training.batches import Data
+from bptt.training.collection import read_collection
+from bptt.training.data import Vocabulary, read_text
 from bptt.training.settings import Settings
+from bptt.training.tables import Columns, Scaling, Table, read_table
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 
@@ -92,24 +95,54 @@ class Run:
             ) from None
 
     @property
+    def kind(self) -> str:
+        """What it was trained on: "text", "table" or "sequences"."""
+        with self._understood():
+            return str(self.config["data"]["kind"])
+
+    @property
+    def unit(self) -> str:
+        """What a step is called."""
+        return self.vocabulary.unit if self.kind == "text" else "step"
+
+    @property
     def vocabulary(self) -> Vocabulary:
-        """The tokens that the run was trained on."""
+        """The tokens that the run was trained on, if that was a text."""
         with self._understood():
             data = self.config["data"]
             return Vocabulary(data["tokens"], data["characters"])
 
-    def read_text(self, path: str | Path | None = None) -> Text:
+    def read_data(self, path: str | Path | None = None) -> Data:
         """Read the run's data again, from where it was or from `path`; it must be unchanged."""
-        data = self.config["data"]
-        source = path if path is not None else data["path"]
-        text = read_text(source, data["tokens"], self.vocabulary)
-        if text.sha256 != data["sha256"]:
+        config = self.config["data"]
+        source = path if path is not None else config["path"]
+        data: Data
+        with self._understood():
+            if self.kind == "text":
+                data = read_text(source, config["tokens"], self.vocabulary)
+            elif source is None:
+                raise BpttError(
+                    f"the data of {self.path} came from memory; expected a file to read it from"
+                )
+            elif self.kind == "table":
+                data = self.read_table(source)
+            else:
+                data = read_collection(source, config["symbols"])
+        if data.sha256 != config["sha256"]:
             raise BpttError(
-                f"{text.source} is not the text that {self.path} was trained on "
-                f"(SHA-256 {text.sha256[:12]}, expected {data['sha256'][:12]}); "
+                f"{data.source} is not the {self.kind} that {self.path} was trained on "
+                f"(SHA-256 {data.sha256[:12]}, expected {config['sha256'][:12]}); "
                 "give the original, or start a new run"
             )
-        return text
+        return data
+
+    def read_table(self, path: str | Path) -> Table:
+        """Read a table as the run's own was: the same columns, in the same units."""
+        config = self.config["data"]
+        scalings = [config["y_scaling"], config["x_scaling"]]
+        y, x = (None if one is None else Scaling(**one) for one in scalings)
+        assert y is not None
+        return read_table(path, Columns(**config["columns"]), scaling=(y, x))
 
     def network(self) -> Network:
         """Return the trained network."""

@@ -8,15 +8,22 @@ from typing import Literal
 
 from bptt.errors import BpttError, as_bytes, require_choice, require_whole, require_window
 
-DEFAULT_EPOCHS = 12.0
+DEFAULT_EPOCHS, DEFAULT_STEPS = 12.0, 1000
+FEEDBACKS = ("sample", "mean")
+SCHEDULES = ("constant", "linear", "exponential", "inverse-sigmoid")
+STEEPNESS = 10.0
+"""k of the inverse sigmoid: the larger, the more suddenly it falls."""
+LEFT_AT_THE_END = 0.01
+"""What is left of the way at the end of the exponential."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
     """How to train. The defaults were chosen with `benchmarks/text.py --defaults`."""
 
-    batch: int = 32
-    """How many parallel streams the text is cut into."""
+    batch: int | None = None
+    """How many parallel streams the data is cut into, or how many sequences of a collection are run
+    side by side; by default 32, and for a table fewer if the streams would be short."""
 
     window: int | None = 100
     """How many time steps the gradient reaches back (truncated backpropagation through time); none
@@ -34,8 +41,22 @@ class Settings:
     """Time steps of every stream between two optimizer steps; by default the window, and without
     one the whole stream."""
 
+    forcing: float = 1.0
+    """The probability that the true previous output is fed back, and not the network's own: 1 is
+    teacher forcing, 0 closes the loop, between is scheduled sampling."""
+
+    forcing_end: float | None = None
+    """Where forcing ends up; by default where it starts."""
+
+    forcing_schedule: Literal["constant", "linear", "exponential", "inverse-sigmoid"] = "linear"
+    """How forcing gets there over the optimizer steps."""
+
+    feedback: Literal["sample", "mean"] = "sample"
+    """What the network feeds back of its own: a sample, or the mean, with its gradient."""
+
     epochs: float | None = None
-    """How often to go through the data; by default 12, unless max_steps says otherwise."""
+    """How often to go through the data; by default 12, and for tables and collections so often that
+    1,000 optimizer steps are taken, unless max_steps says otherwise."""
 
     max_steps: int | None = None
     """Stop after this many optimizer steps. The learning rate's schedule ends there too."""
@@ -69,6 +90,7 @@ class Settings:
         if self.memory is not None:
             as_bytes("memory", self.memory)
         require_window(self.window, self.stride)
+        self._require_forcing()
         require_choice("optimizer", self.optimizer, ("adam", "sgd"))
         if self.steps_per_update is not None:
             require_whole("steps_per_update", self.steps_per_update, 1, 2**31)
@@ -77,6 +99,43 @@ class Settings:
                     f"steps_per_update is {self.steps_per_update}; expected at least the window, "
                     f"{self.window}: the gradient cannot reach back past the last update"
                 )
+
+    def _require_forcing(self) -> None:
+        """Raise BpttError unless what is fed back makes sense."""
+        require_choice("feedback", self.feedback, FEEDBACKS)
+        require_choice("forcing_schedule", self.forcing_schedule, SCHEDULES)
+        for name in ("forcing", "forcing_end"):
+            value = getattr(self, name)
+            if value is not None and not 0 <= value <= 1:
+                raise BpttError(f"{name} is {value}; expected a probability from 0 to 1")
+        if not self.is_forced and self.stride not in (None, self.window):
+            raise BpttError(
+                f"stride is {self.stride} with forcing below 1; expected none, or the window: "
+                "windows that overlap would each draw other values for the same step"
+            )
+
+    @property
+    def is_forced(self) -> bool:
+        """Whether the true values are always fed back."""
+        return self.forcing == 1 and self.forcing_end in (None, 1)
+
+    def forcing_at(self, share: float) -> float:
+        """Return the probability of forcing when this share of training, from 0 to 1, is done.
+
+        Bengio et al. 2015, section 2.4, with i scaled to the length of training: linear;
+        exponential, kⁱ; inverse sigmoid, k / (k + exp(i / k)), half way down in the middle.
+
+        >>> [Settings(forcing_end=0.2).forcing_at(share) for share in (0, 0.25, 1)]
+        [1.0, 0.8, 0.2]
+        """
+        left: dict[str, float] = {
+            "constant": 1.0,
+            "linear": 1 - share,
+            "exponential": LEFT_AT_THE_END**share,
+            "inverse-sigmoid": STEEPNESS / (STEEPNESS + STEEPNESS ** (2 * share)),
+        }
+        end = self.forcing if self.forcing_end is None else self.forcing_end
+        return end + (self.forcing - end) * left[self.forcing_schedule]
 
     @property
     def steps(self) -> int | None:

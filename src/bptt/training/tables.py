@@ -12,6 +12,8 @@ from typing import Any, Literal
 import numpy as np
 
 from bptt.errors import BpttError, require_choice
+from bptt.model.likelihoods import Gaussian
+from bptt.training.batches import Data, Streams
 from bptt.training.table_rows import (
     WRONG,
     Found,
@@ -24,6 +26,8 @@ from bptt.training.table_rows import (
     spool,
     steps_of,
 )
+
+WARM_UP, VALIDATION_STEPS = 1000, 1024
 
 
 @dataclass(frozen=True)
@@ -86,8 +90,8 @@ class Scaling:
         return np.asarray(np.array(self.mean) + np.array(self.scale) * standard)
 
 
-@dataclass(frozen=True)
-class Table:
+@dataclass(frozen=True, eq=False)
+class Table(Data):
     """A table as a series of N steps: those before `cut` to train on, the rest to validate."""
 
     path: Path
@@ -102,6 +106,39 @@ class Table:
     times: np.ndarray | None  # (N,) float64, or datetime64 in UTC if the table has time zones
     cut: int
 
+    unit = "step"
+
+    @property
+    def source(self) -> str:  # type: ignore[override]
+        """What to call it."""
+        return str(self.path)
+
+    @property
+    def default_batch(self) -> int:  # type: ignore[override]
+        """As many streams as leave a thousand steps to each."""
+        return min(32, max(1, self.cut // 1000))
+
+    @property
+    def likelihood(self) -> Gaussian:
+        """A normal distribution for each column of the target."""
+        return Gaussian(self.y.shape[1])
+
+    @property
+    def inputs(self) -> int:
+        """How many columns of inputs there are."""
+        return len(self.columns.inputs)
+
+    def training_batches(self, batch: int, steps: int | None, seed: int) -> Streams:
+        """Return the first part, in time, as streams."""
+        x = None if self.x is None else self.x[: self.cut]
+        return Streams(self.y[: self.cut], x, batch, steps)
+
+    def validation_batches(self, batch: int) -> Streams:
+        """Return the last part, in time, after some steps that bring the state up to it."""
+        start = max(0, self.cut - WARM_UP)
+        x = None if self.x is None else self.x[start:]
+        return Streams(self.y[start:], x, 1, VALIDATION_STEPS, self.cut - start)
+
     def restore(self, standard: np.ndarray, before: np.ndarray) -> np.ndarray:
         """Return (steps, ..., d) standard values in the table's units.
 
@@ -110,9 +147,15 @@ class Table:
         values = self.y_scaling.original(standard)
         return before + values.cumsum(axis=0) if self.columns.difference else values
 
+    def restore_each(self, standard: np.ndarray, before: np.ndarray) -> np.ndarray:
+        """Return standard values (steps, d), each of which follows its own level before it."""
+        values = self.y_scaling.original(standard)
+        return before + values if self.columns.difference else values
+
     def config(self) -> dict[str, Any]:
         """Return all but the numbers as plain values, which JSON gives back as they are."""
         config = {
+            "kind": "table",
             "path": str(self.path.resolve()),
             "sha256": self.sha256,
             "columns": asdict(self.columns),

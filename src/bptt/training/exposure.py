@@ -1,8 +1,4 @@
-"""Teacher forcing over training, and what it costs at test time.
-
-A network that was always fed the true yᵗ⁻¹ has never seen its own mistakes. Scheduled sampling
-feeds it more and more of its own (Bengio et al. 2015); `exposure` measures what it still costs.
-"""
+"""What teacher forcing costs at test time: a network that was always fed the truth drifts alone."""
 
 from __future__ import annotations
 
@@ -21,32 +17,7 @@ from bptt.gradient.truncation import batch_axes, side_by_side, states_before
 from bptt.model.network import Network
 from bptt.model.state import FEEDBACKS, Regime
 
-STEEPNESS = 10.0
-"""k of the inverse sigmoid: the larger, the more suddenly it falls."""
-LEFT_AT_THE_END = 0.01
-"""What is left of the way at the end of the exponential."""
 MOST_ROWS, STEPS_AT_ONCE = 512, 1024
-
-SCHEDULES = ("constant", "linear", "exponential", "inverse-sigmoid")
-
-
-def forcing_at(share: float, schedule: str, start: float, end: float) -> float:
-    """Return the probability of forcing when this share of training, from 0 to 1, is done.
-
-    Bengio et al. 2015, section 2.4, with i scaled to the length of training: linear; exponential,
-    kⁱ; inverse sigmoid, k / (k + exp(i / k)), which is half way down in the middle.
-
-    >>> [round(forcing_at(s, "linear", 1.0, 0.2), 2) for s in (0, 0.5, 1)]
-    [1.0, 0.6, 0.2]
-    """
-    require_choice("the forcing's schedule", schedule, SCHEDULES)
-    left: dict[str, float] = {
-        "constant": 1.0,
-        "linear": 1 - share,
-        "exponential": LEFT_AT_THE_END**share,
-        "inverse-sigmoid": STEEPNESS / (STEEPNESS + STEEPNESS ** (2 * share)),
-    }
-    return end + (start - end) * left[schedule]
 
 
 @dataclass(frozen=True)

@@ -1,38 +1,12 @@
-"""Schedules of forcing, and the cost of teacher forcing at test time."""
+"""The cost of teacher forcing at test time."""
 
 from __future__ import annotations
-
-import itertools
-import math
 
 import numpy as np
 import pytest
 import torch
 
 import bptt
-from bptt.training.forcing import SCHEDULES, forcing_at
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_schedules_fall_from_the_start_to_the_end(schedule: str) -> None:
-    values = [forcing_at(i / 100, schedule, 0.9, 0.1) for i in range(101)]
-    if schedule == "constant":
-        assert set(values) == {0.9}
-        return
-    assert all(a > b for a, b in itertools.pairwise(values))
-    assert values[0] == pytest.approx(0.9, abs=0.08)
-    assert values[-1] == pytest.approx(0.1, abs=0.08)
-    middle = {"linear": 0.5, "exponential": 0.1 + 0.8 * 0.1, "inverse-sigmoid": 0.5}[schedule]
-    assert values[50] == pytest.approx(middle)
-
-
-def test_the_inverse_sigmoid_is_that_of_the_paper() -> None:
-    k, steps = 10.0, 200
-    for i in range(steps + 1):  # ε = k / (k + exp(i / k)), with i up to 2 k ln k
-        scaled = 2 * k * math.log(k) * i / steps
-        expected = k / (k + math.exp(scaled / k))
-        assert forcing_at(i / steps, "inverse-sigmoid", 1.0, 0.0) == pytest.approx(expected)
-
 
 LIKELIHOODS = [bptt.Categorical(4), bptt.Bernoulli(2), bptt.Gaussian(2)]
 

@@ -1,0 +1,198 @@
+"""What there is to learn from, in the pieces in which training reads it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int, Shaped
+from torch import Tensor
+
+from bptt.errors import BpttError
+from bptt.model.encodings import Encoding, as_encoding
+from bptt.model.likelihoods import Likelihood
+from bptt.model.network import Network
+
+
+class Batch(NamedTuple):
+    """A few steps of a few sequences, time first.
+
+    lengths: where sequences end, if not all at T. is_start: whether they start from a fresh state,
+    or go on from that of the batch before. unscored: how many of the first steps are only read.
+    """
+
+    y: Shaped[Tensor, "T B *y"]
+    x: Shaped[Tensor, "T B *x"] | None
+    lengths: Int[Tensor, " B"] | None
+    is_start: bool
+    unscored: int = 0
+
+
+class Batches(ABC):
+    """The batches of an epoch. steps: how many yᵗ they have, over all sequences."""
+
+    steps: int
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many batches an epoch has."""
+
+    @abstractmethod
+    def get(self, epoch: int, index: int) -> Batch:
+        """Return a batch of an epoch."""
+
+
+class Data(ABC):
+    """What `fit` trains on: a text, a table or a collection of sequences.
+
+    source: what to call it. unit: what a step is called. default_batch: sequences side by side.
+    sha256: of the file.
+    """
+
+    source: str
+    unit: str
+    sha256: str
+    default_batch: int
+
+    @property
+    @abstractmethod
+    def likelihood(self) -> Likelihood:
+        """A fresh likelihood of the kind that its y calls for."""
+
+    @property
+    @abstractmethod
+    def inputs(self) -> int | Encoding:
+        """What its x is: 0 for none."""
+
+    @abstractmethod
+    def training_batches(self, batch: int, steps: int | None, seed: int) -> Batches:
+        """Return what to train on; steps: of each sequence at a time, None for all."""
+
+    @abstractmethod
+    def validation_batches(self, batch: int) -> Batches:
+        """Return what to validate on."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return what it takes to read the data again, as plain values."""
+
+    def require(self, net: Network, batch: int, window: int | None) -> None:
+        """Raise BpttError unless a network can be trained on this."""
+        mine = self.likelihood.config()
+        its = {key: value for key, value in net.likelihood.config().items() if key in mine}
+        if {**mine, "scale": None} != {**its, "scale": None}:
+            raise BpttError(
+                f"the network's likelihood is {net.likelihood}; expected {self.likelihood}, for "
+                f"the values in {self.source}"
+            )
+        is_previous_y = self.inputs == 0 and net.x_can_be_previous_y
+        if net.inputs != as_encoding(self.inputs) and not is_previous_y:
+            raise BpttError(
+                f"the network expects x, {net.inputs}; {self.source} has {as_encoding(self.inputs)}"
+            )
+
+
+class Streams(Batches):
+    """A series cut into streams that run side by side, with the state carried from part to part.
+
+    warm_up: how many of the first steps are only read.
+    """
+
+    def __init__(
+        self,
+        y: Tensor | np.ndarray,
+        x: np.ndarray | None,
+        batch: int,
+        steps: int | None,
+        warm_up: int = 0,
+    ) -> None:
+        batch = min(batch, len(y))
+        self.y, self.x = streams(y, batch), None if x is None else streams(x, batch)
+        self.warm_up = warm_up
+        self.steps = (len(self.y) - warm_up) * batch
+        self.count = math.ceil(len(self.y) / (steps or len(self.y)))
+
+    def __len__(self) -> int:
+        """How many parts there are, of about equal length."""
+        return self.count
+
+    def get(self, epoch: int, index: int) -> Batch:
+        """Return a part; every epoch is the same."""
+        start, stop = (len(self.y) * i // self.count for i in (index, index + 1))
+        x = None if self.x is None else _tensor(self.x[start:stop])
+        unscored = min(max(0, self.warm_up - start), stop - start)
+        return Batch(_tensor(self.y[start:stop]), x, None, index == 0, unscored)
+
+
+class Padded(Batches):
+    """Whole sequences of about the same length side by side, padded to the longest.
+
+    lengths: of the sequences to be used, which are those numbered `chosen` along axis 1 of y and x.
+    """
+
+    def __init__(
+        self,
+        y: np.ndarray,
+        x: np.ndarray | None,
+        lengths: Int[np.ndarray, " N"],
+        chosen: Sequence[int],
+        batch: int,
+        *,
+        seed: int | None = None,
+    ) -> None:
+        self.y, self.x, self.lengths = y, x, lengths
+        self.chosen = np.asarray(chosen)
+        self.batch, self.seed = min(batch, len(self.chosen)), seed
+        self.steps = int(lengths[self.chosen].sum())
+        self.epoch, self.order = -1, list[np.ndarray]()
+
+    def __len__(self) -> int:
+        """How many batches there are; the last may have fewer sequences."""
+        return math.ceil(len(self.chosen) / self.batch)
+
+    def get(self, epoch: int, index: int) -> Batch:
+        """Return a batch; with a seed every epoch has its own, in its own order."""
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self._order(epoch)
+        rows = np.sort(self.order[index])
+        lengths = self.lengths[rows]
+        T = max(1, int(lengths.max()))
+        y, x = (None if part is None else _tensor(part[:T, rows]) for part in (self.y, self.x))
+        assert y is not None
+        is_ragged = int(lengths.min()) < T
+        return Batch(y, x, torch.from_numpy(lengths.copy()) if is_ragged else None, True)
+
+    def _order(self, epoch: int) -> list[np.ndarray]:
+        """Return which sequences make each batch of an epoch."""
+        mixed, order = self.chosen, np.arange(len(self))
+        if self.seed is not None:
+            random = np.random.default_rng((self.seed, epoch))
+            mixed, order = random.permutation(mixed), random.permutation(order)
+        by_length = mixed[np.argsort(self.lengths[mixed], kind="stable")]
+        buckets = np.split(by_length, range(self.batch, len(by_length), self.batch))
+        return [buckets[i] for i in order]
+
+
+def streams(
+    series: Shaped[Tensor | np.ndarray, "N *y"], batch: int
+) -> Shaped[Tensor | np.ndarray, "L B *y"]:
+    """Cut a series into `batch` equal parts that run side by side; up to batch − 1 steps stay out.
+
+    >>> streams(torch.arange(7), 2)
+    tensor([[0, 3],
+            [1, 4],
+            [2, 5]])
+    """
+    length = len(series) // batch
+    return series[: length * batch].reshape(batch, length, *series.shape[1:]).swapaxes(0, 1)
+
+
+def _tensor(rows: Tensor | np.ndarray) -> Tensor:
+    """Return the rows as a tensor of their own."""
+    if isinstance(rows, Tensor):
+        return rows
+    return torch.from_numpy(np.array(rows))

@@ -1,0 +1,229 @@
+"""Many sequences, each by itself: from a .npz file, or from arrays."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int, Shaped
+
+from bptt.errors import BpttError
+from bptt.model.encodings import Encoding
+from bptt.model.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from bptt.training.batches import Data, Padded
+
+VALIDATION_SHARE = 0.1
+ROWS_AT_ONCE = 1 << 12
+HOW_TO_PAD = "pad y to the longest sequence, (T, N, ...), and save lengths, (N,), with it"
+
+
+@dataclass(frozen=True, eq=False)
+class Collection(Data):
+    """N sequences, padded: y (T, N) of whole numbers for symbols, or (T, N, d) of numbers or bits.
+
+    x: (T, N, features), or None. lengths: (N,). The last tenth of the sequences is for validation.
+
+    >>> ragged = Collection.of([np.array([0, 1, 2]), np.array([3, 0])])
+    >>> ragged.y.T.tolist(), ragged.lengths.tolist(), ragged.likelihood
+    ([[0, 1, 2], [3, 0, 0]], [3, 2], Categorical(4))
+    """
+
+    y: Shaped[np.ndarray, "T N *y"]
+    x: Shaped[np.ndarray, "T N *x"] | None
+    lengths: Int[np.ndarray, " N"]
+    symbols: int | None
+    path: Path | None = None
+    sha256: str = ""
+
+    unit = "step"
+    default_batch = 32
+
+    @classmethod
+    def of(cls, y: Sequence[np.ndarray], x: Sequence[np.ndarray] | None = None) -> Collection:
+        """Return a collection of arrays of different lengths, each (T,) or (T, d)."""
+        if x is not None and [len(one) for one in x] != [len(one) for one in y]:
+            raise BpttError(
+                "x and y have different lengths; expected one x for each step of each y"
+            )
+        lengths = np.array([len(one) for one in y], dtype=np.int64)
+        return _checked("the collection", _padded(y), _maybe_padded(x), lengths)
+
+    @property
+    def source(self) -> str:  # type: ignore[override]
+        """What to call it."""
+        return "the collection" if self.path is None else str(self.path)
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """Symbols for whole numbers (T, N), bits for (T, N, d) of 0 and 1, else numbers."""
+        if self.symbols is not None:
+            return Categorical(self.symbols)
+        d = self.y.shape[2]
+        return Bernoulli(d) if self.y.dtype == np.bool_ else Gaussian(d)
+
+    @property
+    def inputs(self) -> int | Encoding:
+        """How many features x has."""
+        return 0 if self.x is None else int(self.x.shape[2])
+
+    @property
+    def cut(self) -> int:
+        """Which sequence is the first of the validation part."""
+        return len(self.lengths) - max(1, int(len(self.lengths) * VALIDATION_SHARE))
+
+    def training_batches(self, batch: int, steps: int | None, seed: int) -> Padded:
+        """Return whole sequences, in another order each epoch."""
+        return Padded(self.y, self.x, self.lengths, range(self.cut), batch, seed=seed)
+
+    def validation_batches(self, batch: int) -> Padded:
+        """Return the last tenth of the sequences."""
+        rest = range(self.cut, len(self.lengths))
+        return Padded(self.y, self.x, self.lengths, rest, batch)
+
+    def config(self) -> dict[str, Any]:
+        """Return where the file is and what it was."""
+        path = None if self.path is None else str(self.path.resolve())
+        return {"kind": "sequences", "path": path, "sha256": self.sha256, "symbols": self.symbols}
+
+
+def read_collection(path: str | Path, symbols: int | None = None) -> Collection:
+    """Read a .npz file with y and, if there are any, x and lengths; without loading it whole.
+
+    symbols: how many there are, for whole numbers; by default one more than the largest.
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        with zipfile.ZipFile(path) as archive:
+            names = {Path(name).stem for name in archive.namelist()}
+            arrays = {
+                name: _mapped(archive, name) for name in ("y", "x", "lengths") if name in names
+            }
+    except FileNotFoundError:
+        raise BpttError(f"no such file: {path}; give the path of a .npz file") from None
+    except zipfile.BadZipFile:
+        raise BpttError(f"{path} is no .npz file; write one with numpy.savez") from None
+    except (OSError, EOFError) as error:
+        raise BpttError(f"cannot read {path}: {error}") from None
+    if "y" not in arrays:
+        raise BpttError(f"{path} has {', '.join(sorted(names)) or 'nothing'}; expected y")
+    y = arrays["y"]
+    lengths = arrays.get("lengths", np.full(y.shape[1] if y.ndim > 1 else 0, len(y)))
+    found = _checked(str(path), y, arrays.get("x"), lengths, symbols)
+    return Collection(found.y, found.x, found.lengths, found.symbols, path, sha256)
+
+
+def _mapped(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """Return an array of the archive, mapped from a file without a name."""
+    with tempfile.TemporaryFile() as file, archive.open(f"{name}.npy") as packed:
+        shutil.copyfileobj(packed, file, 1 << 20)
+        file.seek(0)
+        version = np.lib.format.read_magic(file)
+        read = np.lib.format.read_array_header_1_0
+        shape, fortran, dtype = (
+            read if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )(file)
+        if dtype.hasobject:
+            raise BpttError(f"{name} in {archive.filename} is ragged; {HOW_TO_PAD}")
+        if 0 in shape or not shape:
+            return np.zeros(shape, dtype)
+        order = "F" if fortran else "C"
+        return np.memmap(file, dtype, "r+", file.tell(), shape, order)  # type: ignore[call-overload, no-any-return]
+
+
+def _checked(
+    source: str,
+    y: np.ndarray,
+    x: np.ndarray | None,
+    lengths: np.ndarray,
+    symbols: int | None = None,
+) -> Collection:
+    """Return the collection, or raise BpttError unless its arrays go together."""
+    if y.ndim not in (2, 3) or 0 in y.shape:
+        raise BpttError(
+            f"y in {source} has shape {y.shape}; expected (T, N) for symbols or (T, N, d), "
+            "with at least one step and one sequence"
+        )
+    T, N = y.shape[:2]
+    if N < 2:
+        raise BpttError(f"{source} has one sequence; expected at least 2, one of them to validate")
+    if x is not None and (x.ndim != 3 or x.shape[:2] != (T, N)):
+        raise BpttError(
+            f"x in {source} has shape {x.shape}; expected (T, N, features), ({T}, {N}, …)"
+        )
+    is_whole = lengths.dtype.kind in "iu" and lengths.shape == (N,)
+    if not is_whole or lengths.min() < 1 or lengths.max() > T:
+        raise BpttError(
+            f"lengths in {source} are not {N} whole numbers from 1 to {T}; {HOW_TO_PAD}"
+        )
+    if y.ndim == 2:
+        symbols = _count_symbols(source, y, symbols)
+    elif y.dtype.kind in "iub":
+        y = _as_bits(source, y)
+    else:
+        y = _as_numbers(source, "y", y, lengths)
+    x = None if x is None else _as_numbers(source, "x", x, lengths)
+    return Collection(y, x, np.array(lengths, dtype=np.int64), symbols)
+
+
+def _count_symbols(source: str, y: np.ndarray, symbols: int | None) -> int:
+    if y.dtype.kind not in "iu":
+        raise BpttError(
+            f"y in {source} is (T, N) of {y.dtype}; expected whole numbers for symbols, "
+            "or (T, N, 1) for a series of numbers"
+        )
+    if y.min() < 0 or (symbols is not None and y.max() >= symbols):
+        raise BpttError(
+            f"y in {source} has symbols from {y.min()} to {y.max()}; "
+            f"expected 0 to {'n' if symbols is None else symbols} − 1"
+        )
+    return int(y.max()) + 1 if symbols is None else symbols
+
+
+def _as_bits(source: str, y: np.ndarray) -> np.ndarray:
+    if y.dtype != np.bool_ and (y.min() < 0 or y.max() > 1):
+        raise BpttError(
+            f"y in {source} is (T, N, d) of whole numbers from {y.min()} to {y.max()}; expected "
+            "bits, 0 and 1, or convert them to numbers: y.astype('float32')"
+        )
+    return y.astype(np.bool_)
+
+
+def _as_numbers(source: str, name: str, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """Return float32 numbers, or raise BpttError if one within its sequence is not finite."""
+    if values.dtype.kind not in "fiub":
+        raise BpttError(f"{name} in {source} holds {values.dtype}; expected numbers")
+    for start in range(0, len(values), ROWS_AT_ONCE):
+        rows = np.asarray(values[start : start + ROWS_AT_ONCE])
+        within = np.arange(start, start + len(rows))[:, None] < lengths
+        wrong = ~np.isfinite(rows) & within[..., None]
+        if wrong.any():
+            t, i, k = (int(at[0]) for at in np.nonzero(wrong))
+            raise BpttError(
+                f"{name} in {source} is {rows[t, i, k]} at step {start + t} of sequence {i}, "
+                f"feature {k}; expected finite numbers: mend it, or leave the sequence out"
+            )
+    return values if values.dtype == np.float32 else values.astype(np.float32)
+
+
+def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
+    if not arrays or len({np.asarray(one).shape[1:] for one in arrays}) > 1:
+        raise BpttError("the sequences have different shapes beyond time; expected (T,) or (T, d)")
+    T = max(len(one) for one in arrays)
+    first = np.asarray(arrays[0])
+    padded = np.zeros((T, len(arrays), *first.shape[1:]), first.dtype)
+    for i, one in enumerate(arrays):
+        padded[: len(one), i] = one
+    return padded
+
+
+def _maybe_padded(arrays: Sequence[np.ndarray] | None) -> np.ndarray | None:
+    return None if arrays is None else _padded(arrays)
