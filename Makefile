@@ -27,6 +27,9 @@ bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/layers.py
 	$(BIN)/python benchmarks/layers.py --threads 1
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/forcing.py
+	$(BIN)/python benchmarks/parity.py
+	$(BIN)/python benchmarks/series.py
 
 sanitize: $(READY)  ## run the kernel's tests once under AddressSanitizer and UBSan
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \

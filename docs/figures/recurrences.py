@@ -50,7 +50,7 @@ def add_curves(figure: go.Figure, task: Task, col: int) -> None:
 def add_times(figure: go.Figure) -> None:
     """Time the training steps, and print and draw the medians."""
     for hidden, symbol, dash in zip(
-        WIDTHS, ("circle-open", "circle"), ("dash", "solid"), strict=True
+        WIDTHS, ("circle-open", "circle"), ("dot", "solid"), strict=True
     ):
         found = [times(T, hidden) for T in LENGTHS]
         for name in TIMED:
@@ -77,10 +77,9 @@ def add_times(figure: go.Figure) -> None:
                 row=1,
                 col=3,
             )
-    figure.update_xaxes(
-        title="T, steps of the sequence", type="log", tickvals=LENGTHS, range=[1.1, 5], row=1, col=3
-    )
-    figure.update_yaxes(title="ms", type="log", dtick=1, row=1, col=3)
+    ticks = {"tickvals": LENGTHS, "ticktext": [f"{T:,}" for T in LENGTHS]}
+    figure.update_xaxes(title="T, steps", type="log", range=[1.1, 5], **ticks, row=1, col=3)
+    figure.update_yaxes(title="milliseconds", type="log", dtick=1, row=1, col=3)
 
 
 def main() -> None:

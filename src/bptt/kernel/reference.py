@@ -71,8 +71,8 @@ def project(
     """Return b + U x, where x are rows of I numbers, or tokens: columns of U, or 0 for −1."""
     if x.is_floating_point():
         return torch.nn.functional.linear(x, U, bias)
-    columns = torch.nn.functional.embedding(x.clamp(min=0), U.t().contiguous())
-    columns = torch.where((x < 0).unsqueeze(-1), 0, columns)
+    table = torch.cat([U.new_zeros(1, len(U)), U.t()])  # what −1 stands for comes first
+    columns = torch.nn.functional.embedding(x + 1, table)
     return columns if bias is None else columns + bias
 
 
