@@ -5,7 +5,7 @@ from .gradient.plan import Plan as Plan
 from .gradient.plan import plan as plan
 from .model.encodings import Features as Features
 from .model.encodings import Tokens as Tokens
-from .model.forecast import Forecast as Forecast
+from .model.free_run import Forecast as Forecast
 from .model.layers import GRU as GRU
 from .model.layers import LSTM as LSTM
 from .model.layers import RNN as RNN

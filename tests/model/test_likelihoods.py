@@ -107,7 +107,7 @@ def test_what_lies_outside_the_support_is_refused(
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: bptt.Bernoulli(0), "the number of bits d is 0"),
+        (lambda: bptt.Bernoulli(0), "the number of dimensions d is 0"),
         (lambda: bptt.Gaussian(-1), "the number of dimensions d is -1"),
         (lambda: bptt.Gaussian(1, scale="none"), "scale is 'none'; expected one of 'learned'"),
         (lambda: likelihood_from_config({"kind": "poisson"}), "likelihood is 'poisson'; expected"),

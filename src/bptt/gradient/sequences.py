@@ -12,7 +12,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_shape
-from bptt.model.state import Regime, as_mask, require_lengths
+from bptt.model.given import as_mask, require_lengths
+from bptt.model.state import Regime
 
 Series = Tensor | np.ndarray
 STEPS_AT_ONCE = 1 << 16

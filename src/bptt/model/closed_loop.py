@@ -18,8 +18,9 @@ from bptt.kernel import free_run as kernel
 from bptt.kernel import reference
 from bptt.model import mean_loop as by_hand
 from bptt.model.encodings import BLANK
+from bptt.model.given import Given, where
 from bptt.model.layers import Feedforward, Hidden, Recurrent
-from bptt.model.state import Given, parts, where
+from bptt.model.state import parts
 
 if TYPE_CHECKING:
     from bptt.model.network import Network

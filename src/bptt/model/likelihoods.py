@@ -7,6 +7,7 @@ kernel's free run and the plain loop draw the same.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -20,10 +21,13 @@ from bptt.model.encodings import Encoding, Features, Tokens
 class Likelihood(nn.Module):
     """What every likelihood has; a class of its own says what o, (..., O), means for y.
 
-    outputs: O. encoding: how y, or the mean of it, enters as yᵗ⁻¹.
+    outputs: O. encoding: how y, or the mean of it, enters as yᵗ⁻¹. random: what the random numbers
+    are, of which a sample takes as many as noise_shape says.
     """
 
     kind: ClassVar[str]
+    random: ClassVar[Callable[..., Tensor]] = staticmethod(torch.rand)
+    noise_shape: tuple[int, ...]
     outputs: int
     encoding: Encoding
 
@@ -71,7 +75,8 @@ class Likelihood(nn.Module):
         self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
     ) -> Float[Tensor, "T B *noise"]:
         """Return the random numbers from which `draw` makes T samples of B sequences."""
-        raise NotImplementedError
+        shape = (T, B, *self.noise_shape)
+        return self.random(shape, dtype=like.dtype, device=like.device, generator=generator)
 
     def draw(
         self,
@@ -114,6 +119,7 @@ class Categorical(Likelihood):
         super().__init__()
         require_whole("the number of symbols n", n, 1)
         self.n = n
+        self.noise_shape = ()
         self.outputs = n
         self.encoding: Tokens = Tokens(n)
 
@@ -151,12 +157,6 @@ class Categorical(Likelihood):
         through = mean * grad
         return torch.addcmul(through, mean, through.sum(-1, keepdim=True), value=-1)
 
-    def noise(
-        self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "T B"]:
-        """Return uniform random numbers."""
-        return torch.rand(T, B, dtype=like.dtype, device=like.device, generator=generator)
-
     @torch.no_grad()
     def draw(
         self,
@@ -173,7 +173,39 @@ class Categorical(Likelihood):
         return torch.searchsorted(summed, target, right=True).squeeze(-1).clamp(max=self.n - 1)
 
 
-class Bernoulli(Likelihood):
+class Vectors(Likelihood):
+    """What the likelihoods of d numbers a step share: y is (T, B, d), and so are the outputs."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__()
+        require_whole("the number of dimensions d", d, 1)
+        self.d, self.outputs, self.noise_shape = d, d, (d,)
+        self.encoding = Features(d)
+
+    def checked(
+        self,
+        name: str,
+        y: Tensor,
+        T: int,
+        B: int,
+        like: Tensor,
+        alive: Bool[Tensor, "T B"] | None = None,
+    ) -> Float[Tensor, "T B d"]:
+        """Return y, 0 where not alive, or raise BpttError unless p(y | o) can be above 0.
+
+        Booleans and whole numbers become the network's dtype.
+        """
+        y = y if y.is_floating_point() else y.to(like.dtype)
+        y = self.encoding.checked(name, y, T, B, like, alive)
+        self.require_support(name, y)
+        return y
+
+    def require_support(self, name: str, y: Float[Tensor, "T B d"]) -> None:
+        """Raise BpttError unless p(y | o) can be above 0."""
+        raise NotImplementedError
+
+
+class Bernoulli(Vectors):
     """d independent bits at every step: p(yᵢ = 1 | o) = σ(oᵢ).
 
     y is (T, B, d) of zeros and ones. Its mean, as it is fed back, are the d probabilities.
@@ -185,38 +217,17 @@ class Bernoulli(Likelihood):
 
     kind = "bernoulli"
 
-    def __init__(self, d: int) -> None:
-        super().__init__()
-        require_whole("the number of bits d", d, 1)
-        self.d = d
-        self.outputs = d
-        self.encoding = Features(d)
-
     def config(self) -> dict[str, Any]:
         """Return the likelihood as plain values, for a file."""
         return {"kind": self.kind, "d": self.d}
 
-    def checked(
-        self,
-        name: str,
-        y: Tensor,
-        T: int,
-        B: int,
-        like: Tensor,
-        alive: Bool[Tensor, "T B"] | None = None,
-    ) -> Float[Tensor, "T B d"]:
-        """Return y, 0 where not alive, or raise BpttError unless it holds bits, (T, B, d).
-
-        Booleans and whole numbers become the network's dtype.
-        """
-        y = y if y.is_floating_point() else y.to(like.dtype)
-        y = self.encoding.checked(name, y, T, B, like, alive)
+    def require_support(self, name: str, y: Float[Tensor, "T B d"]) -> None:
+        """Raise BpttError unless y holds zeros and ones."""
         if not bool(((y == 0) | (y == 1)).all()):
             raise BpttError(
                 f"{name} has values from {float(y.min()):g} to {float(y.max()):g}; "
                 "expected 0 or 1 everywhere for Bernoulli"
             )
-        return y
 
     def nll(
         self, outputs: Float[Tensor, "T B d"], y: Float[Tensor, "T B d"]
@@ -235,12 +246,6 @@ class Bernoulli(Likelihood):
         """Return g ⊙ σ (1 − σ)."""
         return grad * mean * (1 - mean)
 
-    def noise(
-        self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "T B d"]:
-        """Return uniform random numbers."""
-        return torch.rand(T, B, self.d, dtype=like.dtype, device=like.device, generator=generator)
-
     @torch.no_grad()
     def draw(
         self,
@@ -254,7 +259,7 @@ class Bernoulli(Likelihood):
         return (noise < torch.sigmoid(outputs / temperature)).to(outputs.dtype)
 
 
-class Gaussian(Likelihood):
+class Gaussian(Vectors):
     """d independent real numbers at every step: p(yᵢ | o) is normal with mean oᵢ and a scale sᵢ.
 
     y is (T, B, d). scale: "learned" for one parameter log sᵢ a dimension; "fixed" for s = 1, with
@@ -267,38 +272,26 @@ class Gaussian(Likelihood):
     """
 
     kind = "gaussian"
+    random = staticmethod(torch.randn)
 
     def __init__(self, d: int, *, scale: str = "learned") -> None:
-        super().__init__()
-        require_whole("the number of dimensions d", d, 1)
+        super().__init__(d)
         require_choice("scale", scale, ("learned", "fixed"))
-        self.d, self.scale = d, scale
-        self.outputs = d
-        self.encoding = Features(d)
+        self.scale = scale
         self.log_scale = nn.Parameter(torch.zeros(d), requires_grad=scale == "learned")
 
     def config(self) -> dict[str, Any]:
         """Return the likelihood as plain values, for a file."""
         return {"kind": self.kind, "d": self.d, "scale": self.scale}
 
-    def checked(
-        self,
-        name: str,
-        y: Tensor,
-        T: int,
-        B: int,
-        like: Tensor,
-        alive: Bool[Tensor, "T B"] | None = None,
-    ) -> Float[Tensor, "T B d"]:
-        """Return y, 0 where not alive, or raise BpttError unless it holds finite numbers."""
-        y = self.encoding.checked(name, y, T, B, like, alive)
+    def require_support(self, name: str, y: Float[Tensor, "T B d"]) -> None:
+        """Raise BpttError unless y holds finite numbers."""
         if not bool(y.sum().isfinite()) and not bool(y.isfinite().all()):
             t, b, i = (~y.isfinite()).nonzero()[0].tolist()
             raise BpttError(
                 f"{name} is {float(y[t, b, i])} at step {t} of sequence {b}, dimension {i}; "
                 "expected finite numbers (where there is no target, any, with loss_weights 0)"
             )
-        return y
 
     def nll(
         self, outputs: Float[Tensor, "T B d"], y: Float[Tensor, "T B d"]
@@ -317,12 +310,6 @@ class Gaussian(Likelihood):
     ) -> Float[Tensor, "*rows d"]:
         """Return g itself."""
         return grad
-
-    def noise(
-        self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
-    ) -> Float[Tensor, "T B d"]:
-        """Return standard normal random numbers."""
-        return torch.randn(T, B, self.d, dtype=like.dtype, device=like.device, generator=generator)
 
     @torch.no_grad()
     def draw(

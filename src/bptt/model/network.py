@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from bptt.errors import BpttError, require_choice, require_memory, require_shape, require_whole
+from bptt.errors import BpttError, require_choice, require_memory, require_whole
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.model.closed_loop import as_rows, free_run, mean_loop
 from bptt.model.encodings import (
@@ -24,32 +24,21 @@ from bptt.model.encodings import (
     as_encoding,
     encoding_config,
     encoding_from_config,
-    require_dtype,
 )
-from bptt.model.forecast import Forecast, forecast
+from bptt.model.free_run import Forecast, forecast, stream
+from bptt.model.given import Given, batch_size, checked, start_of, where
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward, Hidden
-from bptt.model.likelihoods import Likelihood, likelihood_from_config, require_temperature
+from bptt.model.likelihoods import Likelihood, likelihood_from_config
 from bptt.model.state import (
-    FEEDBACKS,
-    Given,
     Output,
     Regime,
     State,
-    as_mask,
     at_ends,
-    batch_size,
     each,
-    forced_steps,
-    leading,
-    parts,
-    steps_alive,
-    where,
 )
 
 RECURRENCES = ("hidden", "output", "both")
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
-STREAM_STEPS = 64
-"""How many steps of a free run are computed at once."""
 
 
 class Reading(NamedTuple):
@@ -178,7 +167,7 @@ class Network(nn.Module):
 
     def fresh_state(self, B: int) -> State:
         """Return h⁰ = 0 and y⁰ = 0 for B sequences."""
-        hidden, y, _ = self._start(None, B)
+        hidden, y, _ = start_of(self, None, B)
         return State(hidden, y)
 
     def example(self, T: int, B: int) -> tuple[Tensor, Tensor | None]:
@@ -234,7 +223,7 @@ class Network(nn.Module):
         """
         how = Regime(**regime)
         if self.is_parallel(how):
-            return Reading(self._checked(y, x, state, how), [], None).after(how.lengths)
+            return Reading(checked(self, y, x, state, how), [], None).after(how.lengths)
         return self._read(y, x, state, how).after(how.lengths)
 
     def is_parallel(self, regime: Regime) -> bool:
@@ -278,7 +267,7 @@ class Network(nn.Module):
         every: bool = False,
     ) -> Reading:
         """Run the recurrent layers over y and x, which are checked first."""
-        given = self._checked(y, x, state, regime)
+        given = checked(self, y, x, state, regime)
         blank = self.likelihood.blank(given.B, self.readout.weight)
         previous = given.previous(blank) if self.feedback_weight(given.x) is not None else None
         said = None
@@ -299,43 +288,9 @@ class Network(nn.Module):
         states, last = self._run(previous, given, every=every)
         return Reading(given, states, last, said)
 
-    @torch.no_grad()
-    def stream(
-        self,
-        steps: int,
-        *,
-        x: Shaped[Tensor, "T B *x"] | None = None,
-        prompt: Shaped[Tensor, "P B *y"] | None = None,
-        state: State | None = None,
-        temperature: float = 1.0,
-        generator: torch.Generator | None = None,
-    ) -> Iterator[Shaped[Tensor, "S B *y"]]:
-        """Yield what `generate` returns, a few steps at a time."""
-        require_whole("steps", steps, 0)
-        require_temperature(temperature)
-        before = 0 if prompt is None else len(prompt)
-        if x is not None and len(x) != before + steps:
-            raise BpttError(
-                f"x has {len(x)} steps; expected {before + steps}, the prompt's and the free run's"
-            )
-        B = batch_size(x if prompt is None else prompt, state)
-        if prompt is not None:
-            T, B = leading(prompt, None, "prompt")
-            like = self.readout.weight
-            prompt = self.likelihood.checked("prompt", prompt, T, B, like)
-            state = self.advance(prompt, None if x is None else x[:before], state=state)
-        hidden, y, own = self._start(state, B)
-        own = own if state is not None and state.y is None else y
-        for start in range(before, before + steps, STREAM_STEPS):
-            T = min(STREAM_STEPS, before + steps - start)
-            now = None if x is None else x[start : start + T]
-            forced = torch.zeros(T, B, dtype=torch.bool, device=own.device)
-            given = Given(T, B, hidden, y, own, x=self._checked_x(now, T, B, None), forced=forced)
-            noise = self.likelihood.noise(T, B, self.readout.weight, generator)
-            said, hidden = free_run(self, given, noise, temperature)
-            own = said[-1]
-            self._require_numbers(own, hidden)
-            yield said
+    def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:
+        """Yield what `generate` returns, given the same arguments, a few steps at a time."""
+        return stream(self, steps, **how)
 
     def generate(
         self,
@@ -389,15 +344,6 @@ class Network(nn.Module):
         how: dict[str, Any] = {"x": x, "prompt": prompt, "state": state, "paths": paths}
         return forecast(self, steps, generator=generator, **how)
 
-    def _require_numbers(self, own: Tensor, hidden: Hidden) -> None:
-        """Raise BpttError if a free run has left the numbers, as one with relu units can."""
-        if all(bool(part.isfinite().all()) for part in (own, *parts(hidden))):
-            return
-        raise BpttError(
-            "the free run's state became infinite or not a number: is the network trained, with "
-            "weights that are finite? relu units can grow without bound, tanh units cannot"
-        )
-
     def _run(
         self, previous: Tensor | None, given: Given, *, every: bool = False
     ) -> tuple[list[Tensor], Hidden]:
@@ -449,78 +395,6 @@ class Network(nn.Module):
         if self.feeds_back:
             return self.R
         return self.U if x is None and self.x_can_be_previous_y else None
-
-    def _checked(
-        self, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
-    ) -> Given:
-        """Return what a call was given, 0 beyond the sequences' ends, or raise BpttError.
-
-        What lies beyond an end may be any filler, even NaN, so nothing may be computed from it.
-        """
-        require_choice("feedback", regime.feedback, FEEDBACKS)
-        if y is None and x is None and self.feeds_back:
-            self._y_is_missing()
-        T, B = leading(y, x)
-        weight = self.readout.weight
-        alive = steps_alive(regime.lengths, T, B, weight.device)
-        x = self._checked_x(x, T, B, alive)
-        forced = forced_steps(regime.forcing, T, B, weight.device)
-        closes = self.feedback_weight(x) is not None
-        if y is None and closes and (forced is None or bool(forced.any())):
-            self._y_is_missing()
-        resets = None if regime.resets is None else as_mask("resets", regime.resets, T, B)
-        y = None if y is None else self.likelihood.checked("y", y, T, B, weight, alive)
-        start = self._start(state, B)
-        return Given(T, B, *start, y, x, alive, resets, forced if closes else None)
-
-    def _y_is_missing(self) -> NoReturn:
-        raise BpttError(
-            f'y is missing; expected the true values, since recurrence "{self.recurrence}" '
-            "feeds them back (for a free run use net.generate, or forcing=0 with x)"
-        )
-
-    def _checked_x(self, x: Tensor | None, T: int, B: int, alive: Tensor | None) -> Tensor | None:
-        if x is not None and self.inputs.width == 0:
-            raise BpttError("x is given; expected none, since the network was made with inputs=0")
-        if x is None and self.inputs.width > 0 and not self.x_can_be_previous_y:
-            raise BpttError(f"x is missing; expected it, since the network has {self.inputs}")
-        if x is None:
-            return None
-        return self.inputs.checked("x", x, T, B, self.readout.weight, alive)
-
-    def _start(self, state: State | None, B: int) -> tuple[Hidden, Tensor, Tensor]:
-        """Return h⁰, the true y⁰ and the network's own, or raise BpttError.
-
-        They are zero where the state does not give them; its own y⁰ is then the true one.
-        """
-        if not isinstance(state, State | None):
-            raise BpttError(
-                f"state is a {type(state).__name__}; expected what an earlier call returned, "
-                "or bptt.State(hidden)"
-            )
-        hidden, y, own = state or State()
-        zero = self.recurrent.zero_state(B)
-        hidden = zero if hidden is None else hidden
-        if len(parts(hidden)) != len(parts(zero)):
-            raise BpttError(
-                f'state.hidden is another cell\'s; expected (h, c) for "lstm", None for recurrence '
-                f'"output", else h: this is cell "{self.cell}", recurrence "{self.recurrence}"'
-            )
-        for name, got, want in zip("hc", parts(hidden), parts(zero), strict=False):
-            require_shape(f"state.hidden ({name})", got.shape, "(layers, B, H)", want.shape)
-            require_dtype(f"state.hidden ({name})", got, want)
-        weight, encoding = self.readout.weight, self.likelihood.encoding
-        blank = self.likelihood.blank(B, weight)
-        y = blank if y is None else y
-        require_shape("state.y", y.shape, "(B, ...)", blank.shape)
-        y = encoding.checked("state.y", y.unsqueeze(0), 1, B, weight).squeeze(0)
-        if own is None:
-            return hidden, y, y
-        if own.dtype == weight.dtype:  # numbers, or the mean of symbols
-            require_shape("state.own", own.shape, "(B, Y)", (B, encoding.width))
-        else:
-            own = encoding.checked("state.own", own.unsqueeze(0), 1, B, weight).squeeze(0)
-        return hidden, y, own
 
 
 def _recurrent_layer(

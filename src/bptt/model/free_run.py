@@ -1,7 +1,8 @@
-"""How a series of numbers goes on: the free run, once with the means fed back, and many samples."""
+"""The free run, step after step; and of a series of numbers many, to see how it may go on."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,10 +11,67 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
-from bptt.model.state import State, batch_size, each
+from bptt.model.closed_loop import free_run
+from bptt.model.given import Given, batch_size, checked_x, leading, start_of
+from bptt.model.layers import Hidden
+from bptt.model.likelihoods import require_temperature
+from bptt.model.state import State, each, parts
 
 if TYPE_CHECKING:
     from bptt.model.network import Network
+
+
+STREAM_STEPS = 64
+"""How many steps of a free run are computed at once."""
+
+
+@torch.no_grad()
+def stream(
+    net: Network,
+    steps: int,
+    *,
+    x: Shaped[Tensor, "T B *x"] | None = None,
+    prompt: Shaped[Tensor, "P B *y"] | None = None,
+    state: State | None = None,
+    temperature: float = 1.0,
+    generator: torch.Generator | None = None,
+) -> Iterator[Shaped[Tensor, "S B *y"]]:
+    """Do what `Network.stream` says."""
+    require_whole("steps", steps, 0)
+    require_temperature(temperature)
+    before = 0 if prompt is None else len(prompt)
+    if x is not None and len(x) != before + steps:
+        raise BpttError(
+            f"x has {len(x)} steps; expected {before + steps}, the prompt's and the free run's"
+        )
+    B = batch_size(x if prompt is None else prompt, state)
+    if prompt is not None:
+        T, B = leading(prompt, None, "prompt")
+        like = net.readout.weight
+        prompt = net.likelihood.checked("prompt", prompt, T, B, like)
+        state = net.advance(prompt, None if x is None else x[:before], state=state)
+    hidden, y, own = start_of(net, state, B)
+    own = own if state is not None and state.y is None else y
+    for start in range(before, before + steps, STREAM_STEPS):
+        T = min(STREAM_STEPS, before + steps - start)
+        now = None if x is None else x[start : start + T]
+        forced = torch.zeros(T, B, dtype=torch.bool, device=own.device)
+        given = Given(T, B, hidden, y, own, x=checked_x(net, now, T, B), forced=forced)
+        noise = net.likelihood.noise(T, B, net.readout.weight, generator)
+        said, hidden = free_run(net, given, noise, temperature)
+        own = said[-1]
+        _require_numbers(own, hidden)
+        yield said
+
+
+def _require_numbers(own: Tensor, hidden: Hidden) -> None:
+    """Raise BpttError if a free run has left the numbers, as one with relu units can."""
+    if all(bool(part.isfinite().all()) for part in (own, *parts(hidden))):
+        return
+    raise BpttError(
+        "the free run's state became infinite or not a number: is the network trained, with "
+        "weights that are finite? relu units can grow without bound, tanh units cannot"
+    )
 
 
 class Forecast(NamedTuple):

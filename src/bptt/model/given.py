@@ -1,0 +1,205 @@
+"""What a call of a network is given: checked, before anything is computed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
+
+import torch
+from jaxtyping import Bool, Shaped
+from torch import Tensor
+
+from bptt.errors import BpttError, require_choice, require_shape
+from bptt.model.encodings import require_dtype
+from bptt.model.layers import Hidden
+from bptt.model.state import FEEDBACKS, Regime, State, parts
+
+if TYPE_CHECKING:
+    from bptt.model.network import Network
+
+
+class Given(NamedTuple):
+    """What a call was given, checked.
+
+    y0 and own0: the true y⁰ and the network's own; y: true values; x: inputs.
+    alive: (T, B), which steps lie within their sequences, None where all do.
+    resets: (T, B), before which steps the state is zeroed.
+    forced: (T, B), where the true yᵗ⁻¹ enters and not the network's own; None where it always does.
+    """
+
+    T: int
+    B: int
+    hidden: Hidden
+    y0: Shaped[Tensor, "B *y"]
+    own0: Tensor
+    y: Shaped[Tensor, "T B *y"] | None = None
+    x: Shaped[Tensor, "T B *x"] | None = None
+    alive: Bool[Tensor, "T B"] | None = None
+    resets: Bool[Tensor, "T B"] | None = None
+    forced: Bool[Tensor, "T B"] | None = None
+
+    def previous(self, blank: Tensor) -> Shaped[Tensor, "T B *y"]:
+        """Return the true yᵗ⁻¹ of every step, `blank` after a reset and where there is none."""
+        known = blank.expand(self.T - 1, *blank.shape) if self.y is None else self.y[:-1]
+        before = torch.cat([self.y0.unsqueeze(0), known])
+        if self.resets is None:
+            return before
+        return where(self.resets, blank.expand_as(before), before)
+
+
+def checked(
+    net: Network, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
+) -> Given:
+    """Return what a call was given, 0 beyond the sequences' ends, or raise BpttError.
+
+    What lies beyond an end may be any filler, even NaN, so nothing may be computed from it.
+    """
+    require_choice("feedback", regime.feedback, FEEDBACKS)
+    if y is None and x is None and net.feeds_back:
+        _y_is_missing(net)
+    T, B = leading(y, x)
+    weight = net.readout.weight
+    alive = steps_alive(regime.lengths, T, B, weight.device)
+    x = checked_x(net, x, T, B, alive)
+    forced = forced_steps(regime.forcing, T, B, weight.device)
+    closes = net.feedback_weight(x) is not None
+    if y is None and closes and (forced is None or bool(forced.any())):
+        _y_is_missing(net)
+    resets = None if regime.resets is None else as_mask("resets", regime.resets, T, B)
+    y = None if y is None else net.likelihood.checked("y", y, T, B, weight, alive)
+    start = start_of(net, state, B)
+    return Given(T, B, *start, y, x, alive, resets, forced if closes else None)
+
+
+def _y_is_missing(net: Network) -> NoReturn:
+    raise BpttError(
+        f'y is missing; expected the true values, since recurrence "{net.recurrence}" '
+        "feeds them back (for a free run use net.generate, or forcing=0 with x)"
+    )
+
+
+def checked_x(
+    net: Network, x: Tensor | None, T: int, B: int, alive: Tensor | None = None
+) -> Tensor | None:
+    """Return x, 0 where not alive, or raise BpttError unless it is what the network takes."""
+    if x is not None and net.inputs.width == 0:
+        raise BpttError("x is given; expected none, since the network was made with inputs=0")
+    if x is None and net.inputs.width > 0 and not net.x_can_be_previous_y:
+        raise BpttError(f"x is missing; expected it, since the network has {net.inputs}")
+    if x is None:
+        return None
+    return net.inputs.checked("x", x, T, B, net.readout.weight, alive)
+
+
+def start_of(net: Network, state: State | None, B: int) -> tuple[Hidden, Tensor, Tensor]:
+    """Return h⁰, the true y⁰ and the network's own, or raise BpttError.
+
+    They are zero where the state does not give them; its own y⁰ is then the true one.
+    """
+    if not isinstance(state, State | None):
+        raise BpttError(
+            f"state is a {type(state).__name__}; expected what an earlier call returned, "
+            "or bptt.State(hidden)"
+        )
+    hidden, y, own = state or State()
+    zero = net.recurrent.zero_state(B)
+    hidden = zero if hidden is None else hidden
+    if len(parts(hidden)) != len(parts(zero)):
+        raise BpttError(
+            f'state.hidden is another cell\'s; expected (h, c) for "lstm", None for recurrence '
+            f'"output", else h: this is cell "{net.cell}", recurrence "{net.recurrence}"'
+        )
+    for name, got, want in zip("hc", parts(hidden), parts(zero), strict=False):
+        require_shape(f"state.hidden ({name})", got.shape, "(layers, B, H)", want.shape)
+        require_dtype(f"state.hidden ({name})", got, want)
+    weight, encoding = net.readout.weight, net.likelihood.encoding
+    blank = net.likelihood.blank(B, weight)
+    y = blank if y is None else y
+    require_shape("state.y", y.shape, "(B, ...)", blank.shape)
+    y = encoding.checked("state.y", y.unsqueeze(0), 1, B, weight).squeeze(0)
+    if own is None:
+        return hidden, y, y
+    if own.dtype == weight.dtype:  # numbers, or the mean of symbols
+        require_shape("state.own", own.shape, "(B, Y)", (B, encoding.width))
+    else:
+        own = encoding.checked("state.own", own.unsqueeze(0), 1, B, weight).squeeze(0)
+    return hidden, y, own
+
+
+def leading(y: Tensor | None, x: Tensor | None, name: str = "y") -> tuple[int, int]:
+    """Return T and B of y, or else of x, both at least 1, or raise BpttError."""
+    leader, name = (x, "x") if y is None else (y, name)
+    if leader is None:
+        raise BpttError("neither y nor x is given; expected at least one, to know T and B")
+    if leader.ndim < 2 or 0 in leader.shape[:2]:
+        raise BpttError(
+            f"{name} has shape {tuple(leader.shape)}; expected (T, B) or (T, B, features), "
+            "with at least one step and one sequence"
+        )
+    return leader.shape[0], leader.shape[1]
+
+
+def batch_size(sequence: Tensor | None, state: State | None) -> int:
+    """Return B as the sequence or else the state has it, or 1."""
+    if sequence is not None:
+        return leading(None, sequence)[1]
+    if state is not None and state.y is not None:
+        return len(state.y)
+    hidden = parts(state.hidden) if state is not None else ()
+    return hidden[0].shape[1] if hidden else 1
+
+
+def steps_alive(
+    lengths: Tensor | None, T: int, B: int, device: torch.device
+) -> Bool[Tensor, "T B"] | None:
+    """Return which steps lie within each sequence's length, or None where all do."""
+    require_lengths(lengths, T, B)
+    if lengths is None:
+        return None
+    return torch.arange(T, device=device).unsqueeze(1) < lengths
+
+
+def require_lengths(lengths: Tensor | None, T: int, B: int) -> None:
+    """Raise BpttError unless there are no lengths, or B of them, each from 0 to T."""
+    if lengths is None:
+        return
+    if not isinstance(lengths, Tensor):
+        raise BpttError(f"lengths are a {type(lengths).__name__}; expected a tensor of shape (B,)")
+    require_shape("lengths", lengths.shape, "(B,)", (B,))
+    if lengths.is_floating_point() or int(lengths.min()) < 0 or int(lengths.max()) > T:
+        raise BpttError(f"lengths are {lengths.tolist()}; expected whole numbers from 0 to T = {T}")
+
+
+def as_mask(name: str, mask: object, T: int, B: int) -> Bool[Tensor, "T B"]:
+    """Return a mask of zeros and ones as booleans, or raise BpttError unless it is one, (T, B)."""
+    if not isinstance(mask, Tensor):
+        raise BpttError(f"{name} is a {type(mask).__name__}; expected a tensor of shape (T, B)")
+    require_shape(name, mask.shape, "(T, B)", (T, B))
+    if mask.dtype != torch.bool and not bool(((mask == 0) | (mask == 1)).all()):
+        raise BpttError(f"{name} has values other than 0 and 1; expected a mask")
+    return mask.bool()
+
+
+def forced_steps(
+    forcing: object, T: int, B: int, device: torch.device
+) -> Bool[Tensor, "T B"] | None:
+    """Return where the true yᵗ⁻¹ is fed back, None where it always is; draw that, if it is chance.
+
+    forcing: the probability, from 0 to 1, or the mask itself. Also after a mask that is all ones
+    what the network says is of use: the next step may not be forced.
+    """
+    if isinstance(forcing, Tensor):
+        return as_mask("forcing", forcing, T, B)
+    if not isinstance(forcing, int | float) or not 0 <= forcing <= 1:
+        raise BpttError(
+            f"forcing is {forcing}; expected a probability from 0 to 1, or a (T, B) mask"
+        )
+    if forcing == 1:
+        return None
+    if forcing == 0:
+        return torch.zeros(T, B, dtype=torch.bool, device=device)
+    return torch.rand(T, B, device=device) < forcing
+
+
+def where(mask: Bool[Tensor, "*rows"], yes: Tensor, no: Tensor) -> Tensor:
+    """Return torch.where, with a mask that may have fewer axes than the values."""
+    return torch.where(mask.view(*mask.shape, *[1] * (yes.ndim - mask.ndim)), yes, no)
