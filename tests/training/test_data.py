@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bptt
+from bptt.training import data
 from bptt.training.batches import streams
 from bptt.training.data import UNKNOWN, Vocabulary
 
@@ -54,6 +55,26 @@ def test_streams_run_side_by_side() -> None:
     columns = streams(torch.arange(103), 4)
     assert columns.shape == (25, 4)
     assert columns[:, 2].tolist() == list(range(50, 75))
+
+
+@pytest.mark.parametrize("tokens", ["characters", "bytes"])
+def test_a_file_is_read_in_blocks_and_a_large_one_is_mapped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str
+) -> None:
+    (tmp_path / "text").write_text("naïve café €uro\n" * 40, encoding="utf-8")
+    whole = bptt.read_text(tmp_path / "text", tokens)
+    monkeypatch.setattr(data, "BLOCK", 7)
+    monkeypatch.setattr(data, "IN_MEMORY", 10)
+    parts = bptt.read_text(tmp_path / "text", tokens)
+    assert (parts.vocabulary, parts.sha256) == (whole.vocabulary, whole.sha256)
+    assert torch.equal(parts.training, whole.training)
+    assert torch.equal(parts.validation, whole.validation)
+    (tmp_path / "latin").write_bytes(b"good, and good again\nna\xefve\n")
+    with pytest.raises(bptt.BpttError, match=r"byte 0xef at position 23, line 2; convert it"):
+        bptt.read_text(tmp_path / "latin")
+    (tmp_path / "cut").write_bytes("ab€".encode()[:-1])
+    with pytest.raises(bptt.BpttError, match=r"byte 0xe2 at position 2, line 1"):
+        bptt.read_text(tmp_path / "cut")
 
 
 def test_bad_files(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ TokenKind = Literal["characters", "bytes"]
 BUILT_IN = "pydoc_data.topics"
 VALIDATION_SHARE = 0.1
 VALIDATION_STEPS = 256
-BLOCK = 1 << 24
+BLOCK = 1 << 21
 """Bytes that are read at once."""
 IN_MEMORY = 1 << 26
 """Tokens up to which they are kept in memory."""
