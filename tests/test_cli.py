@@ -165,9 +165,30 @@ def test_a_table_is_trained_on_and_forecast(here: Path, bptt_says: Callable[...,
     assert (status, err) == (0, "")
     assert len((here / "next.csv").read_text().splitlines()) == 10
     assert "plotly" in (here / "next.html").read_text()
+    assert "--prompt is for texts" in bptt_says("generate", "runs/power-1", "--prompt", "a")[2]
     assert bptt_says("train", "--resume", "runs/power-1", "--max-steps", "25")[0] == 0
     assert bptt_says("train", "power.csv", *TABLE_SMALL, "--recurrence", "hidden")[0] == 0
     assert bptt_says("generate", "runs/power-2", "--steps", "3")[0] == 0
+
+
+def test_a_run_that_was_better_before_says_so(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    random = np.random.default_rng(0).normal(size=(60, 2))
+    table(here / "noise.csv", "".join(f"{i},{a:.3f},{b:.3f}\n" for i, (a, b) in enumerate(random)))
+    arguments = [
+        "--hidden",
+        "32",
+        "--window",
+        "none",
+        "--target",
+        "load",
+        "--learning-rate",
+        "0.02",
+    ]
+    status, out, _ = bptt_says("train", "noise.csv", *arguments, "--max-steps", "300")
+    assert status == 0
+    assert out.count("step ") <= 25
+    assert "The validation loss was lowest after " in out
+    assert "and has risen since: a new run with --max-steps" in out
 
 
 def test_a_collection_is_trained_on(here: Path, bptt_says: Callable[..., tuple]) -> None:

@@ -32,6 +32,8 @@ BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 RESUME_OPTIONS = {"--resume", "--max-steps", "--max-seconds", "--tensorboard"}
 MOST_SEED = 2**63 - 1
 SAMPLE_STEPS, SAMPLE_TEMPERATURE = 400, 0.7
+CLEARLY_BETTER = 0.05
+"""Nats per step by which an earlier validation has to be better to be worth a word."""
 TABLES = (".csv", ".tsv", ".parquet")
 TABLE_OPTIONS = ("target", "inputs", "time", "fill", "difference", "validation_share")
 COMMAS = Parameter(
@@ -224,6 +226,8 @@ def generate(
     from bptt.training.run import Run  # noqa: PLC0415
 
     found = Run.open(run)
+    if prompt and found.kind != "text":
+        raise BpttError(f"--prompt is for texts; {run} was trained on another kind: leave it out")
     if found.kind == "text":
         _write_sample(found, prompt, steps, temperature, seed)
     elif found.kind == "table":
@@ -288,12 +292,27 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
         next_steps = ["generate {} --prompt 'The '"]
     elif run.kind == "table":
         _say_one_step_ahead(net, data)
+        if data is not None and data.inputs:
+            next_steps = ["generate {} --steps 100 --future INPUTS_AHEAD.csv"]
     else:
         next_steps = []
+    _say_if_it_was_better_before(run, done)
     next_steps.append(f"train --resume {{}} --max-steps {2 * max(done.step, 1)}")
     print(f"The run is in {run.path}. Try next:")
     for step in next_steps:
         print(f"  bptt {step.format(folder)}")
+
+
+def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
+    """Say when the validation loss was lowest, if that is some while ago."""
+    rows = [row for row in run.metrics() if "validation_nll" in row]
+    best = min(rows, key=lambda row: row["validation_nll"], default=None)
+    if best is None or best["validation_nll"] > done.validation_nll - CLEARLY_BETTER:
+        return
+    print(
+        f"The validation loss was lowest after {best['step']:,} steps, and has risen since: a new "
+        f"run with --max-steps {best['step']} should do better.\n"
+    )
 
 
 def _say_one_step_ahead(net: Network, data: Data | None) -> None:

@@ -161,8 +161,8 @@ class Padded(Batches):
         rows = np.sort(self.order[index])
         lengths = self.lengths[rows]
         T = max(1, int(lengths.max()))
-        y, x = (None if part is None else _tensor(part[:T, rows]) for part in (self.y, self.x))
-        assert y is not None
+        y = _tensor(self.y[:T, rows])
+        x = None if self.x is None else _tensor(self.x[:T, rows]).float()
         is_ragged = int(lengths.min()) < T
         return Batch(y, x, torch.from_numpy(lengths.copy()) if is_ragged else None, True)
 
@@ -192,7 +192,8 @@ def streams(
 
 
 def _tensor(rows: Tensor | np.ndarray) -> Tensor:
-    """Return the rows as a tensor of their own."""
+    """Return the rows as a tensor of their own, numbers as float32."""
     if isinstance(rows, Tensor):
         return rows
-    return torch.from_numpy(np.array(rows))
+    dtype = {"f": np.float32, "b": np.bool_}.get(rows.dtype.kind, np.int64)
+    return torch.from_numpy(np.array(rows, dtype))

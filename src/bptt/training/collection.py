@@ -66,7 +66,7 @@ class Collection(Data):
         if self.symbols is not None:
             return Categorical(self.symbols)
         d = self.y.shape[2]
-        return Bernoulli(d) if self.y.dtype == np.bool_ else Gaussian(d)
+        return Bernoulli(d) if self.y.dtype.kind in "iub" else Gaussian(d)
 
     @property
     def inputs(self) -> int | Encoding:
@@ -167,10 +167,11 @@ def _checked(
     if y.ndim == 2:
         symbols = _count_symbols(source, y, symbols)
     elif y.dtype.kind in "iub":
-        y = _as_bits(source, y)
+        _require_bits(source, y)
     else:
-        y = _as_numbers(source, "y", y, lengths)
-    x = None if x is None else _as_numbers(source, "x", x, lengths)
+        _require_numbers(source, "y", y, lengths)
+    if x is not None:
+        _require_numbers(source, "x", x, lengths)
     return Collection(y, x, np.array(lengths, dtype=np.int64), symbols)
 
 
@@ -188,17 +189,16 @@ def _count_symbols(source: str, y: np.ndarray, symbols: int | None) -> int:
     return int(y.max()) + 1 if symbols is None else symbols
 
 
-def _as_bits(source: str, y: np.ndarray) -> np.ndarray:
+def _require_bits(source: str, y: np.ndarray) -> None:
     if y.dtype != np.bool_ and (y.min() < 0 or y.max() > 1):
         raise BpttError(
             f"y in {source} is (T, N, d) of whole numbers from {y.min()} to {y.max()}; expected "
             "bits, 0 and 1, or convert them to numbers: y.astype('float32')"
         )
-    return y.astype(np.bool_)
 
 
-def _as_numbers(source: str, name: str, values: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return float32 numbers, or raise BpttError if one within its sequence is not finite."""
+def _require_numbers(source: str, name: str, values: np.ndarray, lengths: np.ndarray) -> None:
+    """Raise BpttError unless all numbers within their sequences are finite."""
     if values.dtype.kind not in "fiub":
         raise BpttError(f"{name} in {source} holds {values.dtype}; expected numbers")
     for start in range(0, len(values), ROWS_AT_ONCE):
@@ -211,7 +211,6 @@ def _as_numbers(source: str, name: str, values: np.ndarray, lengths: np.ndarray)
                 f"{name} in {source} is {rows[t, i, k]} at step {start + t} of sequence {i}, "
                 f"feature {k}; expected finite numbers: mend it, or leave the sequence out"
             )
-    return values if values.dtype == np.float32 else values.astype(np.float32)
 
 
 def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:

@@ -241,10 +241,13 @@ class Trainer:
         self.validation = self.data.validation_batches(self.batch)
 
     def _validation_interval(self) -> int:
-        """Return an interval in which validating takes about a tenth of the time, or less."""
+        """Return an interval in which validating takes about a tenth of the time, or less.
+
+        There are at most about twenty validations of a short epoch.
+        """
         per_update = self.batches.steps / len(self.batches)
         enough = math.ceil(3 * self.validation.steps / per_update)
-        return max(min(100, max(10, len(self.batches))), enough)
+        return max(min(100, max(len(self.batches), self.total // 20)), enough)
 
     def _require_memory(self) -> None:
         """Raise BpttError if an update would take more than this machine has, or than allowed."""
