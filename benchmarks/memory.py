@@ -25,7 +25,7 @@ import bptt
 
 SYMBOLS, ROUNDS, WARM_UP = 65, 3, 300
 TORCH_STEPS = 100_000
-"""Steps beyond which torch.nn.RNN is not asked: a million took 8 GB once, and once over 24."""
+"""Steps beyond which torch.nn.RNN is not asked: what it takes varies, and a million may not fit."""
 
 
 def median(prepare: Callable[..., tuple[Prepared, Prepared]], *arguments: Any) -> Cost:

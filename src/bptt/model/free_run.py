@@ -39,21 +39,11 @@ def stream(
     """Do what `Network.stream` says."""
     require_whole("steps", steps, 0)
     require_temperature(temperature)
-    before = 0 if prompt is None else len(prompt)
-    if x is not None and len(x) != before + steps:
-        raise BpttError(
-            f"x has {len(x)} steps; expected {before + steps}, the prompt's and the free run's"
-        )
-    B = batch_size(x if prompt is None else prompt, state)
-    if prompt is not None:
-        T, B = leading(prompt, None, "prompt")
-        like = net.readout.weight
-        prompt = net.likelihood.checked("prompt", prompt, T, B, like)
-        state = net.advance(prompt, None if x is None else x[:before], state=state)
+    state, x, B = _after_prompt(net, steps, x, prompt, state)
     hidden, y, own = start_of(net, state, B)
     own = own if state is not None and state.y is None else y
-    for start in range(before, before + steps, STREAM_STEPS):
-        T = min(STREAM_STEPS, before + steps - start)
+    for start in range(0, steps, STREAM_STEPS):
+        T = min(STREAM_STEPS, steps - start)
         now = None if x is None else x[start : start + T]
         forced = torch.zeros(T, B, dtype=torch.bool, device=own.device)
         given = Given(T, B, hidden, y, own, x=checked_x(net, now, T, B), forced=forced)
@@ -107,16 +97,7 @@ def forecast(
     require_whole("paths", paths, 1)
     if net.likelihood.kind == "categorical":
         raise BpttError("the likelihood is categorical; expected numbers: for symbols use generate")
-    before = 0 if prompt is None else len(prompt)
-    if x is not None and len(x) != before + steps:
-        raise BpttError(
-            f"x has {len(x)} steps; expected {before + steps}, the prompt's and the forecast's"
-        )
-    if prompt is not None:
-        with torch.no_grad():
-            state = net.advance(prompt, None if x is None else x[:before], state=state)
-    future = None if x is None else x[before:]
-    B = batch_size(future, state)
+    state, future, B = _after_prompt(net, steps, x, prompt, state)
     mean = net.generate(steps, x=future, state=state, temperature=0.0)
     many = net.generate(
         steps,
@@ -125,6 +106,24 @@ def forecast(
         generator=generator,
     )
     return Forecast(mean, many.unflatten(1, (B, paths)).movedim(2, 0))
+
+
+@torch.no_grad()
+def _after_prompt(
+    net: Network, steps: int, x: Tensor | None, prompt: Tensor | None, state: State | None
+) -> tuple[State | None, Tensor | None, int]:
+    """Return the state after the prompt, x from there on, and B, or raise BpttError."""
+    before = 0 if prompt is None else len(prompt)
+    if x is not None and len(x) != before + steps:
+        raise BpttError(
+            f"x has {len(x)} steps; expected {before + steps}, the prompt's and the free run's"
+        )
+    future = None if x is None else x[before:]
+    if prompt is None:
+        return state, future, batch_size(x, state)
+    T, B = leading(prompt, None, "prompt")
+    prompt = net.likelihood.checked("prompt", prompt, T, B, net.readout.weight)
+    return net.advance(prompt, None if x is None else x[:before], state=state), future, B
 
 
 def _repeated(state: State, times: int) -> State:
