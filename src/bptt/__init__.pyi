@@ -1,8 +1,13 @@
 from . import kernel as kernel
 from .errors import BpttError as BpttError
 from .gradient.backward import backward as backward
+from .gradient.flow import GradientFlow as GradientFlow
+from .gradient.flow import gradient_flow as gradient_flow
 from .gradient.plan import Plan as Plan
 from .gradient.plan import plan as plan
+from .gradient.watch import Watch as Watch
+from .gradient.watch import Watched as Watched
+from .gradient.watch import watch as watch
 from .model.encodings import Features as Features
 from .model.encodings import Tokens as Tokens
 from .model.free_run import Forecast as Forecast

@@ -86,12 +86,17 @@ def bytes_as_text(size: int) -> str:
     return f"{size} bytes"
 
 
+def memory_here() -> int | None:
+    """Return how many bytes of memory this machine has, if it says."""
+    if not hasattr(os, "sysconf"):  # Windows; there the allocation itself will fail
+        return None
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
 def require_memory(what: str, needed: int) -> None:
     """Raise BpttError if `needed` bytes are more than this machine has."""
-    if not hasattr(os, "sysconf"):  # Windows; there the allocation itself will fail
-        return
-    has = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    if needed > has:
+    has = memory_here()
+    if has is not None and needed > has:
         raise BpttError(
             f"{what} would take {needed / 1e9:,.0f} GB; this machine has {has / 1e9:,.0f} GB: "
             "choose smaller sizes"

@@ -201,7 +201,7 @@ class Network(nn.Module):
         lengths: (B,), where each sequence ends if that is before T.
         resets: (T, B), the steps before which a sequence's state is zeroed.
         """
-        read = self._read(y, x, state, Regime(lengths, resets, forcing, feedback))
+        read = self.read(y, x, state, Regime(lengths, resets, forcing, feedback))
         outputs = self.readout(read.states[-1]) if read.outputs is None else read.outputs
         true, alive = read.given.y, read.given.alive
         nll = None if true is None else self.likelihood.nll(outputs, true)
@@ -224,7 +224,7 @@ class Network(nn.Module):
         how = Regime(**regime)
         if self.is_parallel(how):
             return Reading(checked(self, y, x, state, how), [], None).after(how.lengths)
-        return self._read(y, x, state, how).after(how.lengths)
+        return self.read(y, x, state, how).after(how.lengths)
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""
@@ -243,7 +243,7 @@ class Network(nn.Module):
 
         Under teacher forcing, and not for an LSTM: of its c only the last is kept.
         """
-        read = self._read(y, x, state, Regime(**regime), every=True)
+        read = self.read(y, x, state, Regime(**regime), every=True)
         given, history, lengths = read.given, read.history, regime.get("lengths")
         at = torch.as_tensor(steps, device=history.device).unsqueeze(1).expand(-1, given.B)
         at = at if lengths is None else torch.minimum(at, lengths)
@@ -257,7 +257,7 @@ class Network(nn.Module):
         hidden = torch.stack(parts, dim=1)  # (steps, layers, B, H)
         return [State(h, y) for h, y in zip(hidden, history[at, row], strict=True)]
 
-    def _read(
+    def read(
         self,
         y: Tensor | None,
         x: Tensor | None,
@@ -285,7 +285,7 @@ class Network(nn.Module):
             said = torch.cat([given.own0.unsqueeze(0), drawn])
             forced = given.forced if given.resets is None else given.forced | given.resets
             previous = where(forced, previous, said[:-1])
-        states, last = self._run(previous, given, every=every)
+        states, last = self.run_layers(previous, given, every=every)
         return Reading(given, states, last, said)
 
     def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:
@@ -344,7 +344,7 @@ class Network(nn.Module):
         how: dict[str, Any] = {"x": x, "prompt": prompt, "state": state, "paths": paths}
         return forecast(self, steps, generator=generator, **how)
 
-    def _run(
+    def run_layers(
         self, previous: Tensor | None, given: Given, *, every: bool = False
     ) -> tuple[list[Tensor], Hidden]:
         """Run the recurrent layers on x and yᵗ⁻¹; return the states of every one or of the top."""

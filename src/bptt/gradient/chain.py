@@ -1,0 +1,262 @@
+"""A run of recurrent layers, ready to be taken back in time from any number of losses at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+from bptt.errors import BpttError
+from bptt.gradient.sequences import Sequences
+from bptt.gradient.steps import Elman, Gru, Layer, Lstm, Parts, Passed, Site, Slopes
+from bptt.model.closed_loop import as_rows
+from bptt.model.given import where
+from bptt.model.likelihoods import Likelihood
+from bptt.model.network import Network, Reading
+from bptt.model.state import parts
+
+NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru", "LSTM": "lstm"}
+
+
+class Enters(NamedTuple):
+    """What enters a layer: rows, (T, B, Z), and which columns of its weight they meet; None: all.
+
+    Of tokens only those that occur have a column.
+    """
+
+    rows: Float[Tensor, "T B Z"]
+    columns: Tensor | None = None
+
+
+class Closed(NamedTuple):
+    """The loop that closes through the output: the mean of y, fed back by R where fed is 1."""
+
+    R: Float[Tensor, "G Y"]
+    V: Float[Tensor, "O H"]
+    fed: Float[Tensor, "T B 1"]
+    likelihood: Likelihood
+    means: Float[Tensor, "T B Y"]
+
+    def back(self, delta: Float[Tensor, "J B G"], steps: slice) -> Float[Tensor, "J B H"]:
+        """Take δp of some steps to the top layer's h of the steps before them."""
+        grad_own = (delta @ self.R) * self.fed[steps]
+        before = slice(steps.start - 1, steps.stop - 1)
+        return self.likelihood.mean_backward(grad_own, self.means[before]) @ self.V
+
+
+@dataclass(frozen=True)
+class Chain:
+    """Layers at every step, and the gradient of each step's loss with respect to its own states.
+
+    seeds: ∂Lⱼ/∂sⱼ of each layer, (T, B, H) a part; the state is what goes on to the next step, so
+    that a layer's h has no part in its seed by way of the layers above, which are states too.
+    kept: (T, B, 1), 0 before which steps the state is zeroed. scored: which steps have a loss.
+    """
+
+    layers: list[Layer]
+    seeds: list[Parts]
+    scored: Bool[Tensor, "T B"]
+    kept: Float[Tensor, "T B 1"] | None = None
+    closed: Closed | None = None
+
+    @property
+    def T(self) -> int:
+        """The number of steps."""
+        return len(self.scored)
+
+    @property
+    def has_path(self) -> bool:
+        """Whether anything leads from one step to the next."""
+        return self.T > 1 and (self.closed is not None or self.layers[0].W is not None)
+
+    def back(self, d: list[Parts], steps: slice) -> tuple[list[Passed], list[Parts]]:
+        """Take ∂L/∂s after some steps to the steps before; there is none before the first."""
+        passed: list[Passed] = []
+        before: list[Parts] = []
+        down: Tensor | None = None
+        for layer, parts_ in zip(reversed(self.layers), reversed(d), strict=True):
+            reached = parts_ if down is None else (parts_[0] + down, *parts_[1:])
+            through, earlier = layer.back(reached, steps)
+            passed.append(through)
+            before.append(earlier)
+            down = layer.down(through, steps) if layer is not self.layers[0] else None
+        passed, before = passed[::-1], before[::-1]
+        first = 1 if steps.start == 0 else 0
+        if self.kept is not None:
+            kept = self.kept[steps]
+            before = [tuple(part * kept for part in some) for some in before]
+        before = [tuple(part[first:] for part in some) for some in before]
+        if self.closed is not None:
+            later = slice(steps.start + first, steps.stop)
+            h, *others = before[-1]
+            before[-1] = (h + self.closed.back(passed[0].p[first:], later), *others)
+        return passed, before
+
+    def seed(self, first: int, stop: int) -> list[Parts]:
+        """Return ∂Lⱼ/∂sⱼ of the losses from first to stop − 1."""
+        return [tuple(part[first:stop] for part in some) for some in self.seeds]
+
+
+def layer_at(
+    module: nn.Module,
+    suffix: str,
+    cell: str,
+    enters: list[Enters],
+    h: Float[Tensor, "T B H"],
+    start: tuple[Tensor, ...],
+    *,
+    kept: Float[Tensor, "T B 1"] | None = None,
+    mask: Float[Tensor, "T B I"] | None = None,
+) -> Layer:
+    """Return a layer at every step of a run, from what entered, its states and those before.
+
+    start: h⁰, (B, H), or h⁰ and c⁰; none where nothing loops over h. mask: what dropout has
+    multiplied the input by.
+    """
+    weights = {name: getattr(module, name + suffix, None) for name in NAMES}
+    U, W, b_ih, b_hh = (None if w is None else w.detach() for w in weights.values())
+    assert U is not None
+    inputs = [(f"weight_ih{suffix}", *one) for one in enters]
+    loop: list[tuple[str, Tensor, Tensor | None]] = []
+    before = h.new_empty(0)
+    if W is not None:
+        before = torch.cat([start[0].unsqueeze(0), h[:-1]])
+        before = before if kept is None else before * kept
+        loop = [(f"weight_hh{suffix}", before, None)]
+    one = h.new_ones(*h.shape[:2], 1)
+    inputs += [] if b_ih is None else [(f"bias_ih{suffix}", one, None)]
+    loop += [] if b_hh is None else [(f"bias_hh{suffix}", one, None)]
+    slopes: Slopes = Elman.at(cell, h)
+    if cell in ("gru", "lstm"):
+        assert W is not None
+        p = _project([(e.rows, _columns(U, e.columns)) for e in enters], b_ih, h)
+        a = _project([(before, W)], b_hh, h)
+        slopes = Gru.at(p, a, before) if cell == "gru" else Lstm.at(p + a, start[1], kept)
+    apart = [("p", inputs), ("a", loop)] if cell == "gru" else [("both", inputs + loop)]
+    asks = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    sites = [_site(which, [e for e in some if not asks or e[0] in asks]) for which, some in apart]
+    return Layer(slopes, U, W, [site for site in sites if site is not None], mask)
+
+
+def _project(
+    enters: list[tuple[Tensor, Tensor]], bias: Tensor | None, h: Float[Tensor, "T B H"]
+) -> Float[Tensor, "T B G"]:
+    """Return the bias and what enters through its weights."""
+    total = h.new_zeros(()) if bias is None else bias
+    for rows, weight in enters:
+        total = total + rows @ weight.t()
+    return total
+
+
+def _columns(weight: Tensor, columns: Tensor | None) -> Tensor:
+    return weight if columns is None else weight[:, columns]
+
+
+def _site(which: str, enters: list[tuple[str, Tensor, Tensor | None]]) -> Site | None:
+    if not enters:
+        return None
+    at, owners = 0, []
+    for name, rows, columns in enters:
+        owners.append((name, at, at + rows.shape[-1], columns))
+        at += rows.shape[-1]
+    return Site(which, torch.cat([rows for _, rows, _ in enters], -1), owners)
+
+
+@torch.no_grad()
+def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
+    """Run the network over the sequences, and return the run."""
+    part = sequences.part(0, sequences.T)
+    regime = part.regime
+    read = net.read(part.y, part.x, state, regime, every=True)
+    given, R = read.given, net.feedback_weight(read.given.x)
+    kept = None if given.resets is None else (~given.resets).unsqueeze(-1).to(net.U.dtype)
+    enters, states = _enters(net, read), read.states
+    is_closed = given.forced is not None and regime.feedback == "mean"
+    if is_closed:
+        states = net.run_layers(_previous(net, read), given, every=True)[0]  # of every layer
+    starts: list[tuple[Tensor, ...]] = list(zip(*parts(given.hidden), strict=True))
+    layers = []
+    for k, h in enumerate(states):
+        start = starts[k] if starts else ()
+        layers.append(layer_at(net.recurrent, f"_l{k}", net.cell, enters, h, start, kept=kept))
+        enters = [Enters(h)]
+    closed = None
+    if is_closed and R is not None and given.forced is not None and read.said is not None:
+        forced = given.forced if given.resets is None else given.forced | given.resets
+        fed = (~forced).unsqueeze(-1).to(R.dtype)
+        V = net.readout.weight.detach()
+        closed = Closed(R.detach(), V, fed, net.likelihood, read.said[1:])
+    seeds, scored = _seeds(net, part.y, part.weights, states, given.alive)
+    return Chain(layers, seeds, scored, kept, closed)
+
+
+def _previous(net: Network, read: Reading) -> Shaped[Tensor, "T B *y"] | None:
+    """Return what entered as yᵗ⁻¹: the true one, or the network's own."""
+    given, encoding = read.given, net.likelihood.encoding
+    if net.feedback_weight(given.x) is None:
+        return None
+    true = given.previous(net.likelihood.blank(given.B, net.readout.weight))
+    if read.said is None or given.forced is None:
+        return true
+    said = read.said[:-1]
+    forced = given.forced if given.resets is None else given.forced | given.resets
+    if said.is_floating_point() and not true.is_floating_point():
+        true = as_rows(true, said.new_empty(0, encoding.width)).squeeze(0)
+    return where(forced, true, said)
+
+
+def _enters(net: Network, read: Reading) -> list[Enters]:
+    """Return what entered the first layer."""
+    at, found = 0, []
+    given = read.given
+    if given.x is not None:
+        found.append(_as_columns(given.x, 0, net.inputs.width))
+        at = net.inputs.width
+    previous = _previous(net, read)
+    if previous is not None:
+        found.append(_as_columns(previous, at, net.likelihood.encoding.width))
+    dtype = net.readout.weight.dtype
+    return [Enters(one.rows.to(dtype), one.columns) for one in found]
+
+
+def _as_columns(values: Tensor, offset: int, width: int) -> Enters:
+    """Return numbers as they are, and tokens as one-hot rows of those that occur."""
+    if values.is_floating_point():
+        return Enters(values, offset + torch.arange(width, device=values.device))
+    tokens = values[values >= 0].unique()
+    return Enters(values.unsqueeze(-1) == tokens, offset + tokens)
+
+
+def _seeds(
+    net: Network,
+    y: Tensor,
+    weights: Float[Tensor, "T B"] | None,
+    states: list[Float[Tensor, "T B H"]],
+    alive: Bool[Tensor, "T B"] | None,
+) -> tuple[list[Parts], Bool[Tensor, "T B"]]:
+    """Return ∂(w · nll)/∂sⱼ of every layer, and which steps have a loss."""
+    top = states[-1]
+    scored = torch.ones(top.shape[:2], dtype=torch.bool, device=top.device)
+    if weights is not None:
+        scored = weights != 0
+    y = net.likelihood.checked("y", y, len(y), y.shape[1], top, alive)
+    with torch.enable_grad():
+        outputs = net.readout(top).detach().requires_grad_()
+        nll = net.likelihood.nll(outputs, y)
+        loss = nll if weights is None else nll * weights.to(nll.dtype)
+        loss.masked_fill(~scored, 0).sum().backward(inputs=[outputs])
+    assert outputs.grad is not None
+    grad_top = outputs.grad @ net.readout.weight.detach()
+    if not bool(grad_top.isfinite().all()):
+        raise BpttError(
+            "the gradient of the losses is not finite; expected a network and data without NaN or "
+            "infinity: look at its weights, x and y"
+        )
+    zeros = torch.zeros_like(top)
+    count = 2 if net.cell == "lstm" else 1
+    seeds: list[Parts] = [(zeros,) * count for _ in states[:-1]]
+    return [*seeds, (grad_top, *(zeros,) * (count - 1))], scored

@@ -1,0 +1,184 @@
+"""How the gradient flows through the recurrent layers of any torch model, from its own backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn.modules.rnn import RNNBase
+from torch.utils.hooks import RemovableHandle
+
+from bptt.errors import BpttError, require_whole
+from bptt.gradient.flow import GradientFlow, flow_of
+from bptt.gradient.replay import Call, chains_of
+from bptt.model.network import Network
+
+ITSELF = "model"
+
+
+class Watched(NamedTuple):
+    """What the watch saw of one forward and backward. update: its number, from 0."""
+
+    update: int
+    flows: dict[str, GradientFlow]
+
+
+OnFlows = Callable[[Watched], None]
+
+
+@dataclass(eq=False, repr=False)
+class Watch(Mapping[str, GradientFlow]):
+    """A GradientFlow for each recurrent layer of a model, by name; made by `bptt.watch`.
+
+    history: every update that was looked at, the last one included.
+    """
+
+    model: nn.Module
+    every: int = 1
+    max_lag: int | None = None
+    window: int | None = None
+    on_flows: OnFlows | None = None
+    history: list[Watched] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._updates = -1
+        self._calls: dict[str, Call] = {}
+        self._handles: list[RemovableHandle] = []
+        self._layers = _recurrent_layers(self.model)
+
+    def __enter__(self) -> Watch:
+        """Listen to the model's forward and backward passes."""
+        listen = self._handles.append
+        listen(self.model.register_forward_pre_hook(lambda *_: self._next_update()))
+        for name, layer in self._layers.items():
+            listen(layer.register_forward_pre_hook(self._before(name), with_kwargs=True))
+            listen(layer.register_forward_hook(self._after(name)))
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        """Stop listening, and work out the last update that was looked at."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+        if kind is None:
+            self._settle()
+        self._calls.clear()
+
+    def __getitem__(self, name: str) -> GradientFlow:
+        """Return the flow through a layer, at the last update that was looked at."""
+        flows = self.history[-1].flows if self.history else {}
+        if name in flows:
+            return flows[name]
+        if not flows:
+            raise BpttError(
+                "no gradient reached a recurrent layer while it was watched; expected a forward "
+                "pass of the model and loss.backward() inside the with block"
+            )
+        raise BpttError(f"there is no flow of {name!r}; expected one of {', '.join(flows)}")
+
+    def __iter__(self) -> Iterator[str]:
+        """Go over the layers' names."""
+        return iter(self.history[-1].flows if self.history else {})
+
+    def __len__(self) -> int:
+        """How many layers a gradient reached."""
+        return len(self.history[-1].flows) if self.history else 0
+
+    def _next_update(self) -> None:
+        """Note that the model is called again; settle what the call before has left."""
+        if torch.is_grad_enabled():
+            self._settle()
+            self._updates += 1
+
+    @property
+    def _looks(self) -> bool:
+        return torch.is_grad_enabled() and self._updates % self.every == 0
+
+    def _before(self, name: str) -> Callable[..., None]:
+        def note(layer: RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            if self._looks:
+                self._calls[name] = Call.of(layer, args, kwargs)
+
+        return note
+
+    def _after(self, name: str) -> Callable[..., None]:
+        def note(_: nn.Module, __: object, output: Any) -> None:
+            if self._looks:
+                self._calls[name].listen(output)
+
+        return note
+
+    def _settle(self) -> None:
+        """Work out the flows of the calls that a gradient has reached."""
+        flows: dict[str, GradientFlow] = {}
+        reached = {name: call for name, call in self._calls.items() if call.is_reached}
+        self._calls = {}
+        for name, call in reached.items():
+            for suffix, chain in chains_of(name, call).items():
+                most = chain.T - 1 if self.max_lag is None else min(self.max_lag, chain.T - 1)
+                flows[name + suffix] = flow_of(chain, most, self.window)
+        if flows:
+            self.history.append(Watched(self._updates, flows))
+            if self.on_flows is not None:
+                self.on_flows(self.history[-1])
+
+
+def watch(
+    model: nn.Module,
+    *,
+    every: int = 1,
+    max_lag: int | None = None,
+    window: int | None = None,
+    on_flows: OnFlows | None = None,
+) -> Watch:
+    """Return a context manager that sees how the gradient flows back through a model's layers.
+
+    model: any module with torch.nn's or bptt's RNN, GRU or LSTM layers, stacked, bidirectional or
+    packed. Nothing of it is changed, and its gradients are bit for bit what they were.
+    every: how many calls of the model go by from one that is looked at to the next, for a training
+    loop inside the with block. on_flows: called with each `Watched`, which history keeps too.
+    max_lag, window: as in `bptt.gradient_flow`.
+
+    Flows are named as the layers are; of a bidirectional layer those of each direction, as torch
+    names their parameters: "encoder.l0" and "encoder.l0_reverse". Of a layer that is called several
+    times, the last call counts.
+
+    >>> rnn = torch.nn.RNN(3, 8)
+    >>> with watch(rnn) as flows:
+    ...     output, last = rnn(torch.randn(20, 4, 3))
+    ...     output[-1].sum().backward()
+    >>> flows["model"].norms.shape, list(flows)
+    ((20, 20), ['model'])
+    """
+    require_whole("every", every, 1)
+    if max_lag is not None:
+        require_whole("max_lag", max_lag, 0)
+    if window is not None:
+        require_whole("window", window, 1)
+    return Watch(model, every, max_lag, window, on_flows)
+
+
+def _recurrent_layers(model: nn.Module) -> dict[str, RNNBase]:
+    """Return the model's recurrent layers by name, or raise BpttError."""
+    if any(isinstance(module, Network) for module in model.modules()):
+        raise BpttError(
+            "the model is, or has, a bptt.Network; expected other modules: bptt.gradient_flow "
+            "looks into a Network"
+        )
+    layers = {
+        name or ITSELF: module
+        for name, module in model.named_modules()
+        if isinstance(module, RNNBase)
+    }
+    if not layers:
+        raise BpttError(
+            f"{type(model).__name__} has no recurrent layer; expected a torch.nn.RNN, GRU or LSTM, "
+            "or bptt's (cells that are stepped by hand are not seen)"
+        )
+    for name, layer in layers.items():
+        if layer.proj_size:
+            raise BpttError(f"{name} has proj_size {layer.proj_size}; expected an LSTM without")
+    return layers
