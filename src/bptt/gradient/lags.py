@@ -89,7 +89,7 @@ class Sums:
     def dot(self, other: Sums) -> float:
         """Return the product with another gradient."""
         pairs = zip(self.totals, other.totals, strict=True)
-        return sum(float((a * b).sum(dtype=torch.float64)) for a, b in pairs)
+        return sum(float(a.flatten() @ b.flatten()) for a, b in pairs)
 
     def negative(self) -> Sums:
         """Return the same gradient with its sign turned."""
@@ -114,7 +114,7 @@ class Sums:
 
 
 def _square(values: Tensor) -> float:
-    norm: Tensor = torch.linalg.vector_norm(values, dtype=torch.float64)
+    norm: Tensor = torch.linalg.vector_norm(values)
     return float(norm) ** 2
 
 
@@ -212,7 +212,6 @@ class ByLoss:
         if self.filled:
             self._flush(lag)
         squares = [
-            torch.linalg.vector_norm(total, dim=(1, 2), dtype=torch.float64) ** 2
-            for total in self.totals
+            torch.linalg.vector_norm(total, dim=(1, 2)).double() ** 2 for total in self.totals
         ]
         return torch.stack(squares).sum(0).sqrt()
