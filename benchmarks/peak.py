@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import multiprocessing
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any, NamedTuple
+
+from bptt.training.costs import taken_by
 
 Prepared = Callable[[], Any]
 
@@ -39,20 +37,7 @@ def cost(prepare: Callable[..., tuple[Prepared, Prepared]], *arguments: Any) -> 
 def _measure(pipe: Connection, prepare: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
     warm_up, call = prepare(*arguments)
     warm_up()
-    gc.collect()
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
-    before = _status("VmRSS")
-    began = time.perf_counter()
-    held = call()
-    seconds = time.perf_counter() - began
-    pipe.send((_status("VmHWM") - before, seconds))
-    del held
-
-
-def _status(field: str) -> int:
-    """Return a field of this process's status, in bytes."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(field + ":"):
-            return int(line.split()[1]) * 1024
-    raise KeyError(field)
+    taken = taken_by(call)
+    if taken.memory is None:
+        raise SystemExit("this system does not tell a process's peak memory; Linux does")
+    pipe.send((taken.memory, taken.seconds))

@@ -270,3 +270,108 @@ def test_help_does_not_load_torch() -> None:
     code = "import sys; from bptt.cli import main; main(['--help']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "False"
+
+
+def test_flow_says_how_far_the_gradient_reaches(
+    here: Path, bptt_says: Callable[..., tuple]
+) -> None:
+    status, out, err = bptt_says("flow", "run", "--steps", "60", "--sequences", "2")
+    assert (status, err) == (0, "")
+    assert out.startswith("A typical gradient ")
+    assert "Over the 10 characters that you train with" in out
+    assert out.endswith("The pictures are in run/report.html\n")
+    page = (here / "run" / "report.html").read_text(encoding="utf-8")
+    assert "How far back the gradient of run reaches" in page
+
+
+def test_flow_of_a_run_whose_data_has_gone_asks_for_it(
+    here: Path, trained: Path, bptt_says: Callable[..., tuple]
+) -> None:
+    config = json.loads((here / "run" / "config.json").read_text())
+    config["data"]["path"] = str(here / "gone.txt")
+    (here / "run" / "config.json").write_text(json.dumps(config))
+    status, out, err = bptt_says("flow", "run")
+    assert (status, out) == (2, "")
+    assert "gone.txt" in err
+    assert err.count("\n") == 1
+    status, out, err = bptt_says(
+        "flow", "run", "text.txt", "--out", "deep/page.html", "--max-lag", "9"
+    )
+    assert (status, err) == (0, "")
+    assert (here / "deep" / "page.html").exists()
+    (here / "other.txt").write_text("something else altogether " * 90)
+    status, out, err = bptt_says("flow", "run", "other.txt")
+    assert (status, out) == (2, "")
+    assert "is not the text that run was trained on" in err
+
+
+def test_flow_of_a_folder_with_markup_in_its_name(
+    here: Path, bptt_says: Callable[..., tuple]
+) -> None:
+    name = "<b>&run"
+    (here / "run").rename(here / name)
+    status, _, err = bptt_says("flow", name, "--steps", "40")
+    assert (status, err) == (0, "")
+    page = (here / name / "report.html").read_text(encoding="utf-8")
+    assert "<h1>How far back the gradient of &lt;b&gt;&amp;run reaches</h1>" in page
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["nowhere"], "nowhere holds no run"),
+        (["run", "--steps", "0"], "steps is 0"),
+        (["run", "--sequences", "-1"], "sequences is -1"),
+        (["run", "--max-lag", "-2"], "max_lag is -2"),
+        (["run", "--maxlag", "2"], "--maxlag"),
+    ],
+)
+def test_flow_with_bad_arguments(
+    bptt_says: Callable[..., tuple], arguments: list[str], words: str
+) -> None:
+    status, out, err = bptt_says("flow", *arguments)
+    assert (status, out) == (2, "")
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_train_and_resume_with_a_report(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    status, out, err = bptt_says("train", "text.txt", *SMALL, "--report", "--out", "seen")
+    assert (status, err) == (0, "")
+    assert "The pictures are in seen/report.html" in out
+    lines = (here / "seen" / "flow.jsonl").read_text().splitlines()
+    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
+    page = (here / "seen" / "report.html").read_text(encoding="utf-8")
+    assert "How the horizon grew" in page
+    status, out, err = bptt_says("train", "--resume", "seen", "--max-steps", "24", "--report")
+    assert (status, err) == (0, "")
+    lines = (here / "seen" / "flow.jsonl").read_text().splitlines()
+    assert json.loads(lines[-1])["step"] == 24
+
+
+def test_bench_measures_and_writes_a_page(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    status, out, err = bptt_says("bench", "--hidden", "8", "--lengths", "50,100")
+    assert (status, err) == (0, "")
+    assert "torch.nn.RNN" in out
+    assert " 100 " in out
+    assert out.endswith("The page is bench.html\n")
+    assert "plotly-graph-div" in (here / "bench.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--lengths", "many"], "a length is 'many'"),
+        (["--lengths", "0"], "0"),
+        (["--memory", "lots"], "memory is 'lots'"),
+        (["--window", "0"], "window is 0"),
+        (["--hidden", "0"], "hidden is 0"),
+    ],
+)
+def test_bench_with_bad_arguments(
+    bptt_says: Callable[..., tuple], arguments: list[str], words: str
+) -> None:
+    status, _, err = bptt_says("bench", *arguments)
+    assert status == 2
+    assert words in err
+    assert err.count("\n") == 1

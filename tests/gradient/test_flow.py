@@ -253,6 +253,23 @@ def test_growth_and_verdict_of_a_linear_network(factor, window, verdict):
     assert flow.verdict == verdict
 
 
+def test_means_over_losses_and_the_slope_between_them():
+    net, y, x = make("hidden", T=12, B=1)
+    flow = bptt.gradient_flow(net, y, x)
+    for lag in (0, 1, 11):
+        norms = flow.norms[lag:, lag]
+        assert flow.by_lag[lag] == pytest.approx(np.sqrt((norms**2).mean()))
+        assert flow.typical_by_lag[lag] == pytest.approx(np.exp(np.log(norms).mean()))
+    kept = flow.typical_by_lag > 1e-6 * flow.typical_by_lag.max()
+    assert kept.all()
+    lag, logs, within = np.arange(12), np.log(flow.norms), [0.0, 0.0]
+    for j in range(12):
+        apart = lag[: j + 1] - lag[: j + 1].mean()
+        within[0] += (apart * logs[j, : j + 1]).sum()
+        within[1] += (apart**2).sum()
+    assert flow.growth == pytest.approx(np.exp(within[0] / within[1]))
+
+
 @pytest.mark.parametrize("B", [1, 6])
 def test_the_interval_holds_the_growth_and_is_not_a_point(B):
     torch.manual_seed(1)

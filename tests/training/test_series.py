@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import bptt
-from bptt.report.plots import plot_forecast
+from bptt.report.series_plots import plot_forecast
 from bptt.training.run import Run
 from bptt.training.series import forecast_table, one_step_ahead
 

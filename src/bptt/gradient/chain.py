@@ -73,6 +73,16 @@ class Chain:
         """Whether anything leads from one step to the next."""
         return self.T > 1 and (self.closed is not None or self.layers[0].W is not None)
 
+    def require_finite(self) -> Chain:
+        """Return the chain, or raise BpttError unless its states and inputs are numbers."""
+        sites = [site for layer in self.layers for site in layer.sites]
+        if not all(bool(site.z.isfinite().all()) for site in sites):
+            raise BpttError(
+                "the states are not finite; expected a network and data without NaN or infinity: "
+                "look at its weights and x, and at the growth of its states"
+            )
+        return self
+
     def back(self, d: list[Parts], steps: slice) -> tuple[list[Passed], list[Parts]]:
         """Take ∂L/∂s after some steps to the steps before; there is none before the first."""
         passed: list[Passed] = []

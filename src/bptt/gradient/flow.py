@@ -30,19 +30,21 @@ class GradientFlow:
 
     norms: (T, lags), ‖∂Lⱼ/∂h_{j−lag}‖ at [j, lag], the root mean square over the sequences that
     have a loss there, over the full state of all layers; NaN before the start. Losses are summed.
-    by_lag: (lags,), the root mean square of these over the losses.
+    by_lag: (lags,), the root mean square of these over the losses. typical_by_lag: (lags,), their
+    geometric mean, over losses and sequences: a few large gradients count for less.
     by_loss, by_use: (T,), the textbook's two summations of ∂L/∂W, each on its own: the norm of what
     loss j adds, from all its lags up to the largest, and of what the use of W at step k adds, from
     all later losses.
     truncation_error, cosine: (lags + 1,), at [p] of the gradient truncated to window p (stride 1)
     against the exact one, over all trained parameters of the recurrent layers.
-    growth: by which factor the gradient grows a step back in time, by the slope of its log norm;
+    growth: by which factor a typical gradient grows a step back in time: the slope of the log norm;
     growth_interval: its 95% interval over the sequences. NaN where no slope can be seen.
     window: the window that it is trained with, by default T.
     """
 
     norms: Float[np.ndarray, "T lags"]
     by_lag: Float[np.ndarray, " lags"]
+    typical_by_lag: Float[np.ndarray, " lags"]
     by_loss: Float[np.ndarray, " T"]
     by_use: Float[np.ndarray, " T"]
     truncation_error: Float[np.ndarray, " windows"]
@@ -133,14 +135,10 @@ def gradient_flow(
 def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFlow:
     """Return how the gradient flows back through a chain."""
     T, B = chain.scored.shape
-    if not all(bool(site.z.isfinite().all()) for layer in chain.layers for site in layer.sites):
-        raise BpttError(
-            "the states are not finite; expected a network and data without NaN or infinity: look "
-            "at its weights and x, and at the growth of its states"
-        )
+    chain.require_finite()
     exact = whole(chain)
     cut = Cut(exact, max_lag)
-    growth = Growth(T, B)
+    growth = Growth(T, B, max_lag)
     norms = np.full((T, max_lag + 1), np.nan)
     norms[np.arange(T)[:, None] >= np.arange(max_lag + 1)] = 0.0
     sums = cut.short
@@ -162,6 +160,7 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
     return GradientFlow(
         norms,
         by_lag,
+        growth.typical,
         by_loss.cpu().numpy(),
         exact.by_use.cpu().numpy(),
         cut.error,

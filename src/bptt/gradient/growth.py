@@ -10,31 +10,34 @@ from jaxtyping import Float
 from torch import Tensor
 
 SHOWN = 1e-6
-"""The growth is read off the lags whose gradient is above this share of the largest so far."""
+"""The growth is read off the lags where the gradient is above this share of the largest so far."""
 UNITS, RESAMPLES = 8, 1000
 
 
 class Growth:
     """The slope of the log norm over lags, within each loss: losses differ in size, and in reach.
 
-    It is read off the lags up to which the norm has stayed above SHOWN times its largest.
-    sums: Σ 1, Σ ℓ, Σ ℓ², Σ log, Σ ℓ log over the lags of every loss, (5, T, B).
+    It is read off the lags up to which the typical norm has stayed above SHOWN times its largest.
+    typical: (lags,), the geometric mean over the losses. sums: Σ 1, Σ ℓ, Σ ℓ², Σ log, Σ ℓ log over
+    the lags of every loss, (5, T, B).
     """
 
-    def __init__(self, T: int, B: int) -> None:
+    def __init__(self, T: int, B: int, max_lag: int) -> None:
         self.sums = torch.zeros(5, T, B, dtype=torch.float64)
-        self.largest, self.goes_on = 0.0, True
+        self.typical = np.zeros(max_lag + 1)
+        self.goes_on = True
 
     def add(self, lag: int, first: int, norms: Float[Tensor, "J B"]) -> None:
         """Add a lag of the losses from `first` on; 0 counts as none."""
-        size = float(norms.square().mean().sqrt())
-        self.largest = max(self.largest, size)
-        self.goes_on = self.goes_on and size > SHOWN * self.largest
-        if not self.goes_on:
-            return
         norms = norms.double().cpu()
         some = (norms > 0) & norms.isfinite()
         logs = torch.where(some, norms, 1).log()
+        if bool(some.any()):
+            self.typical[lag] = math.exp(float(logs.sum() / some.sum()))
+        enough = self.typical[lag] > SHOWN * self.typical[: lag + 1].max()
+        self.goes_on = self.goes_on and bool(enough)
+        if not self.goes_on:
+            return
         terms = (some, lag * some, lag**2 * some, logs, lag * logs)
         for total, term in zip(self.sums, terms, strict=True):
             total[first:] += term

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_memory, require_whole
 from bptt.kernel.layout import DENSE, Layout, Packing
+from bptt.model.architecture import RECURRENCES, Architecture
 from bptt.model.closed_loop import as_rows, free_run, mean_loop
 from bptt.model.encodings import (
     Encoding,
@@ -37,7 +38,6 @@ from bptt.model.state import (
     each,
 )
 
-RECURRENCES = ("hidden", "output", "both")
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
 
 
@@ -164,6 +164,13 @@ class Network(nn.Module):
     def R(self) -> Float[Tensor, "G Y"]:
         """Output to hidden, of the first layer; without columns where recurrence is "hidden"."""
         return self.recurrent.weight_ih_l0[:, self.inputs.width :]
+
+    @property
+    def architecture(self) -> Architecture:
+        """The network as a graph; its input is called y where that is only what it said before."""
+        has_x = self.inputs.width > 0
+        layers = int(self.recurrent.num_layers)
+        return Architecture.stacked(layers, self.recurrence, source="x" if has_x else "y")
 
     def fresh_state(self, B: int) -> State:
         """Return h⁰ = 0 and y⁰ = 0 for B sequences."""

@@ -38,6 +38,7 @@ class Step:
 
     total: the number of steps at which training ends; train_nll: of this step's tokens;
     validation_nll: None unless this step ended with a validation; seconds: of training so far.
+    net: the network, as this step has left it.
     """
 
     step: int
@@ -46,6 +47,7 @@ class Step:
     validation_nll: float | None
     seconds: float
     tokens_per_second: float
+    net: Network
 
 
 OnStep = Callable[[Step], None]
@@ -202,6 +204,7 @@ class Trainer:
                     validation_nll=validation_nll,
                     seconds=progress.seconds,
                     tokens_per_second=tokens / updated,
+                    net=self.net,
                 )
             )
         return validation_nll

@@ -1,0 +1,58 @@
+"""bptt flow: how far back in time the gradient of a trained network reaches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bptt.training.run import Run
+
+
+def flow(
+    run: Path,
+    data: Path | None = None,
+    /,
+    *,
+    steps: int | None = None,
+    sequences: int = 16,
+    max_lag: int | None = None,
+    out: Path | None = None,
+) -> None:
+    """Say how far back in time a trained network's gradient reaches, and write a page about it.
+
+    It looks at data that the network was not trained on: how the gradient shrinks or grows, what
+    each window would cost, and what to do.
+
+    Parameters
+    ----------
+    run
+        The folder of the run.
+    data
+        Its data, if that is no longer where it was.
+    steps
+        How many steps of each sequence to look at; by default twice the window, from 200 to 400.
+    sequences
+        How many sequences to look at.
+    max_lag
+        How many steps to look back; by default to the start.
+    out
+        Where to write the page; by default report.html in the run's folder.
+    """
+    from bptt.training.run import Run  # noqa: PLC0415
+
+    write_and_say(Run.open(run), data, out, steps=steps, sequences=sequences, max_lag=max_lag)
+
+
+def write_and_say(run: Run, data: Path | None = None, out: Path | None = None, **how: Any) -> None:
+    """Diagnose a run; print the answer in words, and write the page."""
+    from bptt.report.report import write_report  # noqa: PLC0415
+    from bptt.report.words import headline  # noqa: PLC0415
+    from bptt.training.diagnosis import diagnose_run  # noqa: PLC0415
+
+    found = diagnose_run(run, data, **how)
+    out = out or run.path / "report.html"
+    write_report(out, found)
+    for paragraph in headline(found):
+        print(paragraph, end="\n\n")
+    print(f"The pictures are in {out}")

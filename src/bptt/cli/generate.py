@@ -1,0 +1,95 @@
+"""bptt generate: what a trained network writes, or expects of a table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bptt.cli.options import MOST_SEED, TEMPERATURE
+from bptt.errors import BpttError, require_whole
+
+if TYPE_CHECKING:
+    from bptt.training.run import Run
+
+
+def generate(
+    run: Path,
+    /,
+    *,
+    prompt: str = "",
+    steps: int = 500,
+    temperature: float = TEMPERATURE,
+    seed: int | None = None,
+    out: Path | None = None,
+    data: Path | None = None,
+    future: Path | None = None,
+) -> None:
+    """Let a trained network write, or forecast the table that it was trained on.
+
+    Parameters
+    ----------
+    run
+        The folder of the run.
+    prompt
+        A text to continue.
+    steps
+        How many characters or bytes to write, or rows to forecast.
+    temperature
+        Below 1 makes likely characters likelier; 0 always takes the likeliest.
+    seed
+        Decides the sample; by default every call gives another.
+    out
+        Of a table: where to write the forecast (.csv), with a figure beside it (.html); by default
+        forecast.csv in the run's folder.
+    data
+        Of a table: where it is now, if it was moved, or a newer one with the same columns.
+    future
+        Of a table: one that has its inputs for the steps ahead.
+    """
+    from bptt.training.run import Run  # noqa: PLC0415
+
+    found = Run.open(run)
+    if prompt and found.kind != "text":
+        raise BpttError(f"--prompt is for texts; {run} was trained on another kind: leave it out")
+    if found.kind == "text":
+        write_sample(found, prompt, steps, temperature, seed)
+    elif found.kind == "table":
+        _forecast(found, steps, out or found.path / "forecast.csv", data, future, seed)
+    else:
+        raise BpttError(
+            f"{run} was trained on a collection of sequences; expected a text or a table: "
+            "in Python, bptt.Run.open(...).network().generate(...) runs it freely"
+        )
+
+
+def _forecast(
+    run: Run, steps: int, out: Path, data: Path | None, future: Path | None, seed: int | None
+) -> None:
+    from bptt.report.series_plots import plot_forecast, write_figure  # noqa: PLC0415
+    from bptt.training.series import forecast_table  # noqa: PLC0415
+
+    table = run.read_table(data or run.config["data"]["path"])
+    ahead = forecast_table(run.network().eval(), table, steps, future=future, seed=seed)
+    ahead.write(out)
+    figure = out.with_suffix(".html")
+    write_figure(plot_forecast(table, ahead), figure)
+    print(f"{steps:,} steps ahead are in {out}; the figure is {figure}")
+
+
+def write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: int | None) -> None:
+    """Print what the network writes, as it comes."""
+    import torch  # noqa: PLC0415
+
+    net, vocabulary = run.network().eval(), run.vocabulary
+    generator = torch.Generator()
+    if seed is None:
+        generator.seed()
+    else:
+        require_whole("seed", seed, 0, MOST_SEED)
+        generator.manual_seed(seed)
+    given = vocabulary.encode(prompt).unsqueeze(1) if prompt else None
+    tokens = net.stream(steps, prompt=given, temperature=temperature, generator=generator)
+    print(prompt, end="")
+    for piece in vocabulary.decode_stream(y for some in tokens for y in some[:, 0].tolist()):
+        print(piece, end="", flush=True)
+    print()

@@ -1,0 +1,275 @@
+"""bptt train: from a file to a run."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+
+from cyclopts import Parameter
+from rich.console import Console
+
+import bptt
+from bptt.cli.flow import write_and_say
+from bptt.cli.generate import write_sample
+from bptt.cli.options import COMMAS, MOST_SEED, TEMPERATURE
+from bptt.errors import BpttError, require_whole
+from bptt.training.settings import Settings
+
+if TYPE_CHECKING:
+    from bptt.model.network import Network
+    from bptt.training.batches import Data
+    from bptt.training.fit import Fit, Step
+    from bptt.training.run import Run
+
+SAMPLE_STEPS = 400
+CLEARLY_BETTER = 0.05
+"""Nats per step by which an earlier validation has to be better to be worth a word."""
+TABLES = (".csv", ".tsv", ".parquet")
+TABLE_OPTIONS = ("target", "inputs", "time", "fill", "difference", "validation_share")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkOptions:
+    """What network to train."""
+
+    hidden: int = 128
+    """Hidden units of each layer."""
+
+    layers: int = 1
+    """Recurrent layers, one on top of the other."""
+
+    cell: Literal["tanh", "relu", "gru", "lstm"] = "tanh"
+    """What one unit computes."""
+
+    recurrence: Literal["hidden", "output", "both"] = "both"
+    """Where the loop runs: hidden to hidden, output to hidden, or both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """What the data is."""
+
+    tokens: Literal["characters", "bytes"] = "characters"
+    """Of a text: what to predict one at a time; bytes takes any file."""
+
+    target: Annotated[tuple[str, ...], COMMAS] = ()
+    """Of a table: the columns to model, such as a,b; by default every column of numbers left."""
+
+    inputs: Annotated[tuple[str, ...], COMMAS] = ()
+    """Of a table: columns that are known at the step that is predicted."""
+
+    time: str | None = None
+    """Of a table: the column that rises from row to row."""
+
+    fill: Literal["previous", "linear"] | None = None
+    """Of a table: what to put for missing values, which are refused otherwise."""
+
+    difference: bool = False
+    """Of a table: model the change from row to row, for series with a trend."""
+
+    validation_share: float = 0.1
+    """Of a table: how much of it, at its end, is not to train on."""
+
+    scale: Literal["learned", "fixed"] = "learned"
+    """Of numbers: whether their spread is learned, or the loss is the squared error."""
+
+
+def train(
+    data: Path | None = None,
+    /,
+    *,
+    network: Annotated[NetworkOptions | None, Parameter(name="*")] = None,
+    settings: Annotated[Settings | None, Parameter(name="*")] = None,
+    options: Annotated[DataOptions | None, Parameter(name="*")] = None,
+    seed: int = 0,
+    out: Path | None = None,
+    resume: Path | None = None,
+    tensorboard: bool = False,
+    report: bool = False,
+) -> None:
+    """Train a network on a text, a table or a collection of sequences, and show how it learns.
+
+    Ctrl-C stops after the current step and saves; 'bptt train --resume RUN' goes on from there.
+
+    Parameters
+    ----------
+    data
+        A UTF-8 text file; a table (.csv, .tsv, .parquet), a row a step; or a collection of
+        sequences (.npz with y, and x and lengths if there are any, time first). Without any, the
+        language documentation that every Python carries.
+    seed
+        Decides the first weights; the same seed gives the same run.
+    out
+        The folder for the run; by default the next free one under runs/.
+    resume
+        The folder of a run to go on with, instead of starting one.
+    tensorboard
+        Write TensorBoard events into the run's folder too.
+    report
+        Look at the gradient now and then, and write report.html at the end, as 'bptt flow' does.
+    """
+    from bptt.training.run import next_folder  # noqa: PLC0415
+
+    settings = settings or Settings()
+    extras = Extras(tensorboard, report)
+    if resume is not None:
+        found, net, done = _go_on(resume, data, settings, extras)
+    else:
+        require_whole("seed", seed, 0, MOST_SEED)
+        options = options or DataOptions()
+        found = _read(data, options)
+        net = _network(found, network or NetworkOptions(), options, seed)
+        done = _start(net, found, settings, out or next_folder(data), seed, extras)
+    _say_what_came_out(net, found, done)
+    if report and done.run is not None:
+        print()
+        write_and_say(done.run, data)
+
+
+class Extras(NamedTuple):
+    """What is written besides the run itself."""
+
+    tensorboard: bool
+    report: bool
+
+
+def _start(
+    net: Network, data: Data, settings: Settings, out: Path, seed: int, extras: Extras
+) -> Fit:
+    """Train a fresh network."""
+    from bptt.training.fit import fit  # noqa: PLC0415
+
+    steps = data.training_batches(1, None, 0).steps
+    print(f"{data.source}: {steps:,} {data.unit}s to train on")
+    with _watching(out, data, settings, extras) as on_step:
+        return fit(net, data, settings, out=out, seed=seed, on_step=on_step)
+
+
+def _go_on(
+    folder: Path, data: Path | None, settings: Settings, extras: Extras
+) -> tuple[Data, Network, Fit]:
+    """Go on with a run."""
+    from bptt.training.fit import resume  # noqa: PLC0415
+    from bptt.training.run import Run  # noqa: PLC0415
+
+    run = Run.open(folder)
+    found = run.read_data(data)
+    ends: dict[str, Any] = {"max_steps": settings.max_steps, "max_seconds": settings.max_seconds}
+    with _watching(run.path, found, replace(run.settings(), **ends), extras) as on_step:
+        net, done = resume(run, data=data, **ends, on_step=on_step)
+    return found, net, done
+
+
+def _read(path: Path | None, options: DataOptions) -> Data:
+    """Read the data, of the kind that its name says."""
+    from bptt.training.collection import read_collection  # noqa: PLC0415
+    from bptt.training.data import read_text  # noqa: PLC0415
+    from bptt.training.tables import Columns, read_table  # noqa: PLC0415
+
+    kind = "" if path is None else path.suffix.lower()
+    rest = {key: value for key, value in asdict(options).items() if key in TABLE_OPTIONS}
+    changed = [key for key, value in rest.items() if value != getattr(DataOptions(), key)]
+    if kind in TABLES and path is not None:
+        return read_table(path, Columns(**rest))
+    if changed:
+        flag, name = changed[0].replace("_", "-"), path or "the built-in text"
+        raise BpttError(f"--{flag} is for tables ({', '.join(TABLES)}); {name} is none")
+    if kind == ".npz" and path is not None:
+        return read_collection(path)
+    return read_text(path, options.tokens)
+
+
+def _network(data: Data, network: NetworkOptions, options: DataOptions, seed: int) -> Network:
+    """Return a fresh network for the data."""
+    import torch  # noqa: PLC0415
+
+    likelihood, inputs = data.likelihood, data.inputs
+    if isinstance(likelihood, bptt.Gaussian):
+        likelihood = bptt.Gaussian(likelihood.d, scale=options.scale)
+    if network.recurrence == "hidden" and inputs == 0:
+        inputs = likelihood.encoding  # x is then the value before
+    torch.manual_seed(seed)
+    return bptt.Network(likelihood, inputs=inputs, **asdict(network))
+
+
+@contextmanager
+def _watching(
+    folder: Path, data: Data, settings: Settings, extras: Extras
+) -> Iterator[Callable[[Step], None]]:
+    """Give the `on_step` that shows a training run, and writes what else is asked for."""
+    from bptt.report.progress import TrainingDisplay  # noqa: PLC0415
+    from bptt.training.snapshots import SEQUENCES, Snapshots  # noqa: PLC0415
+    from bptt.training.tensorboard import tensorboard_writer  # noqa: PLC0415
+
+    listeners: list[Callable[[Step], None]] = []
+    if extras.tensorboard:
+        listeners.append(tensorboard_writer(folder))
+    if extras.report:
+        listeners.append(Snapshots(folder, data.validation_batches(SEQUENCES), settings.window))
+    with TrainingDisplay(Console(highlight=False), data.unit, settings.max_seconds) as display:
+
+        def on_step(step: Step) -> None:
+            display(step)
+            for listener in listeners:
+                listener(step)
+
+        yield on_step
+
+
+def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
+    from bptt.report.progress import clock, losses_in  # noqa: PLC0415
+
+    run = done.run
+    assert run is not None
+    folder, next_steps = shlex.quote(str(run.path)), ["generate {} --steps 100"]
+    measure, per_nat = losses_in(run.unit)
+    print(
+        f"validation {done.validation_nll * per_nat:.3f} {measure} "
+        f"after {done.step:,} steps in {clock(done.seconds)}\n"
+    )
+    if run.kind == "text":
+        starts_lines = run.unit == "byte" or "\n" in run.vocabulary.characters
+        print(f"A sample of its own, at temperature {TEMPERATURE}:")
+        first = "\n" if starts_lines else ""
+        write_sample(run, first, SAMPLE_STEPS, TEMPERATURE, seed=0)
+        print()
+        next_steps = ["generate {} --prompt 'The '"]
+    elif run.kind == "table":
+        _say_one_step_ahead(net, data)
+        if data is not None and data.inputs:
+            next_steps = ["generate {} --steps 100 --future INPUTS_AHEAD.csv"]
+    else:
+        next_steps = []
+    _say_if_it_was_better_before(run, done)
+    next_steps.append(f"train --resume {{}} --max-steps {2 * max(done.step, 1)}")
+    print(f"The run is in {run.path}. Try next:")
+    for step in next_steps:
+        print(f"  bptt {step.format(folder)}")
+
+
+def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
+    """Say when the validation loss was lowest, if that is some while ago."""
+    rows = [row for row in run.metrics() if "validation_nll" in row]
+    best = min(rows, key=lambda row: row["validation_nll"], default=None)
+    if best is None or best["validation_nll"] > done.validation_nll - CLEARLY_BETTER:
+        return
+    print(
+        f"The validation loss was lowest after {best['step']:,} steps, and has risen since: a new "
+        f"run with --max-steps {best['step']} should do better.\n"
+    )
+
+
+def _say_one_step_ahead(net: Network, data: Data | None) -> None:
+    from bptt.training.series import one_step_ahead  # noqa: PLC0415
+    from bptt.training.tables import Table  # noqa: PLC0415
+
+    assert isinstance(data, Table)
+    errors = one_step_ahead(net, data)
+    print("One step ahead, root mean square error on the validation part:")
+    for name, mine, its in zip(errors.names, errors.network, errors.persistence, strict=True):
+        print(f"  {name}: {mine:.4g}, against {its:.4g} of expecting the value before")
+    print()

@@ -1,0 +1,240 @@
+"""A recurrent network as a dynamical system: its Jacobians, and how fast they grow together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Complex, Float, Int, Shaped
+from torch import Tensor
+
+from bptt.errors import BpttError, bytes_as_text, memory_here, require_whole
+from bptt.gradient.chain import Chain, chain_of
+from bptt.gradient.plan import device_of
+from bptt.gradient.sequences import Sequences
+from bptt.gradient.steps import Parts
+from bptt.model.network import Network
+from bptt.model.state import Regime
+
+STEPS = 64
+TRANSIENT = 10
+"""One in so many steps of a run is for the directions to align, before their growth counts."""
+
+Step = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Jacobians:
+    """∂sₘ/∂sₘ₋₁ at some steps of a run; s is the full state of all layers, one after the other.
+
+    steps: which m, counted from 1; from 2 on, as the first step starts from a state that is given.
+    matrices: (steps, B, S, S), row i for the i-th part of sₘ.
+    """
+
+    steps: Int[np.ndarray, " steps"]
+    matrices: Float[np.ndarray, "steps B S S"]
+
+    @cached_property
+    def singular_values(self) -> Float[np.ndarray, "steps B S"]:
+        """What a step multiplies its main directions by, the largest first."""
+        values: np.ndarray = np.linalg.svd(self.matrices, compute_uv=False)
+        return values
+
+    @cached_property
+    def eigenvalues(self) -> Complex[np.ndarray, "steps B S"]:
+        """The eigenvalues, in no order."""
+        values: np.ndarray = np.linalg.eigvals(self.matrices)
+        return values
+
+    @cached_property
+    def spectral_radius(self) -> Float[np.ndarray, "steps B"]:
+        """The largest modulus of an eigenvalue."""
+        radius: np.ndarray = np.abs(self.eigenvalues).max(-1)
+        return radius
+
+
+def jacobians(
+    net: Network,
+    y: Shaped[Tensor | np.ndarray, "T B *y"],
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
+    *,
+    state: Any = None,
+    steps: int | None = STEPS,
+    forcing: float | Bool[Tensor, "T B"] = 1.0,
+    feedback: str = "sample",
+    resets: Bool[Tensor, "T B"] | None = None,
+) -> Jacobians:
+    """Return ∂sₘ/∂sₘ₋₁ along a run; for tanh that is diag(1 − hₘ²) W.
+
+    (Goodfellow et al. 2016, equation 10.22.) steps: at how many of them, evenly spread; None for
+    all. With forcing below 1 and feedback "mean" the path through the output is part of it. The
+    rest is as in `bptt.gradient_flow`.
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
+    >>> found = bptt.jacobians(net, torch.randint(5, (30, 2)), steps=10)
+    >>> found.matrices.shape, found.singular_values.shape
+    ((10, 2, 8, 8), (10, 2, 8))
+    """
+    chain = _chain(net, y, x, state, Regime(None, resets, forcing, feedback))
+    if steps is not None:
+        require_whole("steps", steps, 1)
+    count = chain.T - 1 if steps is None else min(steps, chain.T - 1)
+    B, S = chain.scored.shape[1], _size(chain)
+    _require_fit(count, B * S * S * chain.seeds[0][0].element_size())
+    at = np.unique(np.linspace(1, chain.T - 1, count).round().astype(int))
+    return Jacobians(at + 1, torch.stack([jacobian(chain, int(m)) for m in at]).cpu().numpy())
+
+
+def jacobian(chain: Chain, m: int) -> Float[Tensor, "B S S"]:
+    """Return ∂sₘ/∂sₘ₋₁, steps counted from 0: each row is one part of sₘ taken back."""
+    B, S = chain.scored.shape[1], _size(chain)
+    like = chain.seeds[0][0]
+    eye = torch.eye(S, dtype=like.dtype, device=like.device).unsqueeze(1).expand(-1, B, -1)
+    _, before = chain.back(_parts(chain, eye), slice(m, m + 1))
+    return _joined(before).transpose(0, 1)
+
+
+@dataclass(frozen=True)
+class Lyapunov:
+    """Lyapunov exponents, in nats a step, the largest first.
+
+    exponents: (count,), the mean over sequences. per_sequence: (B, count). steps: how many counted.
+    """
+
+    exponents: Float[np.ndarray, " count"]
+    per_sequence: Float[np.ndarray, "B count"]
+    steps: int
+
+
+def lyapunov_exponents(
+    net: Network,
+    y: Shaped[Tensor | np.ndarray, "T B *y"],
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
+    *,
+    count: int | None = None,
+    state: Any = None,
+    forcing: float | Bool[Tensor, "T B"] = 1.0,
+    feedback: str = "sample",
+) -> Lyapunov:
+    """Return how fast directions grow, a step, along the run that the data drives.
+
+    By the QR method (Benettin et al. 1980; Engelken, Wolf and Abbott 2023, section 2), which here
+    goes back in time with the gradient's own directions: the products of the Jacobians have the
+    same singular values either way, so that these are the exponents of the states too. The first
+    tenth of the way is for the directions to align.
+
+    count: of the largest, by default all. Where nothing is left of a direction it is −inf.
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
+    >>> bptt.lyapunov_exponents(net, torch.randint(5, (100, 2)), count=3).exponents.shape
+    (3,)
+    """
+    chain = _chain(net, y, x, state, Regime(None, None, forcing, feedback))
+    B, S = chain.scored.shape[1], _size(chain)
+    count = S if count is None else count
+    require_whole("count", count, 1, S)
+    logs = torch.zeros(B, count, dtype=torch.float64)
+    aligning = (chain.T - 1) // TRANSIENT
+    q = _orthonormal(S, count, chain.seeds[0][0]).expand(B, -1, -1)
+    for i, m in enumerate(range(chain.T - 1, 0, -1)):
+        _, before = chain.back(_parts(chain, q.permute(2, 0, 1)), slice(m, m + 1))
+        q, r = torch.linalg.qr(_joined(before).permute(1, 2, 0))
+        if i >= aligning:
+            logs += r.diagonal(dim1=-2, dim2=-1).abs().double().log().cpu()
+    steps = chain.T - 1 - aligning
+    each = (logs / steps).sort(-1, descending=True).values.numpy()
+    return Lyapunov(each.mean(0), each, steps)
+
+
+def lyapunov_spectrum(
+    step: Step,
+    x0: Float[Tensor, "*B n"],
+    steps: int,
+    *,
+    count: int | None = None,
+    transient: int | None = None,
+) -> Float[np.ndarray, " count"]:
+    """Return the Lyapunov exponents of any map x → step(x), in nats a step, the largest first.
+
+    step: of one state, (n,), written in torch. x0: where to start, (n,), or several starts, (B, n),
+    over which the mean is taken. transient: steps before these, which do not count, by default a
+    tenth as many. For a flow in continuous time, divide by the time that a step takes.
+
+    >>> def logistic(x):
+    ...     return 4 * x * (1 - x)  # its exponent is ln 2
+    >>> x0 = torch.rand(50, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    >>> round(float(lyapunov_spectrum(logistic, x0, 400)[0]), 2)
+    0.69
+    """
+    require_whole("steps", steps, 1)
+    transient = steps // TRANSIENT if transient is None else transient
+    require_whole("transient", transient, 0)
+    x = torch.as_tensor(x0)
+    x = (x if x.ndim == 2 else x.reshape(1, -1)).clone()
+    n = x.shape[1]
+    count = n if count is None else count
+    require_whole("count", count, 1, n)
+    if step(x[0]).shape != (n,):
+        raise BpttError(f"step returned shape {tuple(step(x[0]).shape)}; expected ({n},), as x has")
+    move = torch.func.vmap(step)
+    slope = torch.func.vmap(torch.func.jacrev(step))
+    q, total = _orthonormal(n, count, x).expand(len(x), -1, -1), x.new_zeros(count)
+    for i in range(transient + steps):
+        q, r = torch.linalg.qr(slope(x) @ q)
+        if i >= transient:
+            total += r.diagonal(dim1=-2, dim2=-1).abs().log().mean(0)
+        x = move(x)
+    if not bool(x.isfinite().all()):
+        raise BpttError(
+            "the states became infinite; expected a step that stays bounded from these starts"
+        )
+    found: np.ndarray = (total / steps).sort(descending=True).values.detach().cpu().numpy()
+    return found
+
+
+def _chain(net: Network, y: Any, x: Any, state: Any, regime: Regime) -> Chain:
+    """Return the run, or raise BpttError unless it has two steps, and finite states."""
+    if not isinstance(net, Network):
+        raise BpttError(f"got a {type(net).__name__}; expected a bptt.Network")
+    sequences = Sequences.checked(y, x, regime, None, device_of(net))
+    if sequences.T < 2:
+        raise BpttError("y has 1 step; expected at least 2: a Jacobian leads from one to the next")
+    return chain_of(net, sequences, state).require_finite()
+
+
+def _size(chain: Chain) -> int:
+    """Return how many numbers the state has."""
+    return sum(part.shape[-1] for some in chain.seeds for part in some)
+
+
+def _parts(chain: Chain, rows: Float[Tensor, "K B S"]) -> list[Parts]:
+    """Return gradients of the full state, layer by layer."""
+    sizes = [part.shape[-1] for some in chain.seeds for part in some]
+    pieces = iter(rows.split(sizes, dim=-1))
+    return [tuple(next(pieces) for _ in some) for some in chain.seeds]
+
+
+def _joined(d: list[Parts]) -> Float[Tensor, "K B S"]:
+    return torch.cat([part for some in d for part in some], -1)
+
+
+def _orthonormal(n: int, count: int, like: Tensor) -> Float[Tensor, "n count"]:
+    """Return random orthonormal columns, always the same."""
+    drawn = torch.randn(n, count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    columns: Tensor = torch.linalg.qr(drawn)[0]
+    return columns.to(like)
+
+
+def _require_fit(count: int, each: int) -> None:
+    has = memory_here()
+    if has is not None and count * each > has:
+        raise BpttError(
+            f"{count:,} Jacobians would take {bytes_as_text(count * each)}, and this machine has "
+            f"{bytes_as_text(has)}; expected steps of at most {has // each:,}"
+        )

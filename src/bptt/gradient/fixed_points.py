@@ -1,0 +1,253 @@
+"""The network by itself, under a constant input: where it comes to rest, and how it composes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Complex, Float
+from torch import Tensor
+
+from bptt.errors import BpttError, require_whole
+from bptt.kernel import reference
+from bptt.model.network import Network
+from bptt.model.state import parts
+
+DESCENT, LEARNING_RATE, NEWTON = 300, 0.05, 40
+
+
+@dataclass(frozen=True)
+class Step:
+    """s → F(s) of a network under a constant input, for states (N, S) side by side.
+
+    S counts the full state: every layer's h, one after the other, and then every layer's c.
+    """
+
+    net: Network
+    base: Float[Tensor, " G"]
+
+    @classmethod
+    def of(cls, net: Network, x: Any, y: Any) -> Step:
+        """Return the step, in float64, with x and the fed back y held constant; by default none."""
+        if not isinstance(net, Network):
+            raise BpttError(f"got a {type(net).__name__}; expected a bptt.Network")
+        if net.recurrence == "output":
+            raise BpttError(
+                'the recurrence is "output"; expected "hidden" or "both": without a state of its '
+                "own the network rests at once"
+            )
+        if not all(bool(p.isfinite().all()) for p in net.parameters()):
+            raise BpttError("the network's weights are not finite; expected no NaN or infinity")
+        weight = net.readout.weight
+        base = net.project_x(None)
+        if x is not None:
+            given = torch.as_tensor(x, device=weight.device)
+            given = given if not given.is_floating_point() else given.to(weight.dtype)
+            base = net.project_x(net.inputs.checked("x", given[None, None], 1, 1, weight))[0, 0]
+        R = net.feedback_weight(None if x is None else torch.empty(0))
+        if y is not None and R is not None:
+            given = torch.as_tensor(y, device=weight.device)
+            given = given if not given.is_floating_point() else given.to(weight.dtype)
+            encoding = net.likelihood.encoding
+            given = encoding.checked("y", given[None, None], 1, 1, weight)
+            base = base + encoding.project(given, R)[0, 0]
+        return cls(net, base.detach().double())
+
+    @property
+    def size(self) -> int:
+        """How many numbers the state has."""
+        return sum(part.numel() for part in parts(self.net.recurrent.zero_state(1)))
+
+    def __call__(self, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
+        """Return the states a step later."""
+        layer, H = self.net.recurrent, self.net.recurrent.hidden_size
+        layers = int(layer.num_layers)
+        pieces = s.split(H, dim=-1)
+        p, moved = self.base.expand(len(s), -1), list[reference.State]()
+        for k in range(layers):
+            suffix = f"_l{k}"
+            if k > 0:
+                U, b = layer.part("weight_ih", suffix), layer.input_bias(suffix)
+                assert b is not None  # a Network's layers all have one
+                p = reference.project(moved[-1][0], U.double(), b.double())
+            moved.append(self._cell(suffix)(p, pieces[k::layers]))
+        return torch.cat([state[i] for i in range(len(moved[0])) for state in moved], -1)
+
+    def _cell(self, suffix: str) -> reference.Step:
+        """Return a layer's step in float64."""
+        layer, cell = self.net.recurrent, self.net.cell
+        W = layer.part("weight_hh", suffix).detach().double()
+        if cell == "gru":
+            return reference.gru(W, layer.part("bias_hh", suffix).detach().double())
+        if cell == "lstm":
+            return reference.lstm(W)
+        return reference.elman(W, torch.tanh if cell == "tanh" else torch.relu)
+
+    def jacobian(self, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S S"]:
+        """Return ∂F/∂s at every state."""
+        found: Tensor = torch.func.vmap(torch.func.jacrev(lambda one: self(one[None])[0]))(s)
+        return found
+
+
+@dataclass(frozen=True)
+class FixedPoints:
+    """Where F(s) = s, stable ones first, and among these the slowest to leave or return last.
+
+    points: (N, S). speed: (N,), q = ½ |F(s) − s|². eigenvalues: (N, S), of ∂F/∂s there, by falling
+    modulus. stable: (N,), whether all of them lie within the unit circle.
+    """
+
+    points: Float[np.ndarray, "N S"]
+    speed: Float[np.ndarray, " N"]
+    eigenvalues: Complex[np.ndarray, "N S"]
+    stable: Bool[np.ndarray, " N"]
+
+
+def fixed_points(
+    net: Network,
+    states: Float[Tensor | np.ndarray, "*N S"],
+    *,
+    x: Any = None,
+    y: Any = None,
+    tolerance: float = 1e-12,
+    apart: float = 1e-3,
+) -> FixedPoints:
+    """Find where a network rests under a constant input (Sussillo and Barak 2013).
+
+    From many states at once the speed q(s) = ½ |F(s) − s|² is made smaller, by gradient descent and
+    then by Newton's method on F(s) − s; those that come to rest are kept.
+
+    states: where to start, (..., S), such as out.hidden of a run: the full state, every layer's h
+    and then, for an LSTM, every layer's c. x, y: the constant input, and the constant y that is fed
+    back, for one sequence; by default none. tolerance: the largest q that counts as rest. apart:
+    points nearer to each other than this, relative to √S, are the same.
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
+    >>> with torch.no_grad():
+    ...     _ = net.recurrent.weight_hh_l0.mul_(0.5)  # what shrinks has one place to rest
+    >>> bptt.fixed_points(net, torch.randn(20, 8)).stable.tolist()
+    [True]
+    """
+    step = Step.of(net, x, y)
+    start = torch.as_tensor(states).detach().to(step.base)
+    if start.ndim < 1 or start.shape[-1] != step.size or start.numel() == 0:
+        raise BpttError(
+            f"states has shape {tuple(start.shape)}; expected (..., S) with S = {step.size}, the "
+            "full state, and at least one"
+        )
+    if not bool(start.isfinite().all()):
+        raise BpttError("states are not finite; expected numbers to start from")
+    s = _newton(step, _descend(step, start.reshape(-1, step.size)))
+    speed = _speed(step, s)
+    s = _merged(s[speed <= tolerance], apart * step.size**0.5)
+    eigenvalues = torch.linalg.eigvals(step.jacobian(s)) if len(s) else s.to(torch.complex128)
+    eigenvalues = eigenvalues.gather(-1, eigenvalues.abs().argsort(-1, descending=True))
+    radius = eigenvalues.abs()[:, 0]
+    order = radius.argsort()
+    return FixedPoints(
+        s[order].cpu().numpy(),
+        _speed(step, s)[order].cpu().numpy(),
+        eigenvalues[order].cpu().numpy(),
+        (radius < 1)[order].cpu().numpy(),
+    )
+
+
+@torch.no_grad()
+def _speed(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, " N"]:
+    """Return q."""
+    return 0.5 * (step(s) - s).square().sum(-1)
+
+
+@torch.enable_grad()
+def _descend(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
+    """Make q smaller by Adam's steps, each state by itself."""
+    s = s.clone().requires_grad_()
+    optimizer = torch.optim.Adam([s], lr=LEARNING_RATE)
+    for i in range(DESCENT):
+        for group in optimizer.param_groups:
+            group["lr"] = LEARNING_RATE * (1 - i / DESCENT)
+        q = 0.5 * (step(s) - s).square().sum()
+        (s.grad,) = torch.autograd.grad(q, s)
+        optimizer.step()
+    return s.detach()
+
+
+@torch.no_grad()
+def _newton(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
+    """Solve F(s) = s from nearby, taking half of a step for as long as the whole makes it worse."""
+    eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
+    for _ in range(NEWTON):
+        q = _speed(step, s)
+        if bool((q < torch.finfo(s.dtype).eps ** 2).all()):
+            break
+        off = (step(s) - s).unsqueeze(-1)
+        way = torch.linalg.lstsq(step.jacobian(s) - eye, off).solution.squeeze(-1)
+        scale = torch.ones_like(q)
+        for _ in range(8):
+            worse = ~(_speed(step, s - scale[:, None] * way) < q)
+            scale = torch.where(worse, scale / 2, scale)
+        tried = s - scale[:, None] * way
+        s = torch.where((_speed(step, tried) < q)[:, None], tried, s)
+    return s
+
+
+def _merged(s: Float[Tensor, "N S"], apart: float) -> Float[Tensor, "M S"]:
+    """Return one of each group of states that are nearer to it than `apart`."""
+    kept: list[Tensor] = []
+    for one in s:
+        if all(float((one - other).norm()) > apart for other in kept):
+            kept.append(one)
+    return torch.stack(kept) if kept else s[:0]
+
+
+@dataclass(frozen=True)
+class CompositionProfile:
+    """A projection of the state after 0, 1, … n steps, against where on a line it started.
+
+    coordinate: (points,), along the line; values: (n + 1, points).
+    """
+
+    coordinate: Float[np.ndarray, " points"]
+    values: Float[np.ndarray, "steps points"]
+
+
+@torch.no_grad()
+def composition_profile(
+    net: Network,
+    *,
+    steps: int,
+    points: int = 200,
+    span: float = 4.0,
+    x: Any = None,
+    y: Any = None,
+    seed: int = 0,
+) -> CompositionProfile:
+    """Return how non-linear the same step becomes when it is composed with itself.
+
+    (Goodfellow et al. 2016, figure 10.15.) The start moves along a random line through 0 in state
+    space, from −span to span times a vector of length √S; what is shown is the projection of the
+    state after each number of steps on another random direction. x, y: as in `fixed_points`.
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
+    >>> bptt.composition_profile(net, steps=5).values.shape
+    (6, 200)
+    """
+    require_whole("steps", steps, 0)
+    require_whole("points", points, 2)
+    step = Step.of(net, x, y)
+    if not 0 < span < float("inf"):
+        raise BpttError(f"span is {span}; expected a number above 0")
+    generator = torch.Generator().manual_seed(seed)
+    drawn = torch.randn(2, step.size, generator=generator, dtype=torch.float64)
+    line, direction = (drawn / drawn.norm(dim=1, keepdim=True)).to(step.base.device)
+    coordinate = torch.linspace(-span, span, points, dtype=torch.float64)
+    s = coordinate.to(line)[:, None] * line * step.size**0.5
+    values = [s @ direction]
+    for _ in range(steps):
+        s = step(s)
+        values.append(s @ direction)
+    return CompositionProfile(coordinate.numpy(), torch.stack(values).cpu().numpy())

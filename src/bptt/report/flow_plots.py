@@ -1,0 +1,204 @@
+"""How a gradient flows, as figures."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import plotly.graph_objects as go
+from jaxtyping import Float
+from plotly.subplots import make_subplots
+
+from bptt.gradient.dynamics import Jacobians, Lyapunov
+from bptt.gradient.flow import GradientFlow
+from bptt.gradient.spectrum import Spectrum
+from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, styled
+from bptt.training.diagnosis import Truncated
+from bptt.training.snapshots import Snapshot
+
+MOST_CELLS = 250
+"""Steps and lags of the map of norms; of more, several are shown as one."""
+DECADES = 12
+"""How far below its largest value a gradient is shown."""
+
+
+def plot_norms(flow: GradientFlow) -> go.Figure:
+    """Return ‖∂Lⱼ/∂hₖ‖ for every loss step j and lag j − k, as a map of colours."""
+    thin = [math.ceil(size / MOST_CELLS) for size in flow.norms.shape]
+    steps, lags = (np.arange(0, size, n) for size, n in zip(flow.norms.shape, thin, strict=True))
+    shown = flow.norms[steps][:, lags]
+    logs = np.log10(np.where(shown > 0, shown, np.nan))
+    top = np.nanmax(logs) if np.isfinite(logs).any() else 0.0
+    figure = go.Figure(
+        go.Heatmap(
+            x=lags,
+            y=steps + 1,
+            z=np.where(logs < top - DECADES, top - DECADES, logs).astype(np.float32),
+            colorscale="Viridis",
+            colorbar={"title": "log₁₀", "thickness": 14},
+            hovertemplate="loss at step %{y}<br>%{x} steps back<br>10^%{z:.2f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="lag j − k, steps back from the loss")
+    figure.update_yaxes(title="step j of the loss")
+    return styled(figure, height=420, hover="closest")
+
+
+def plot_by_lag(flow: GradientFlow) -> go.Figure:
+    """Return the gradient's norm against the lag, with the slope that was fitted."""
+    lag, figure = np.arange(flow.max_lag + 1), go.Figure()
+    for values, name, color in (
+        (flow.typical_by_lag, "typical (geometric mean)", BLUE),
+        (flow.by_lag, "root mean square, in which large ones count more", GREEN),
+    ):
+        shown = np.where(values > 0, values, np.nan)
+        figure.add_scatter(x=lag, y=shown, name=name, line_color=color)
+    start = flow.typical_by_lag[0]
+    if math.isfinite(flow.growth) and flow.growth > 0 and start > 0:
+        line = start * flow.growth**lag
+        near = line > start * 10.0**-DECADES
+        figure.add_scatter(
+            x=lag[near],
+            y=line[near],
+            name=f"{flow.growth:.3g} a step",
+            line={"color": RED, "dash": "dot"},
+        )
+    figure.update_xaxes(title="lag j − k, steps back from the loss")
+    figure.update_yaxes(title="‖∂Lⱼ/∂hₖ‖", **_log_range(flow.by_lag[flow.by_lag > 0]))
+    return styled(figure)
+
+
+def plot_summations(flow: GradientFlow) -> go.Figure:
+    """Return the two summations of ∂L/∂W: what each loss adds, and what each use of W adds."""
+    step, figure = np.arange(1, flow.T + 1), go.Figure()
+    for values, name, color in (
+        (flow.by_loss, "by loss: Σ over all uses before it", BLUE),
+        (flow.by_use, "by use of W: Σ over all losses after it", ORANGE),
+    ):
+        figure.add_scatter(x=step, y=values, name=name, line_color=color)
+    figure.update_xaxes(title="step")
+    figure.update_yaxes(title="norm of its part of ∂L/∂W", rangemode="tozero")
+    return styled(figure)
+
+
+def plot_truncation(flow: GradientFlow, others: Sequence[Truncated] = ()) -> go.Figure:
+    """Return what a gradient truncated to each window lacks, and how far its direction turns.
+
+    others: windows with their strides, as they were measured.
+    """
+    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08, row_heights=[0.6, 0.4])
+    window = np.arange(1, len(flow.truncation_error))
+    lines: tuple[tuple[Float[np.ndarray, " p"], str, str, int], ...] = (
+        (flow.truncation_error, "error, every loss reaching back the window", BLUE, 1),
+        (flow.cosine, "cosine to the exact gradient", GREEN, 2),
+    )
+    for values, name, color, row in lines:
+        figure.add_scatter(x=window, y=values[1:], name=name, line_color=color, row=row, col=1)
+    if others:
+        figure.add_scatter(
+            x=[one.window for one in others],
+            y=[one.error for one in others],
+            text=[f"window {one.window}, stride {one.stride}" for one in others],
+            hovertemplate="%{text}: %{y:.2%} off<extra></extra>",
+            name="as measured, with a stride",
+            mode="markers",
+            marker={"color": ORANGE, "size": 9, "symbol": "diamond"},
+            row=1,
+            col=1,
+        )
+    if flow.window <= window[-1]:
+        figure.add_vline(x=flow.window, line={"color": GREY, "dash": "dash"})
+        figure.add_annotation(
+            x=flow.window, y=1, yref="y domain", text="trained", showarrow=False, xanchor="right"
+        )
+    figure.add_hline(y=0.05, line={"color": RED, "dash": "dot"}, row=1, col=1)
+    positive = flow.truncation_error[1:][flow.truncation_error[1:] > 0]
+    figure.update_yaxes(title="error", row=1, col=1, **_log_range(positive, floor=1e-6))
+    figure.update_yaxes(title="cosine", row=2, col=1)
+    figure.update_xaxes(title="window p, steps", row=2, col=1)
+    return styled(figure, height=460)
+
+
+def plot_singular_values(found: Jacobians) -> go.Figure:
+    """Return the largest and middle singular values, and the spectral radius, over time."""
+    values = np.asarray(found.singular_values)[:, 0]
+    figure = go.Figure()
+    steps = np.asarray(found.steps)
+    for row, name, color in (
+        (values[:, 0], "largest singular value", RED),
+        (np.asarray(found.spectral_radius)[:, 0], "spectral radius", BLUE),
+        (np.median(values, 1), "middle singular value", GREEN),
+    ):
+        figure.add_scatter(x=steps, y=row, name=name, line_color=color)
+    figure.add_hline(y=1, line={"color": GREY, "dash": "dash"})
+    figure.update_xaxes(title="step m")
+    figure.update_yaxes(title="of ∂hₘ/∂hₘ₋₁", rangemode="tozero")
+    return styled(figure)
+
+
+def plot_eigenvalues(found: Spectrum) -> go.Figure:
+    """Return the eigenvalues of W beside the unit circle."""
+    angle, figure = np.linspace(0, 2 * np.pi, 181), go.Figure()
+    figure.add_scatter(
+        x=np.cos(angle), y=np.sin(angle), name="|λ| = 1", line_color=GREY, hoverinfo="skip"
+    )
+    values = np.asarray(found.eigenvalues)
+    figure.add_scatter(
+        x=values.real,
+        y=values.imag,
+        text=[f"|λ| = {abs(value):.3f}" for value in values],
+        hovertemplate="%{text}<extra></extra>",
+        name="eigenvalues of W",
+        mode="markers",
+        marker={"color": BLUE, "size": 6},
+    )
+    figure.update_xaxes(title="real part", constrain="domain")
+    figure.update_yaxes(title="imaginary part", scaleanchor="x")
+    return styled(figure, height=440, hover="closest")
+
+
+def plot_lyapunov(found: Lyapunov) -> go.Figure:
+    """Return the Lyapunov exponents, the largest first."""
+    values = np.asarray(found.exponents)
+    figure = go.Figure(
+        go.Scatter(
+            x=np.arange(1, len(values) + 1),
+            y=values,
+            mode="lines+markers",
+            marker_size=5,
+            line_color=BLUE,
+            name="exponents",
+        )
+    )
+    figure.add_hline(y=0, line={"color": GREY, "dash": "dash"})
+    figure.update_xaxes(title="number i")
+    figure.update_yaxes(title="λᵢ, nats a step")
+    return styled(figure)
+
+
+def plot_horizon(snapshots: Sequence[Snapshot]) -> go.Figure:
+    """Return how the horizon and the growth changed while the network was trained."""
+    figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)
+    step = [one.step for one in snapshots]
+    for row, values, name, color in (
+        (1, [one.horizon for one in snapshots], "horizon, steps", BLUE),
+        (2, [one.growth for one in snapshots], "growth a step", RED),
+    ):
+        figure.add_scatter(
+            x=step, y=values, name=name, mode="lines+markers", line_color=color, row=row, col=1
+        )
+        figure.update_yaxes(title=name, row=row, col=1)
+    figure.update_yaxes(rangemode="tozero", row=1, col=1)
+    figure.update_xaxes(title="optimizer step", row=2, col=1)
+    return styled(figure, height=440)
+
+
+def _log_range(values: Float[np.ndarray, " n"], floor: float = 0.0) -> dict[str, object]:
+    """Return a logarithmic axis that shows at most DECADES."""
+    axis: dict[str, object] = {"type": "log", "exponentformat": "power"}
+    if len(values):
+        high = float(values.max())
+        low = max(float(values.min()), high * 10.0**-DECADES, floor)
+        axis["range"] = [math.log10(low) - 0.1, math.log10(high) + 0.1]
+    return axis

@@ -1,0 +1,167 @@
+"""A diagnosis as a page: the answer in words first, then the pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from bptt.errors import BpttError
+from bptt.gradient.flow import GradientFlow
+from bptt.model.architecture import Architecture
+from bptt.report import flow_plots as draw
+from bptt.report.graphs import plot_architecture, plot_unfolded
+from bptt.report.page import Section, write_page
+from bptt.report.series_plots import plot_exposure, plot_learning
+from bptt.report.words import headline
+from bptt.training.diagnosis import Diagnosis
+
+
+def write_report(path: str | Path, found: Diagnosis | GradientFlow) -> None:
+    """Write what was found as one HTML file, which opens without a network.
+
+    >>> import bptt, tempfile, torch
+    >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
+    >>> flow = bptt.gradient_flow(net, torch.randint(5, (30, 4)))
+    >>> write_report(Path(tempfile.mkdtemp()) / "report.html", flow)
+    """
+    if isinstance(found, GradientFlow):
+        found = Diagnosis(flow=found)
+    if not isinstance(found, Diagnosis):
+        raise BpttError(
+            f"the report got a {type(found).__name__}; expected a Diagnosis, or a GradientFlow"
+        )
+    sections = [*_reach(found), *_stability(found), *_training(found), *_architecture(found)]
+    write_page(
+        path, f"How far back the gradient of {found.name} reaches", headline(found), sections
+    )
+
+
+def _reach(found: Diagnosis) -> list[Section]:
+    flow = found.flow
+    if flow is None:
+        return []
+    windows = [*([found.trained] if found.trained else []), *found.others]
+    return [
+        Section(
+            "The gradient by lag",
+            "How much of a loss's gradient is left after so many steps back; a straight line is "
+            "the same factor at every step, and the dotted one is what was fitted.",
+            draw.plot_by_lag(flow),
+        ),
+        Section(
+            "What a window costs",
+            "Find your window on the axis: the blue line is how far off the gradient would be if "
+            "every loss reached that far back; below the dotted line it is within 5%.",
+            draw.plot_truncation(flow, windows),
+        ),
+        Section(
+            "The gradient by step and lag",
+            "Each row is one loss, and to the right it goes back in time; bright is large. Dark "
+            "streaks are steps through which little gets back.",
+            draw.plot_norms(flow),
+        ),
+        Section(
+            "The two summations",
+            "Blue is what the loss of a step adds to ∂L/∂W, orange what the use of W at a step "
+            "adds; peaks are the steps from which, and at which, most is learnt.",
+            draw.plot_summations(flow),
+        ),
+    ]
+
+
+def _stability(found: Diagnosis) -> list[Section]:
+    sections = []
+    if found.jacobians is not None:
+        sections.append(
+            Section(
+                "One step of the Jacobian",
+                "What a step can do to the gradient at the most (red) and to the middle direction "
+                "(green); above 1 it grows there, below it shrinks.",
+                draw.plot_singular_values(found.jacobians),
+            )
+        )
+    if found.spectrum is not None:
+        sections.append(
+            Section(
+                "Eigenvalues of W",
+                "W applied n times multiplies each eigenvector by λⁿ: outside the circle it grows, "
+                f"inside it fades. {found.spectrum.verdict}",
+                draw.plot_eigenvalues(found.spectrum),
+            )
+        )
+    if found.lyapunov is not None:
+        sections.append(
+            Section(
+                "Lyapunov exponents",
+                "By how many nats a step the gradient grows in each direction, along the run "
+                "itself: above 0 the network is chaotic, far below 0 it forgets.",
+                draw.plot_lyapunov(found.lyapunov),
+            )
+        )
+    return sections
+
+
+def _training(found: Diagnosis) -> list[Section]:
+    sections = []
+    if found.metrics:
+        sections.append(
+            Section(
+                "How it learnt",
+                f"The loss on the data that it trains on, and on what was held out, in nats per "
+                f"{found.unit}; a gap that widens is overfitting.",
+                plot_learning(found.metrics),
+            )
+        )
+    if found.snapshots:
+        sections.append(
+            Section(
+                "How the horizon grew",
+                "The window that would be within 5% of the exact gradient, and the growth a step, "
+                "while it was trained.",
+                draw.plot_horizon(found.snapshots),
+            )
+        )
+    if found.exposure is not None:
+        sections.append(
+            Section(
+                "What teacher forcing costs",
+                "How much worse the network predicts the truth when the last k outputs that it "
+                "read were its own; of symbols, part of it is that it had gone another way.",
+                plot_exposure(found.exposure),
+            )
+        )
+    return sections
+
+
+def _architecture(found: Diagnosis) -> list[Section]:
+    if found.architecture is None:
+        return []
+    each = [("as it runs freely", found.architecture)]
+    if found.architecture != found.architecture.teacher_forced():
+        each.append(("under teacher forcing", found.architecture.teacher_forced()))
+    heads = ("", "recurrent depth", "feedforward depth", "skip coefficient", "parallel in time")
+    rows: list[tuple[str, ...]] = [heads, *((name, *_depths(one)) for name, one in each)]
+    return [
+        Section(
+            "The architecture",
+            "Solid edges act within a step, dashed ones reach a later one. Depth is the number of "
+            "edges that a step in time, or the way from input to output, takes (Zhang et al. "
+            "2016).",
+            plot_architecture(found.architecture),
+            rows,
+        ),
+        Section(
+            "The same, unfolded in time",
+            "Every way from left to right is a way for the gradient to come back.",
+            plot_unfolded(found.architecture),
+        ),
+    ]
+
+
+def _depths(one: Architecture) -> tuple[str, ...]:
+    skip = one.recurrent_skip_coefficient
+    return (
+        str(one.recurrent_depth),
+        str(one.feedforward_depth),
+        "none" if skip is None else str(skip),
+        "yes" if one.parallel_in_time else "no",
+    )

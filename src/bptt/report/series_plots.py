@@ -1,0 +1,91 @@
+"""A series, a loss or an error over time, as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from bptt.errors import BpttError
+from bptt.report.style import BLUE, GREY, RED, styled
+from bptt.training.exposure import Exposure
+from bptt.training.series import SeriesForecast
+from bptt.training.tables import Table
+
+STEPS_SHOWN = 3
+"""Of the past as many steps are shown as this times those ahead, and at least a hundred."""
+TRUE, OWN, SPREAD = GREY, BLUE, "rgba(61, 116, 230, 0.2)"
+
+
+def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
+    """Return the end of a table, and how it goes on: a panel for each column of the target."""
+    names, shown = ahead.names, max(100, STEPS_SHOWN * len(ahead.mean))
+    figure = make_subplots(len(names), 1, shared_xaxes=True, subplot_titles=names)
+    count = len(ahead.mean)
+    past: Any = np.arange(-min(shown, len(table.levels)) + 1, 1)
+    past = past if table.times is None else table.times[-shown:]
+    low, high = (ahead.quantiles[share] for share in sorted(ahead.quantiles))
+    for i in range(len(names)):
+        around = np.concatenate([low[:, i], high[::-1, i]])
+        there_and_back = np.concatenate([ahead.times, ahead.times[::-1]])
+        traces = (
+            {"x": past, "y": table.levels[-shown:, i], "name": "the table", "line_color": TRUE},
+            {
+                "x": there_and_back,
+                "y": around,
+                "name": "90% of the sampled paths",
+                "fill": "toself",
+                "fillcolor": SPREAD,
+                "line_width": 0,
+                "hoverinfo": "skip",
+            },
+            {"x": ahead.times, "y": ahead.mean[:, i], "name": "forecast", "line_color": OWN},
+        )
+        for trace in traces:
+            figure.add_scatter(**trace, mode="lines", showlegend=i == 0, row=i + 1, col=1)
+    title = f"{table.path.name}, {count:,} steps ahead"
+    return styled(figure, height=180 + 260 * len(names), title=title)
+
+
+def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
+    """Return the losses of a run against its steps; metrics: the lines of metrics.jsonl."""
+    figure = go.Figure()
+    for key, name, color in (
+        ("train_nll", "training", GREY),
+        ("validation_nll", "validation", BLUE),
+    ):
+        rows = [row for row in metrics if key in row]
+        figure.add_scatter(
+            x=[row["step"] for row in rows],
+            y=[row[key] for row in rows],
+            name=name,
+            line_color=color,
+        )
+    figure.update_xaxes(title="optimizer step")
+    figure.update_yaxes(title="loss, nats per step")
+    return styled(figure)
+
+
+def plot_exposure(found: Exposure) -> go.Figure:
+    """Return the loss by the number of steps since the last true value, beside the forced one."""
+    figure, step = go.Figure(), np.arange(len(found.excess))
+    for values, name, color in (
+        (found.free, "the last k fed back are its own", RED),
+        (found.forced, "all fed back are true", BLUE),
+    ):
+        figure.add_scatter(x=step, y=values, name=name, line_color=color)
+    figure.update_xaxes(title="k, steps since the last true value")
+    figure.update_yaxes(title="loss, nats per step")
+    return styled(figure)
+
+
+def write_figure(figure: go.Figure, path: Path) -> None:
+    """Write a figure as one HTML file that needs nothing else."""
+    try:
+        figure.write_html(path, include_plotlyjs=True)
+    except OSError as error:
+        raise BpttError(f"cannot write {path}: {error.strerror}") from None

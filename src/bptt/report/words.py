@@ -1,0 +1,155 @@
+"""A diagnosis in words: what becomes of the gradient, what a window costs, and what to do."""
+
+from __future__ import annotations
+
+import math
+
+from bptt.gradient.flow import NO_PATH, GradientFlow
+from bptt.training.diagnosis import Diagnosis, Truncated
+
+TOLERANCE = 0.05
+STEADY = 0.002
+"""A growth that is within this of 1 is called steady."""
+NEARER, NEGLIGIBLE = 0.6, 0.01
+"""Another window is advised if its error is below this part of the trained one's, and that is
+above the second."""
+
+
+def headline(found: Diagnosis) -> list[str]:
+    """Return the answer, a paragraph each: the flow, the window, and what to do."""
+    flow = found.flow
+    if flow is None:
+        return [f"{found.name}: nothing was measured of its gradient."]
+    if flow.verdict == NO_PATH:
+        return _no_path(flow)
+    paragraphs = [" ".join([*_growth(flow, found.unit), *_over_the_window(found, flow)])]
+    if words := _windows(found, flow):
+        paragraphs.append(" ".join(words))
+    return [*paragraphs, _what_to_do(found, flow)]
+
+
+def _no_path(flow: GradientFlow) -> list[str]:
+    if flow.T == 1:
+        return ["The sequences have one step each: there is no time for a gradient to go back in."]
+    return [
+        "No gradient flows through time: the true output is fed back at every step, so that each "
+        "step learns by itself. A window of 1 is exact, and training needs no loop over time.",
+        "What it cannot learn this way is what lies more than one output back; a recurrence from "
+        "hidden to hidden can (--recurrence hidden or both).",
+    ]
+
+
+def _growth(flow: GradientFlow, unit: str) -> list[str]:
+    growth, (low, high) = flow.growth, flow.growth_interval
+    if not math.isfinite(growth):
+        return [f"Of the gradient nothing could be followed back beyond one {unit}."]
+    interval = f" (95% interval {low:.3g} to {high:.3g})" if math.isfinite(low) else ""
+    if abs(growth - 1) < STEADY:
+        return [
+            f"A typical gradient keeps its size on its way back in time: {growth:.4g} a {unit}"
+            f"{interval}."
+        ]
+    tenfold = math.ceil(math.log(10) / abs(math.log(growth))) if growth > 0 else 1
+    if growth < 1:
+        return [
+            f"A typical gradient shrinks by a factor {growth:.3g} with every {unit} that it goes "
+            f"back in time{interval}: {_count(tenfold, unit)} back a tenth of it is left."
+        ]
+    return [
+        f"A typical gradient grows by a factor {growth:.3g} with every {unit} that it goes back in "
+        f"time{interval}: {_count(tenfold, unit)} back it is ten times as large."
+    ]
+
+
+def _over_the_window(found: Diagnosis, flow: GradientFlow) -> list[str]:
+    over = f"Over the {_count(flow.window, found.unit)} "
+    over += "that you train with" if found.trained is not None else "that were looked at"
+    verdict = {
+        "vanishing": "it vanishes: what lies that far back teaches the network next to nothing.",
+        "exploding": "it explodes: the far past drowns what is near.",
+        "stable": "it neither vanishes (below a hundredth) nor explodes (above a hundredfold), as "
+        "far as can be said for sure.",
+    }[flow.verdict]
+    return [f"{over} {verdict}".replace("  ", " ")]
+
+
+def _windows(found: Diagnosis, flow: GradientFlow) -> list[str]:
+    words, unit, trained = [], found.unit, found.trained
+    horizon = flow.horizon(TOLERANCE)
+    if horizon is None:
+        words.append(
+            f"Even {_count(flow.max_lag + 1, unit)} back are too few to come within 5% of the "
+            "exact gradient."
+        )
+    else:
+        words.append(
+            f"If every loss reached {_count(horizon, unit)} back, and no further, the gradient "
+            "would be within 5% of the exact one."
+        )
+    if trained is not None and trained.window < flow.T:
+        why = ""
+        if trained.stride == trained.window:
+            why = f": the first losses of a chunk can reach back only a few {unit}s"
+        words.append(f"As you train, in {_way(trained)}, it is {_percent(trained.error)} off{why}.")
+    others = [one for one in found.others if trained is None or one[:2] != trained[:2]]
+    words += [
+        f"{_way(one).capitalize()} would be {_percent(one.error)} off{_price(one, trained)}."
+        for one in others
+    ]
+    return words
+
+
+def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
+    if flow.verdict == "exploding":
+        return (
+            "What helps: clip the gradient's norm (--clip 1, or lower), a lower learning rate, and "
+            "for a relu network the tanh cell or smaller first weights."
+        )
+    words, trained = [], found.trained
+    if trained is not None and (better := _better(trained, found.others)) is not None:
+        words.append(
+            f"What helps: {_way(better)} (--window {better.window} --stride {better.stride} "
+            f"--steps-per-update {max(trained.window, 2 * better.window)})."
+        )
+    if flow.verdict == "vanishing":
+        words.append(
+            "To learn from further back a longer window does not help, since there is no gradient "
+            "left to come from there: gates do (--cell gru or lstm), which keep what they are told "
+            "to keep."
+        )
+    return " ".join(words) or (
+        "Nothing needs to be done: the window that you train with keeps what there is to keep."
+    )
+
+
+def _better(trained: Truncated, others: tuple[Truncated, ...]) -> Truncated | None:
+    """Return a window that is clearly nearer to the exact gradient than the trained one."""
+    nearer = [one for one in others if one.error < NEARER * trained.error]
+    wrong = trained.error > NEGLIGIBLE
+    return min(nearer, key=lambda one: one.error, default=None) if wrong else None
+
+
+def _way(one: Truncated) -> str:
+    if one.stride == one.window:
+        return f"chunks of {one.window:,}"
+    if 2 * one.stride == one.window:
+        return f"windows of {one.window:,} that overlap by half"
+    return f"windows of {one.window:,} with stride {one.stride:,}"
+
+
+def _price(one: Truncated, trained: Truncated | None) -> str:
+    """Return what a window costs, or saves: windows that overlap cost time, short chunks none."""
+    if one.stride < one.window:
+        return f", at {one.window / one.stride:.2g} times the work"
+    if trained is None or not trained.memory or not one.memory:
+        return ""
+    ratio = one.memory / trained.memory
+    return f", in {ratio:.0%} of the memory" if ratio < 0.9 else ""
+
+
+def _count(number: int, unit: str) -> str:
+    return f"{number:,} {unit}{'' if number == 1 else 's'}"
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"

@@ -1,0 +1,178 @@
+"""All that can be said of how a network learns through time, measured on data of its own."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from bptt.errors import require_whole
+from bptt.gradient.backward import backward
+from bptt.gradient.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
+from bptt.gradient.flow import GradientFlow, gradient_flow
+from bptt.gradient.plan import plan
+from bptt.gradient.spectrum import Spectrum, spectrum
+from bptt.model.architecture import Architecture
+from bptt.model.network import Network
+from bptt.model.state import parts
+from bptt.training.exposure import Exposure, exposure
+from bptt.training.run import Run
+from bptt.training.sample import Sample, held_out
+from bptt.training.snapshots import Snapshot, read_snapshots
+
+SEQUENCES = 16
+LEAST_STEPS, MOST_STEPS = 200, 400
+"""How many steps of each sequence are looked at, unless told: about twice the trained window."""
+FREE_STEPS, FREE_STARTS = 50, 20
+MOST_JACOBIANS = 64 << 20
+"""Bytes for the Jacobians of 64 steps of one sequence; larger ones are left out of a diagnosis."""
+MOST_EXPONENTS = 64
+
+
+class Truncated(NamedTuple):
+    """A window and a stride to train with: how far the gradient is off, and what it takes.
+
+    error: ‖truncated − exact‖ / ‖exact‖, over all trained parameters of the network. memory: what
+    one window takes, in bytes, for the sequences that were looked at.
+    """
+
+    window: int
+    stride: int
+    error: float
+    memory: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Diagnosis:
+    """What was found. Every part may be missing: a report shows what there is.
+
+    name: of what was looked at. unit: what a step is called. trained: the window that it is trained
+    with; others: windows that might do. snapshots: the flow at earlier steps of training.
+    """
+
+    name: str = "a network"
+    unit: str = "step"
+    flow: GradientFlow | None = None
+    trained: Truncated | None = None
+    others: tuple[Truncated, ...] = ()
+    jacobians: Jacobians | None = None
+    spectrum: Spectrum | None = None
+    lyapunov: Lyapunov | None = None
+    exposure: Exposure | None = None
+    metrics: tuple[dict[str, float], ...] = ()
+    snapshots: tuple[Snapshot, ...] = ()
+    architecture: Architecture | None = None
+
+
+def diagnose_run(
+    run: Run,
+    data: str | Path | None = None,
+    *,
+    steps: int | None = None,
+    sequences: int = SEQUENCES,
+    max_lag: int | None = None,
+) -> Diagnosis:
+    """Look at a trained run, on the part of its data that it was not trained on.
+
+    data: where its data is now, if it was moved. steps, sequences: how much of it to look at.
+    """
+    if steps is not None:
+        require_whole("steps", steps, 1)
+    require_whole("sequences", sequences, 1)
+    if max_lag is not None:
+        require_whole("max_lag", max_lag, 0)
+    found, settings = run.read_data(data), run.settings()
+    least = 2 * (settings.window or LEAST_STEPS)
+    steps = steps or min(max(least, LEAST_STEPS), max(MOST_STEPS, settings.window or 0))
+    sample = held_out(found.validation_batches(sequences), steps)
+    if max_lag is not None:
+        max_lag = min(max_lag, len(sample.y) - 1)
+    seen = diagnose(
+        run.network(), sample, window=settings.window, stride=settings.stride, max_lag=max_lag
+    )
+    return replace(
+        seen,
+        name=run.path.name,
+        unit=run.unit,
+        metrics=tuple(run.metrics()),
+        snapshots=tuple(read_snapshots(run)),
+    )
+
+
+def diagnose(
+    net: Network,
+    sample: Sample,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    max_lag: int | None = None,
+) -> Diagnosis:
+    """Look at a network's gradient flow, Jacobians, exponents and free run.
+
+    window, stride: with which it is trained; None for the exact gradient. max_lag: as in
+    `bptt.gradient_flow`.
+
+    >>> import bptt
+    >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
+    >>> found = diagnose(net, Sample(torch.randint(5, (60, 4))), window=20)
+    >>> found.trained.window, found.flow.T
+    (20, 60)
+    """
+    y, x, lengths, weights = sample
+    flow = gradient_flow(
+        net, y, x, window=window, max_lag=max_lag, lengths=lengths, loss_weights=weights
+    )
+    size = sum(part.numel() for part in parts(net.recurrent.zero_state(1)))
+    whole = lengths is None and flow.T > FREE_STEPS + 1
+    loops = flow.has_path and whole
+    fits = 64 * size * size * y.element_size() < MOST_JACOBIANS
+    one = Sample(y[:, :1], None if x is None else x[:, :1])
+    trained, others = _windows(net, sample, flow, window, stride)
+    return Diagnosis(
+        flow=flow,
+        trained=trained,
+        others=others,
+        jacobians=jacobians(net, one.y, one.x) if loops and fits else None,
+        spectrum=spectrum(net) if flow.has_path and net.cell in ("tanh", "relu") else None,
+        lyapunov=(
+            lyapunov_exponents(net, y, x, count=min(MOST_EXPONENTS, size)) if loops else None
+        ),
+        exposure=(
+            exposure(net, y, x, steps=FREE_STEPS, starts=FREE_STARTS)
+            if whole and net.feedback_weight(x) is not None
+            else None
+        ),
+        architecture=net.architecture,
+    )
+
+
+def _windows(
+    net: Network, sample: Sample, flow: GradientFlow, window: int | None, stride: int | None
+) -> tuple[Truncated | None, tuple[Truncated, ...]]:
+    """Return what the trained window costs, and others: as long as the horizon, and twice that."""
+    net = copy.deepcopy(net)
+    how: dict[str, Any] = {"lengths": sample.lengths, "loss_weights": sample.loss_weights}
+
+    def gradient(**cut: Any) -> Tensor:
+        net.zero_grad()
+        backward(net, sample.y, sample.x, **how, **cut)
+        grads = [p.grad.flatten() for p in net.parameters() if p.grad is not None]
+        return torch.cat(grads)
+
+    exact = gradient()
+
+    def truncated(window: int, stride: int) -> Truncated:
+        off = gradient(window=window, stride=stride) - exact
+        planned = plan(net, window, sample.y.shape[1])
+        return Truncated(window, stride, float(off.norm() / exact.norm()), planned.memory or 0)
+
+    trained = None if window is None else truncated(window, stride or window)
+    horizon = flow.horizon()
+    if horizon is None or not flow.has_path:
+        return trained, ()
+    pairs = [(horizon, horizon), (2 * horizon, horizon)]
+    return trained, tuple(truncated(*pair) for pair in pairs if pair[0] < flow.T)

@@ -1,0 +1,46 @@
+"""A piece of the data that a network was not trained on, to look at."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from bptt.errors import BpttError
+from bptt.training.batches import Batches
+
+
+class Sample(NamedTuple):
+    """Held-out data to look at: y, x, lengths and the losses' weights, as `backward` takes them."""
+
+    y: Shaped[Tensor, "T B *y"]
+    x: Shaped[Tensor, "T B *x"] | None = None
+    lengths: Int[Tensor, " B"] | None = None
+    loss_weights: Float[Tensor, "T B"] | None = None
+
+
+def held_out(batches: Batches, steps: int) -> Sample:
+    """Return the first steps of the validation data, or its first batch of whole sequences."""
+    first = batches.get(0, 0)
+    several = [first]
+    while sum(len(b.y) for b in several) < steps and len(several) < len(batches):
+        following = batches.get(0, len(several))
+        if following.is_start:  # other sequences
+            break
+        several.append(following)
+    y = torch.cat([b.y for b in several])[:steps]
+    x = None if first.x is None else torch.cat([b.x for b in several if b.x is not None])[:steps]
+    lengths = None if first.lengths is None else first.lengths.clamp(max=len(y))
+    unscored = sum(b.unscored for b in several)
+    if unscored == 0:
+        return Sample(y, x, lengths)
+    if unscored >= len(y):
+        raise BpttError(
+            f"the first {len(y):,} steps only bring the state up to the data that is held out; "
+            f"expected more than {unscored:,}: ask for more steps"
+        )
+    weights = torch.ones(y.shape[:2])
+    weights[:unscored] = 0
+    return Sample(y, x, lengths, weights)

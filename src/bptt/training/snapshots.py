@@ -1,0 +1,74 @@
+"""How the gradient's reach changes while a network is trained: a line of flow.jsonl at a time."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bptt.errors import BpttError
+from bptt.gradient.flow import gradient_flow
+from bptt.training.batches import Batches
+from bptt.training.fit import Step
+from bptt.training.run import Run
+from bptt.training.sample import held_out
+
+FILE = "flow.jsonl"
+STEPS, SEQUENCES, LINES = 120, 8, 24
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The gradient's flow at a step of training.
+
+    horizon: the smallest window within 5% of the exact gradient. growth: the factor a step, None
+    where none can be seen. by_lag: as in GradientFlow.
+    """
+
+    step: int
+    horizon: int | None
+    growth: float | None
+    by_lag: list[float]
+
+
+class Snapshots:
+    """What to call after every step of training, to keep about LINES snapshots in a run's folder.
+
+    batches: held-out data. window: the one that is trained with.
+    """
+
+    def __init__(self, folder: Path, batches: Batches, window: int | None) -> None:
+        self.path, self.window = folder / FILE, window
+        self.sample = held_out(batches, STEPS)
+
+    def __call__(self, step: Step) -> None:
+        """Look at the gradient now and then: after the first step, and at equal distances."""
+        every = max(1, step.total // LINES)
+        if step.step != 1 and step.step % every != 0 and step.step != step.total:
+            return
+        y, x, lengths, weights = self.sample
+        flow = gradient_flow(
+            step.net, y, x, window=self.window, lengths=lengths, loss_weights=weights
+        )
+        growth = flow.growth if math.isfinite(flow.growth) else None
+        by_lag = [float(f"{value:.4g}") for value in flow.by_lag]
+        row = Snapshot(step.step, flow.horizon(), growth, by_lag)
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(asdict(row)) + "\n")
+        except OSError as error:
+            raise BpttError(f"cannot write {self.path}: {error.strerror}") from None
+
+
+def read_snapshots(run: Run) -> list[Snapshot]:
+    """Return a run's snapshots; of steps that were run again, the later ones."""
+    path = run.path / FILE
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    kept: list[Snapshot] = []
+    for line in text.splitlines():
+        if not line.endswith("}"):
+            continue  # cut off half way
+        row = Snapshot(**json.loads(line))
+        kept = [*(one for one in kept if one.step < row.step), row]
+    return kept
