@@ -1,3 +1,5 @@
+"""Depths against every cycle and path one by one, and ways from a weight to a loss."""
+
 from __future__ import annotations
 
 import itertools
@@ -5,6 +7,7 @@ import random
 from fractions import Fraction
 
 import networkx as nx
+import numpy as np
 import pytest
 
 import bptt
@@ -150,6 +153,35 @@ def test_ways_from_a_weight_to_a_loss():
     ]
 
 
+def test_ways_through_both_loops_are_those_of_the_recursion():
+    """∂Lⱼ/∂hₖ goes by W to hₖ₊₁, or by V to oₖ and by R from there: so ways double every step."""
+    both, into = Architecture.both(), [1]
+    for j in range(1, 200):
+        assert both.count_paths(("h", "h"), j) == sum(into)
+        assert both.count_paths(("o", "h"), j) == sum(into)
+        assert both.count_paths(("h", "o"), j) == 1 + sum(into[:-1])
+        into.append(into[-1] + into[-1])
+
+
+def test_two_outputs_are_two_ends():
+    """A way may go on from one output of the step to another."""
+    chain = Architecture([("x", "o", 0), ("o", "p", 0)], outputs=("o", "p"))
+    assert list(chain.paths(("x", "o"), 1)) == [
+        (("x", 1), ("o", 1)),
+        (("x", 1), ("o", 1), ("p", 1)),
+    ]
+    assert chain.count_paths(("x", "o"), 1) == 2
+
+
+def test_ways_are_found_one_at_a_time():
+    ways = Architecture.both().paths(("h", "h"), 1500)  # some 2¹⁵⁰⁰ of them
+    first, second = next(ways), next(ways)
+    assert len(first) > 1500
+    assert first != second
+    assert first[-1] == second[-1] == ("o", 1500)
+    assert Architecture.both().count_paths(("h", "h"), 1500) == 2**1500 - 1
+
+
 @pytest.mark.parametrize("seed", range(60))
 def test_ways_are_counted_as_they_are_enumerated(seed):
     architecture = random_architecture(seed)
@@ -195,12 +227,25 @@ def test_teacher_forcing_cuts_the_loop():
     assert not Architecture.rnn2().parallel_in_time
     assert not Architecture.both().teacher_forced().parallel_in_time
     assert Architecture.both().teacher_forced() == Architecture.rnn1()
+    # p is said after o, and of o alone: with the true o given, nothing that is trained leads there
+    chain = Architecture(
+        [("x", "h", 0), ("h", "o", 0), ("o", "p", 0), ("p", "h", 1)], ["x"], ["o", "p"]
+    )
+    assert chain.teacher_forced() == Architecture([("x", "h", 0), ("h", "o", 0)])
 
 
 def test_it_is_a_value():
     assert Architecture.rnn1() == Architecture([("x", "h", 0), ("h", "o", 0), ("h", "h", 1)])
     assert len({Architecture.rnn1(), Architecture.rnn1(), Architecture.rnn2()}) == 2
-    assert "Edge(source='x', target='h', delay=0)" in repr(Architecture.rnn1())
+    edges = [("h", "h", 1), ("x", "h", 0), ("h", "o", 0)]
+    assert Architecture(edges) == Architecture.rnn1()  # in whatever order
+    assert hash(Architecture(edges)) == hash(Architecture.rnn1())
+    assert Architecture(edges) != Architecture(edges, outputs=("h",))
+    assert Architecture(edges) != Architecture([*edges, ("x", "o", 0)])
+    assert repr(Architecture(edges)) == f"Architecture({edges})"
+    two = Architecture([("u", "z", 0)], ["u"], ["z"])
+    assert eval(repr(two)) == two
+    assert Architecture([("x", "o", np.int64(2))]) == Architecture(iter([["x", "o", 2]]))
 
 
 @pytest.mark.parametrize(
@@ -220,6 +265,11 @@ def test_it_is_a_value():
         ([("x", "h", 0)], {}, "output 'o' has no edge; expected one of x, h"),
         ([("x", "o", 0)], {"inputs": ("u",)}, "input 'u' has no edge"),
         ([("x", "o", 0)], {"outputs": ()}, "no output"),
+        (
+            [("x", "o", 0)],
+            {"inputs": "x"},
+            r"inputs is 'x'; expected several names, as in \('x',\)",
+        ),
     ],
 )
 def test_graphs_that_make_no_sense(edges, more, words):
@@ -232,13 +282,14 @@ def test_edges_and_steps_that_are_not_there(call):
     doubled = Architecture([("x", "h", 0), ("h", "h", 1), ("h", "h", 2), ("h", "o", 0)])
 
     def ask(edge: tuple, step: int) -> object:
-        found = getattr(doubled, call)(edge, step)
-        return found if isinstance(found, int) else list(found)
+        return getattr(doubled, call)(edge, step)  # complains at once, not at the first way
 
     with pytest.raises(bptt.BpttError, match=r"no edge is .*h -> h \(delay 2\)"):
         ask(("o", "h"), 3)
     with pytest.raises(bptt.BpttError, match="several edges are"):
         ask(("h", "h"), 3)
+    with pytest.raises(bptt.BpttError, match="no edge is 7"):
+        ask(7, 3)
     assert ask(("h", "h", 2), 3)
     with pytest.raises(bptt.BpttError, match="loss_step"):
         ask(("x", "h"), 0)

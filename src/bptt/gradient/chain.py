@@ -45,7 +45,8 @@ class Closed(NamedTuple):
         """Take δp of some steps to the top layer's h of the steps before them."""
         grad_own = (delta @ self.R) * self.fed[steps]
         before = slice(steps.start - 1, steps.stop - 1)
-        return self.likelihood.mean_backward(grad_own, self.means[before]) @ self.V
+        means = self.means[before].expand_as(grad_own)
+        return self.likelihood.mean_backward(grad_own, means) @ self.V
 
 
 @dataclass(frozen=True)

@@ -41,12 +41,12 @@ class Edge(NamedTuple):
         return f"{self.source} -> {self.target}" + (f" (delay {self.delay})" if self.delay else "")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Architecture:
     """A graph whose edges may have a delay, in time steps.
 
-    edges: (source, target, delay) each; nodes are what they name. Only cycles on a way from an
-    input to an output count.
+    edges: (source, target, delay) each, in any order; nodes are what they name. Only cycles on a
+    way from an input to an output count.
 
     >>> Architecture.rnn1().recurrent_depth, Architecture.rnn2().recurrent_depth
     (Fraction(1, 1), Fraction(2, 1))
@@ -65,6 +65,9 @@ class Architecture:
         inputs: Iterable[str] = ("x",),
         outputs: Iterable[str] = ("o",),
     ) -> None:
+        for kind, names in (("inputs", inputs), ("outputs", outputs)):
+            if isinstance(names, str):
+                raise BpttError(f"{kind} is {names!r}; expected several names, as in ({names!r},)")
         for name, value in (
             ("edges", tuple(_checked(edge) for edge in edges)),
             ("inputs", tuple(inputs)),
@@ -72,6 +75,23 @@ class Architecture:
         ):
             object.__setattr__(self, name, value)
         self._require_sense()
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Architecture) and self._as_sets == other._as_sets
+
+    def __hash__(self) -> int:
+        return hash(self._as_sets)
+
+    def __repr__(self) -> str:
+        said = [repr([tuple(edge) for edge in self.edges])]
+        said += [f"inputs={self.inputs!r}"] * (self.inputs != ("x",))
+        said += [f"outputs={self.outputs!r}"] * (self.outputs != ("o",))
+        return f"Architecture({', '.join(said)})"
+
+    @cached_property
+    def _as_sets(self) -> tuple[frozenset[Edge], frozenset[str], frozenset[str]]:
+        """What makes two architectures the same, whatever the order."""
+        return frozenset(self.edges), frozenset(self.inputs), frozenset(self.outputs)
 
     def _require_sense(self) -> None:
         """Raise BpttError unless the graph can be run, step by step."""
@@ -143,6 +163,11 @@ class Architecture:
         return tuple(e for e in self.edges if {e.source, e.target} <= after & before)
 
     @cached_property
+    def _leaving(self) -> dict[str, list[Edge]]:
+        """The edges out of each node."""
+        return {name: [edge for edge in self.edges if edge.source == name] for name in self.nodes}
+
+    @cached_property
     def recurrent_depth(self) -> Fraction:
         """How many edges a step in time takes on the longest way; 0 where there is no cycle."""
         return _largest_ratio(self._counted, lambda edge: 1, lambda edge: edge.delay) or Fraction(0)
@@ -167,9 +192,16 @@ class Architecture:
         return max((best[name] for name in self.outputs if name in best), default=Fraction(0))
 
     def teacher_forced(self) -> Architecture:
-        """Return the same with the edges out of its outputs cut, as teacher forcing does."""
+        """Return the same with the edges out of its outputs cut, as teacher forcing does.
+
+        An input or output that has no other edges is left out.
+        """
         kept = [edge for edge in self.edges if edge.source not in self.outputs]
-        return Architecture(kept, self.inputs, self.outputs)
+        there = {name for edge in kept for name in edge[:2]}
+        inputs, outputs = (
+            [name for name in names if name in there] for names in (self.inputs, self.outputs)
+        )
+        return Architecture(kept, inputs, outputs)
 
     @property
     def parallel_in_time(self) -> bool:
@@ -203,19 +235,24 @@ class Architecture:
         """
         found = self._find(edge)
         require_whole("loss_step", loss_step, 1)
-        arrive = self._ways(loss_step)
+        return self._paths(found, loss_step)
 
-        def onward(way: tuple[Place, ...]) -> Iterator[tuple[Place, ...]]:
-            node, t = way[-1]
-            if t == loss_step and node in self.outputs:
-                yield way
-            for source, target, delay in self.edges:
-                if source == node and arrive.get((target, t + delay), 0):
-                    yield from onward((*way, (target, t + delay)))
-
+    def _paths(self, edge: Edge, loss_step: int) -> Iterator[tuple[Place, ...]]:
+        arrive, leaving = self._ways(loss_step), self._leaving
         for t in range(1, loss_step + 1):
-            if arrive.get((found.target, t), 0):
-                yield from onward(((found.source, t - found.delay), (found.target, t)))
+            # Places that are still to be tried, each with the length of the way that leads there:
+            # ways can be longer than Python lets calls be nested.
+            way, ahead = [(edge.source, t - edge.delay)], [(1, (edge.target, t))]
+            while ahead:
+                length, place = ahead.pop()
+                if not arrive.get(place):
+                    continue
+                way[length:] = [place]
+                node, step = place
+                if step == loss_step and node in self.outputs:
+                    yield tuple(way)
+                onward = [(length + 1, (e.target, step + e.delay)) for e in leaving[node]]
+                ahead += reversed(onward)
 
     def count_paths(self, edge: tuple[str, str] | tuple[str, str, int], loss_step: int) -> int:
         """Return how many ways `paths` yields, without going them.
@@ -232,8 +269,7 @@ class Architecture:
         """Return how many ways there are from every place to the outputs at a step."""
         now = nx.DiGraph([edge[:2] for edge in self.edges if edge.delay == 0])
         now.add_nodes_from(self.nodes)
-        order = list(reversed(list(nx.topological_sort(now))))
-        leaving = {name: [edge for edge in self.edges if edge.source == name] for name in order}
+        order, leaving = list(nx.topological_sort(now))[::-1], self._leaving
         ways: dict[Place, int] = {}
         for t in range(loss_step, 0, -1):
             for name in order:
@@ -245,8 +281,9 @@ class Architecture:
 
     def _find(self, edge: tuple[str, ...] | tuple[str, str, int]) -> Edge:
         """Return the edge that is meant, or raise BpttError."""
-        found = [one for one in self.edges if one[: len(edge)] == tuple(edge)]
-        if len(found) != 1 or len(edge) not in (2, 3):
+        size = len(edge) if isinstance(edge, tuple | list) else 0
+        found = [one for one in self.edges if size > 1 and one[:size] == tuple(edge)]
+        if len(found) != 1:
             there = ", ".join(str(one) for one in self.edges)
             many = "several edges are" if found else "no edge is"
             raise BpttError(
@@ -264,7 +301,7 @@ def _checked(edge: tuple[str, str, int]) -> Edge:
     ):
         raise BpttError(f"an edge is {edge!r}; expected (source, target, delay)")
     require_whole(f"the delay of {edge[0]} -> {edge[1]}", edge[2], 0)
-    return Edge(*edge)
+    return Edge(edge[0], edge[1], int(edge[2]))
 
 
 def _largest_ratio(

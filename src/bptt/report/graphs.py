@@ -3,165 +3,271 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import networkx as nx
+import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Float
 
 from bptt.model.architecture import Architecture, Edge, Place
 from bptt.report.style import BLUE, GREY, ORANGE, RED, styled
 
 Point = tuple[float, float]
+Curve = Float[np.ndarray, "n 2"]
 
-RADIUS = 0.16
-"""Of a node, in units of the distance between layers."""
-NODE = {"size": 34, "color": "rgba(128, 128, 128, 0.12)"}
+# In units of the distance between layers, of which each is at most PIXELS high:
+RADIUS, RIM, AWAY = 0.19, 0.215, 0.15
+"""Of a node; of what its edges end at; and how far a delay stands from its edge."""
+APART = 0.9
+"""How far apart the nodes of a layer are."""
+PIXELS, HIGHEST = 105, 900
+BENDS = [0.0] + [sign * size for size in (0.2, 0.32, 0.5, 0.75, 1.0, 1.3) for sign in (1, -1)]
+
+
+class Line(NamedTuple):
+    """What a kind of edge looks like."""
+
+    name: str
+    color: str
+    dash: str
+    width: float
+
+
+WITHIN = Line("within a step", BLUE, "solid", 1.8)
+LATER = Line("to a later step", RED, "dash", 1.8)
+NUMBERED = LATER._replace(name="as many steps later as it says")
 
 
 def plot_architecture(architecture: Architecture) -> go.Figure:
     """Return the graph: inputs below, outputs above; edges that reach a later step are dashed."""
-    levels = _levels(architecture)
-    rows: dict[int, list[str]] = {}
-    for name, level in levels.items():
-        rows.setdefault(level, []).append(name)
-    at = {
-        name: (i - (len(names) - 1) / 2, float(level))
-        for level, names in rows.items()
-        for i, name in enumerate(names)
-    }
-    figure, bends = go.Figure(), dict[tuple[str, str], int]()
-    for edge in architecture.edges:
-        ends = at[edge.source], at[edge.target]
-        several = bends[edge[:2]] = bends.get(edge[:2], 0) + 1
-        if edge.source == edge.target:
-            curve = _loop(at[edge.source], 0.14 + 0.14 * several)
-        else:
-            over = abs(levels[edge.source] - levels[edge.target]) > 1  # past a node in between
-            bend = (0.2 if over else 0.0) if edge.delay == 0 else -0.2 - 0.15 * several
-            curve = _arc(*ends, bend=bend)
-        _draw_edge(figure, edge, curve, label=f"{edge.delay}" if edge.delay else "")
-    _draw_nodes(figure, at.items())
-    wide = max(abs(x) for x, _ in at.values())
-    return _bare(figure, (-wide - 2.5, wide + 2.5), (-0.5, max(levels.values()) + 0.5), 380)
+    at = _layout(architecture)
+    curves: dict[Edge, Curve] = {}
+    # First what has the least choice: straight lines, then loops, then what can bend.
+    for edge in sorted(architecture.edges, key=lambda e: (e.delay > 0, e.source != e.target)):
+        loop = edge.source == edge.target
+        curves[edge] = _freest(
+            _loops(at[edge.source])
+            if loop
+            else _arcs(at[edge.source], at[edge.target], BENDS[1:] if edge.delay else BENDS),
+            [point for name, point in at.items() if name not in edge[:2]],
+            list(curves.values()),
+        )
+    figure, labels = go.Figure(), _labels(at, curves)
+    for line in (WITHIN, NUMBERED):
+        kept = {edge: c for edge, c in curves.items() if (edge.delay > 0) == (line is NUMBERED)}
+        _draw_lines(figure, line, list(kept.values()), [str(edge) for edge in kept])
+    _draw_nodes(figure, {name: (name, point) for name, point in at.items()})
+    _draw_text(figure, [(str(edge.delay), point) for edge, point in labels.items()], color=RED)
+    return _framed(figure, [*at.values(), *labels.values(), *np.concatenate([*curves.values()])])
 
 
 def plot_unfolded(
     architecture: Architecture, T: int = 4, *, ways: Iterable[tuple[Place, ...]] = ()
 ) -> go.Figure:
-    """Return the graph of T steps, time to the right; ways: paths to show in another colour."""
-    graph, levels = architecture.unfold(T), _levels(architecture)
-    rows: dict[int, list[str]] = {}
-    for name, level in levels.items():
-        rows.setdefault(level, []).append(name)
+    """Return the graph of T steps, time to the right, initial values in grey at the left.
 
-    def point(place: Place) -> Point:
-        name, t = place
-        others = rows[levels[name]]
-        return t + 0.3 * (others.index(name) - (len(others) - 1) / 2), float(levels[name])
-
+    ways: paths, as `architecture.paths` finds them, to be shown in another colour.
+    """
+    graph, at = architecture.unfold(T), _layout(architecture, stagger=0.45)
+    pitch = max(x for x, _ in at.values()) - min(x for x, _ in at.values()) + 1.3
+    curves = {edge: _between(edge, at, pitch) for edge in architecture.edges}
     marked = {pair for way in ways for pair in itertools.pairwise(way)}
+    drawn: dict[Line, tuple[list[Curve], list[str]]] = {}
+    for source, target, edge in graph.edges(data="edge"):
+        line = LATER if edge.delay else WITHIN
+        if (source, target) in marked:
+            line = line._replace(name="on a marked way", color=ORANGE, width=3.5)
+        some, said = drawn.setdefault(line, ([], []))
+        some.append(curves[edge] + [pitch * target[1], 0])
+        said.append(f"{edge}, to step {target[1]}")
     figure = go.Figure()
-    for source, target, kept in graph.edges(data="edge"):
-        color = ORANGE if (source, target) in marked else ""
-        bend = 0.12 if kept.delay > 1 else 0.0
-        _draw_edge(figure, kept, _arc(point(source), point(target), bend=bend), color=color)
-    _draw_nodes(figure, ((name, point((name, t))) for name, t in graph if t > 0))
-    _draw_nodes(figure, ((name, point((name, t))) for name, t in graph if t <= 0), faint=True)
-    first = min(t for _, t in graph)
-    _bare(figure, (first - 0.6, T + 0.6), (-0.5, max(levels.values()) + 0.5), 380)
-    steps = list(range(first, T + 1))
-    figure.update_xaxes(
-        visible=True,
-        showgrid=False,
-        title="step t",
-        tickvals=steps,
-        ticktext=[str(t) for t in steps],
-    )
-    return figure
+    for line, (some, said) in sorted(drawn.items(), key=lambda item: item[0].width):
+        _draw_lines(figure, line, some, said)
+    places = {(n, t): (n, (at[n][0] + pitch * t, at[n][1])) for n, t in graph}
+    now = {f"{n} at step {t}": found for (n, t), found in places.items() if t > 0}
+    before = {f"{n}, initial value {t}": found for (n, t), found in places.items() if t <= 0}
+    _draw_nodes(figure, now)
+    _draw_nodes(figure, before, faint=True)
+    steps = sorted({t for _, t in graph})
+    heads = [(f"t = {t}", (pitch * t, -0.5)) for t in steps]
+    _draw_text(figure, heads)
+    shown = np.concatenate([curve for some, _ in drawn.values() for curve in some])
+    return _framed(figure, [*(p for _, p in places.values()), *(p for _, p in heads), *shown])
 
 
-def _levels(architecture: Architecture) -> dict[str, int]:
-    """Return how many edges without delay lie below each node; outputs are on top."""
+def _layout(architecture: Architecture, stagger: float = 0.0) -> dict[str, Point]:
+    """Return where each node is: as high as its longest way without delay, outputs on top.
+
+    stagger: how much higher each node of a layer is than the one at its left.
+    """
     now = nx.DiGraph([edge[:2] for edge in architecture.edges if edge.delay == 0])
     now.add_nodes_from(architecture.nodes)
     levels: dict[str, int] = {}
     for name in nx.topological_sort(now):
-        levels[name] = 1 + max((levels[below] for below in now.predecessors(name)), default=-1)
-    top = max(levels.values())
-    return {n: top if n in architecture.outputs else level for n, level in levels.items()}
+        least = 0 if name in architecture.inputs else 1
+        levels[name] = max([least, *(levels[below] + 1 for below in now.predecessors(name))])
+    top = max(level + (name not in architecture.outputs) for name, level in levels.items())
+    rows: dict[int, list[str]] = {}
+    for name in architecture.nodes:
+        is_last = name in architecture.outputs and not now.out_degree(name)
+        rows.setdefault(top if is_last else levels[name], []).append(name)
+    at: dict[str, Point] = {}
+    height = 0.0
+    for _, names in sorted(rows.items()):
+
+        def middle(name: str) -> float:
+            below = [at[source][0] for source in now.predecessors(name) if source in at]
+            return float(np.mean(below)) if below else 0.0
+
+        for i, name in enumerate(sorted(names, key=middle)):
+            at[name] = (APART * (i - (len(names) - 1) / 2), height + stagger * i)
+        height += 1 + stagger * (len(names) - 1)
+    return at
 
 
-def _arc(start: Point, end: Point, *, bend: float) -> list[Point]:
-    """Return points from the rim of a node to that of another, to the right of a straight line."""
-    (x0, y0), (x1, y1) = start, end
-    far = math.hypot(x1 - x0, y1 - y0)
-    side_x, side_y = (y1 - y0) / far * bend * far, -(x1 - x0) / far * bend * far
-    cut = min(0.4, RADIUS / far)
-    points = []
-    for i in range(21):
-        s = cut + (1 - 2 * cut) * i / 20
-        out = 4 * s * (1 - s)
-        points.append((x0 + (x1 - x0) * s + side_x * out, y0 + (y1 - y0) * s + side_y * out))
-    return points
+def _between(edge: Edge, at: dict[str, Point], pitch: float) -> Curve:
+    """Return an edge of the unfolded graph, as it ends at step 0, past the nodes in between."""
+    start, end = (at[edge.source][0] - pitch * edge.delay, at[edge.source][1]), at[edge.target]
+    nodes = [(x - pitch * t, y) for x, y in at.values() for t in range(edge.delay + 1)]
+    return _freest(_arcs(start, end, BENDS), [p for p in nodes if p not in (start, end)], [])
 
 
-def _loop(centre: Point, size: float) -> list[Point]:
-    """Return points of a loop at the left of a node."""
-    x, y = centre
-    angles = [math.pi * (0.25 + 1.5 * i / 30) for i in range(31)]
-    middle = x - size - 0.02
-    return [(middle + size * math.cos(a), y + 0.75 * size * math.sin(a)) for a in angles]
+def _arcs(start: Point, end: Point, bends: Iterable[float]) -> list[Curve]:
+    """Return curves from the rim of a node to that of another, each with its own bend."""
+    a, b = np.array(start), np.array(end)
+    side = np.array([b[1] - a[1], a[0] - b[0]]) / np.hypot(*(b - a))
+    s = np.linspace(0, 1, 81)[:, None]
+    arcs = [a + (b - a) * s + 4 * s * (1 - s) * bend * side for bend in bends]
+    return [arc[(_distances(arc, np.stack([a, b])) >= RIM).all(1)] for arc in arcs]
 
 
-def _draw_edge(
-    figure: go.Figure, edge: Edge, curve: list[Point], *, color: str = "", label: str = ""
-) -> None:
-    color, wide = color or (RED if edge.delay else BLUE), 3 if color else 1.6
-    middle = len(curve) // 2
+def _loops(centre: Point) -> list[Curve]:
+    """Return loops at a node: to its left, to its right, and so on; small ones first."""
+    curves = []
+    for size, turn in itertools.product((0.2, 0.28, 0.36), (1, 0, 0.75, 0.25, 1.25, -0.25)):
+        angle = np.pi * (turn + 1 + np.linspace(0, 2, 81))
+        out = np.array([np.cos(np.pi * turn), np.sin(np.pi * turn)]) * (RADIUS + 0.7 * size)
+        loop = np.array(centre) + out + size * np.stack([np.cos(angle), np.sin(angle)], 1)
+        curves.append(loop[_distances(loop, np.array([centre]))[:, 0] >= RIM])
+    return curves
+
+
+def _freest(curves: Sequence[Curve], nodes: Sequence[Point], others: Sequence[Curve]) -> Curve:
+    """Return the first of the curves that comes least close to nodes and to other curves."""
+
+    def crowding(curve: Curve) -> float:
+        cost = 0.0
+        for there, room, weight in (
+            (np.array(nodes).reshape(-1, 2), RADIUS + 0.1, 10.0),
+            (np.concatenate([np.empty((0, 2)), *others]), 0.1, 1.0),
+        ):
+            if len(there):
+                close = room - _distances(curve, there).min(1)
+                cost += weight * float(close.clip(min=0).sum() / room)
+        return cost
+
+    return min(curves, key=lambda curve: round(crowding(curve) + 1.5 * len(curve) / 81, 6))
+
+
+def _labels(at: dict[str, Point], curves: dict[Edge, Curve]) -> dict[Edge, Point]:
+    """Return where the delays are written: beside their curves, away from all else."""
+    found: dict[Edge, Point] = {}
+    lines = np.concatenate(list(curves.values()))
+    for edge, curve in curves.items():
+        if edge.delay == 0:
+            continue
+        spots = []
+        for part, side in itertools.product((0.5, 0.4, 0.6, 0.3, 0.7, 0.2, 0.8), (1, -1)):
+            i = int(part * (len(curve) - 1))
+            dx, dy = (curve[i + 1] - curve[i - 1]) / np.hypot(*(curve[i + 1] - curve[i - 1]))
+            spots.append((curve[i, 0] + side * AWAY * dy, curve[i, 1] - side * AWAY * dx))
+        cost = np.zeros(len(spots))
+        taken = ((list(at.values()), RADIUS + 0.15), (lines, 0.13), (list(found.values()), 0.3))
+        for there, room in taken:
+            if len(there):
+                near = _distances(np.array(spots), np.array(there)).min(1)
+                cost += (room - near).clip(min=0) / room
+        found[edge] = spots[int(cost.round(3).argmin())]
+    return found
+
+
+def _distances(points: Curve, others: Curve) -> Float[np.ndarray, "n m"]:
+    return np.hypot(*(points[:, None] - others[None]).transpose(2, 0, 1))
+
+
+def _draw_lines(figure: go.Figure, line: Line, curves: list[Curve], said: list[str]) -> None:
+    """Draw edges of a kind as one trace, each with an arrowhead at its end."""
+    if not curves:
+        return
+    gap = np.full((1, 2), np.nan)
+    points = np.concatenate([part for curve in curves for part in (curve, gap)]).round(3)
+    heads = np.zeros(len(points))
+    heads[np.cumsum([len(curve) + 1 for curve in curves]) - 2] = 9 + line.width
+    style = {"color": line.color, "dash": line.dash, "width": line.width}
     figure.add_scatter(
-        x=[x for x, _ in curve],
-        y=[y for _, y in curve],
+        x=points[:, 0],
+        y=points[:, 1],
         mode="lines+markers",
-        line={"color": color, "width": wide, "dash": "dash" if edge.delay else "solid"},
-        marker={
-            "symbol": "arrow",
-            "size": [11 if i == len(curve) - 1 else 0 for i in range(len(curve))],
-            "angleref": "previous",
-            "opacity": [float(i == len(curve) - 1) for i in range(len(curve))],
-            "color": color,
-        },
-        text=str(edge),
+        line=style,
+        marker={"symbol": "arrow", "angleref": "previous", "size": heads, "color": line.color},
+        text=[text for text, c in zip(said, curves, strict=True) for _ in range(len(c) + 1)],
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
-    if label:
-        x, y = curve[middle]
-        away = 9 if edge.source != edge.target else -9
-        figure.add_annotation(x=x, y=y, text=label, showarrow=False, xshift=away)
+    figure.add_scatter(x=[None], y=[None], mode="lines", line=style, name=line.name)
 
 
 def _draw_nodes(
-    figure: go.Figure, nodes: Iterable[tuple[str, Point]], *, faint: bool = False
+    figure: go.Figure, nodes: dict[str, tuple[str, Point]], *, faint: bool = False
 ) -> None:
-    nodes = list(nodes)
+    """Draw circles with their names; what each says under the pointer is its key."""
+    for _, (x, y) in nodes.values():
+        figure.add_shape(
+            type="circle",
+            x0=x - RADIUS,
+            x1=x + RADIUS,
+            y0=y - RADIUS,
+            y1=y + RADIUS,
+            line={"color": GREY, "width": 1 if faint else 1.8},
+            fillcolor="rgba(0,0,0,0)" if faint else "rgba(128, 128, 128, 0.14)",
+        )
+    texts = [name for name, _ in nodes.values()]
+    color = GREY if faint else None
+    _draw_text(figure, zip(texts, [p for _, p in nodes.values()], strict=True), list(nodes), color)
+
+
+def _draw_text(
+    figure: go.Figure,
+    texts: Iterable[tuple[str, Point]],
+    said: Sequence[str] = (),
+    color: str | None = None,
+) -> None:
+    """Write texts at points, in the page's colour unless another is given."""
+    words, points = zip(*texts, strict=True) if texts else ((), ())
     figure.add_scatter(
-        x=[x for _, (x, _) in nodes],
-        y=[y for _, (_, y) in nodes],
-        text=[name for name, _ in nodes],
-        mode="markers+text",
-        marker={**NODE, "line": {"color": GREY, "width": 0.8 if faint else 1.8}},
-        opacity=0.5 if faint else 1.0,
-        hoverinfo="skip",
+        x=[x for x, _ in points],
+        y=[y for _, y in points],
+        text=words,
+        mode="text",
+        textfont={"color": color} if color else None,
+        hovertext=list(said),
+        hoverinfo="text" if said else "skip",
         showlegend=False,
     )
 
 
-def _bare(
-    figure: go.Figure, x: tuple[float, float], y: tuple[float, float], height: int
-) -> go.Figure:
-    """Return the figure without axes."""
-    styled(figure, height=height, hover="closest")
-    figure.update_xaxes(visible=False, range=x)
-    figure.update_yaxes(visible=False, range=y)
+def _framed(figure: go.Figure, points: Iterable[Iterable[float]]) -> go.Figure:
+    """Return the figure without axes, with room for all of the points."""
+    shown = np.array([list(point) for point in points])
+    (left, low), (right, high) = shown.min(0) - 0.3, shown.max(0) + 0.3
+    height = min(PIXELS * (high - low), HIGHEST) + 60
+    styled(figure, height=int(height), hover="closest")
+    figure.update_xaxes(visible=False, range=[left, right], constrain="domain")
+    figure.update_yaxes(visible=False, range=[low, high], scaleanchor="x", constrain="domain")
+    figure.update_layout(
+        margin={"l": 10, "r": 10, "t": 10, "b": 50},
+        legend={"x": 0.5, "xanchor": "center", "y": -0.02, "yanchor": "top"},
+    )
     return figure

@@ -1,0 +1,189 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import bptt
+from bptt.model.state import Regime, parts
+from tests.networks import RECURRENT_CELLS, make
+from tests.oracles import FLOAT64
+
+T, B = 6, 2
+CASES = [(r, c, layers) for r, c in RECURRENT_CELLS for layers in (1, 2) if r != "output"]
+
+
+def flat(state: bptt.State) -> Tensor:
+    """The full state of each sequence, layer by layer, h before c."""
+    layers = torch.stack(parts(state.hidden), 1)  # (layers, h and c, B, H)
+    return layers.permute(2, 0, 1, 3).flatten(1)
+
+
+def jacobian_by_autograd(net, y, x, how, m) -> Tensor:
+    """∂sₘ/∂sₘ₋₁ of one public step, the path through the network's own output included."""
+    regime = Regime(**how)
+    before = net(y[:m], x[:m], **regime.part(0, m).options()).state
+
+    def move(s: Tensor) -> Tensor:
+        H, layers = net.recurrent.hidden_size, net.recurrent.num_layers
+        hidden = s.view(B, layers, -1, H).permute(2, 1, 0, 3)
+        own = before.own
+        if own is not None:
+            own = net.likelihood.mean(net.readout(hidden[0][-1]))
+        state = bptt.State(tuple(hidden) if len(hidden) > 1 else hidden[0], before.y, own)
+        options = regime.part(m, m + 1).options()
+        return flat(net(y[m : m + 1], x[m : m + 1], state=state, **options).state)
+
+    s = flat(before).detach()
+    whole = torch.autograd.functional.jacobian(move, s)  # (B, S, B, S)
+    return torch.stack([whole[b, :, b] for b in range(B)])
+
+
+@pytest.mark.parametrize("way", ["plain", "resets", "mean"])
+@pytest.mark.parametrize(("recurrence", "cell", "layers"), CASES)
+def test_jacobians_are_those_of_a_step(recurrence, cell, layers, way):
+    torch.manual_seed(4)
+    net, y, x = make(recurrence, cell, T, B, layers=layers)
+    how: dict[str, object] = {}
+    if way == "resets":
+        how["resets"] = torch.rand(T, B) < 0.3
+    if way == "mean":
+        how |= {"forcing": torch.rand(T, B) < 0.4, "feedback": "mean"}
+    found = bptt.jacobians(net, y, x, steps=None, **how)
+    assert found.steps.tolist() == [2, 3, 4, 5, 6]
+    for m, matrix in zip(found.steps, found.matrices, strict=True):
+        expected = jacobian_by_autograd(net, y, x, how, int(m) - 1)
+        torch.testing.assert_close(torch.from_numpy(matrix), expected, **FLOAT64)
+
+
+def test_values_of_the_jacobians():
+    net, y, x = make("hidden", "tanh", 40, B)
+    found = bptt.jacobians(net, y, x, steps=5)
+    assert found.steps[0] == 2
+    assert found.steps[-1] == 40
+    assert len(found.steps) == 5
+    for i, m in enumerate(found.steps):
+        h = net(y[:m], x[:m]).hidden[-1]
+        for b in range(B):
+            J = torch.diag(1 - h[b] ** 2) @ net.recurrent.weight_hh_l0  # equation 10.22
+            np.testing.assert_allclose(found.matrices[i, b], J.detach(), atol=1e-12)
+            values = np.linalg.svd(J.detach())[1]
+            np.testing.assert_allclose(found.singular_values[i, b], values, atol=1e-12)
+            radius = np.abs(np.linalg.eigvals(J.detach())).max()
+            assert found.spectral_radius[i, b] == pytest.approx(radius)
+
+
+def test_forced_output_recurrence_has_jacobians_of_zero():
+    net, y, x = make("output", "tanh", 5, B)
+    assert (bptt.jacobians(net, y, x).matrices == 0).all()
+    exponents = bptt.lyapunov_exponents(net, y, x).exponents
+    assert (exponents == -np.inf).all()
+
+
+def linear(diagonal: list[float], T: int) -> tuple[bptt.Network, Tensor, Tensor]:
+    """A relu network that stays above 0, with a diagonal W."""
+    H = len(diagonal)
+    net = bptt.Network(
+        bptt.Gaussian(1), inputs=1, hidden=H, recurrence="hidden", cell="relu"
+    ).double()
+    with torch.no_grad():
+        net.recurrent.weight_hh_l0.copy_(torch.diag(torch.tensor(diagonal, dtype=torch.float64)))
+        net.recurrent.weight_ih_l0.fill_(1)
+    return net, torch.zeros(T, B, 1).double(), torch.rand(T, B, 1).double() + 0.1
+
+
+def test_exponents_of_a_diagonal_network_are_the_logs_of_its_eigenvalues():
+    diagonal = [0.9, 0.3, 0.6, 0.1]
+    net, y, x = linear(diagonal, 1500)
+    found = bptt.lyapunov_exponents(net, y, x)
+    expected = np.log(sorted(diagonal, reverse=True))
+    np.testing.assert_allclose(found.exponents, expected, atol=1e-8)
+    assert found.per_sequence.shape == (B, 4)
+    largest = bptt.lyapunov_exponents(net, y, x, count=2)
+    np.testing.assert_allclose(largest.exponents, expected[:2], atol=1e-8)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
+def test_exponents_sum_to_the_log_of_the_volume(cell):
+    """Σ λ is the mean log |det ∂hₘ/∂hₘ₋₁|, whatever the directions were."""
+    torch.manual_seed(0)
+    net, y, x = make("hidden", cell, 60, B)
+    found = bptt.lyapunov_exponents(net, y, x)
+    matrices = bptt.jacobians(net, y, x, steps=None).matrices
+    counted = matrices[: found.steps]  # back in time the first of them come last
+    volume = np.linalg.slogdet(counted)[1].mean(0)
+    np.testing.assert_allclose(found.per_sequence.sum(1), volume, atol=1e-9)
+
+
+def henon(x: Tensor) -> Tensor:
+    return torch.stack([1 - 1.4 * x[0] ** 2 + x[1], 0.3 * x[0]])
+
+
+def lorenz(x: Tensor, dt: float = 0.01) -> Tensor:
+    def slope(v: Tensor) -> Tensor:
+        a, b, c = v
+        return torch.stack([10 * (b - a), a * (28 - c) - b, a * b - 8 / 3 * c])
+
+    k1 = slope(x)
+    k2 = slope(x + dt / 2 * k1)
+    k3 = slope(x + dt / 2 * k2)
+    k4 = slope(x + dt * k3)
+    return x + dt / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
+
+
+def test_exponents_of_henons_map():
+    start = torch.rand(400, 2, generator=torch.Generator().manual_seed(0)).double() * 0.1
+    found = bptt.lyapunov_spectrum(henon, start, 1500)
+    assert found[0] == pytest.approx(0.419, rel=0.01)
+    assert found.sum() == pytest.approx(math.log(0.3), abs=1e-9)
+
+
+def test_exponents_of_lorenzs_equations():
+    start = 5 * torch.randn(1000, 3, generator=torch.Generator().manual_seed(0)).double()
+    start += torch.tensor([0.0, 0.0, 25.0])
+    found = bptt.lyapunov_spectrum(lorenz, start, 2000, transient=2000) / 0.01
+    assert found[0] == pytest.approx(0.906, rel=0.01)
+    assert abs(found[1]) < 0.01
+    assert found.sum() == pytest.approx(-(10 + 1 + 8 / 3), rel=1e-4)
+
+
+def test_one_start_and_the_largest_alone():
+    found = bptt.lyapunov_spectrum(henon, torch.tensor([0.1, 0.1]).double(), 500, count=1)
+    assert found.shape == (1,)
+    assert 0.3 < found[0] < 0.5
+
+
+def test_torchs_random_numbers_and_the_network_are_left_alone():
+    net, y, x = make("hidden", T=30)
+    before, mode = torch.get_rng_state(), net.training
+    bptt.lyapunov_exponents(net, y, x)
+    bptt.jacobians(net, y, x)
+    assert torch.equal(before, torch.get_rng_state())
+    assert net.training == mode
+    assert all(p.grad is None for p in net.parameters())
+
+
+def test_bad_arguments(monkeypatch):
+    net, y, x = make("hidden", T=9)
+    with pytest.raises(bptt.BpttError, match="y has 1 step"):
+        bptt.jacobians(net, y[:1], x[:1])
+    with pytest.raises(bptt.BpttError, match="steps is 0"):
+        bptt.jacobians(net, y, x, steps=0)
+    with pytest.raises(bptt.BpttError, match=r"count is 5; expected a whole number from 1 to 4"):
+        bptt.lyapunov_exponents(net, y, x, count=5)
+    with pytest.raises(bptt.BpttError, match="got a Linear"):
+        bptt.jacobians(torch.nn.Linear(2, 2), y, x)
+    with pytest.raises(bptt.BpttError, match=r"step returned shape \(1,\); expected \(2,\)"):
+        bptt.lyapunov_spectrum(lambda v: v[:1], torch.zeros(2), 5)
+    with pytest.raises(bptt.BpttError, match="infinite"):
+        bptt.lyapunov_spectrum(lambda v: 10 * v, torch.ones(2), 500)
+    with torch.no_grad():
+        net.recurrent.weight_hh_l0[0, 0] = math.nan
+    with pytest.raises(bptt.BpttError, match="not finite"):
+        bptt.lyapunov_exponents(net, y, x)
+    monkeypatch.setattr("bptt.gradient.dynamics.memory_here", lambda: 5000)
+    with pytest.raises(bptt.BpttError, match="steps of at most 13"):
+        bptt.jacobians(*make("hidden", T=90, B=3))
