@@ -17,12 +17,12 @@ from bptt.report.style import BLUE, GREY, ORANGE, RED, styled
 Point = tuple[float, float]
 Curve = Float[np.ndarray, "n 2"]
 
-# In units of the distance between layers, of which each is at most PIXELS high:
+# In units of the distance between layers, which is at most PIXELS:
 RADIUS, RIM, AWAY = 0.19, 0.215, 0.15
 """Of a node; of what its edges end at; and how far a delay stands from its edge."""
 APART = 0.9
 """How far apart the nodes of a layer are."""
-PIXELS, HIGHEST = 105, 900
+PIXELS, WIDEST, HIGHEST = 105, 860, 900
 BENDS = [0.0] + [sign * size for size in (0.2, 0.32, 0.5, 0.75, 1.0, 1.3) for sign in (1, -1)]
 
 
@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 WITHIN = Line("within a step", BLUE, "solid", 1.8)
 LATER = Line("to a later step", RED, "dash", 1.8)
-NUMBERED = LATER._replace(name="as many steps later as it says")
+NUMBERED = LATER._replace(name="to a later step, with its delay")
 
 
 def plot_architecture(architecture: Architecture) -> go.Figure:
@@ -91,7 +91,7 @@ def plot_unfolded(
     _draw_nodes(figure, now)
     _draw_nodes(figure, before, faint=True)
     steps = sorted({t for _, t in graph})
-    heads = [(f"t = {t}", (pitch * t, -0.5)) for t in steps]
+    heads = [(f"t = {t}".replace("-", "−"), (pitch * t, -0.5)) for t in steps]
     _draw_text(figure, heads)
     shown = np.concatenate([curve for some, _ in drawn.values() for curve in some])
     return _framed(figure, [*(p for _, p in places.values()), *(p for _, p in heads), *shown])
@@ -155,10 +155,10 @@ def _loops(centre: Point) -> list[Curve]:
 
 
 def _freest(curves: Sequence[Curve], nodes: Sequence[Point], others: Sequence[Curve]) -> Curve:
-    """Return the first of the curves that comes least close to nodes and to other curves."""
+    """Return the curve that is short, and does not come close to nodes and other curves."""
 
     def crowding(curve: Curve) -> float:
-        cost = 0.0
+        cost = 3 * float(np.hypot(*np.diff(curve, axis=0).T).sum())
         for there, room, weight in (
             (np.array(nodes).reshape(-1, 2), RADIUS + 0.1, 10.0),
             (np.concatenate([np.empty((0, 2)), *others]), 0.1, 1.0),
@@ -168,7 +168,7 @@ def _freest(curves: Sequence[Curve], nodes: Sequence[Point], others: Sequence[Cu
                 cost += weight * float(close.clip(min=0).sum() / room)
         return cost
 
-    return min(curves, key=lambda curve: round(crowding(curve) + 1.5 * len(curve) / 81, 6))
+    return min(curves, key=lambda curve: round(crowding(curve), 6))
 
 
 def _labels(at: dict[str, Point], curves: dict[Edge, Curve]) -> dict[Edge, Point]:
@@ -204,14 +204,20 @@ def _draw_lines(figure: go.Figure, line: Line, curves: list[Curve], said: list[s
     gap = np.full((1, 2), np.nan)
     points = np.concatenate([part for curve in curves for part in (curve, gap)]).round(3)
     heads = np.zeros(len(points))
-    heads[np.cumsum([len(curve) + 1 for curve in curves]) - 2] = 9 + line.width
+    heads[np.cumsum([len(curve) + 1 for curve in curves]) - 2] = 1
     style = {"color": line.color, "dash": line.dash, "width": line.width}
     figure.add_scatter(
         x=points[:, 0],
         y=points[:, 1],
         mode="lines+markers",
         line=style,
-        marker={"symbol": "arrow", "angleref": "previous", "size": heads, "color": line.color},
+        marker={
+            "symbol": "arrow",
+            "angleref": "previous",
+            "size": heads * (9 + line.width),
+            "opacity": heads,
+            "color": line.color,
+        },
         text=[text for text, c in zip(said, curves, strict=True) for _ in range(len(c) + 1)],
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
@@ -262,8 +268,8 @@ def _framed(figure: go.Figure, points: Iterable[Iterable[float]]) -> go.Figure:
     """Return the figure without axes, with room for all of the points."""
     shown = np.array([list(point) for point in points])
     (left, low), (right, high) = shown.min(0) - 0.3, shown.max(0) + 0.3
-    height = min(PIXELS * (high - low), HIGHEST) + 60
-    styled(figure, height=int(height), hover="closest")
+    unit = min(PIXELS, WIDEST / (right - left), HIGHEST / (high - low))
+    styled(figure, height=int(unit * (high - low)) + 60, hover="closest")
     figure.update_xaxes(visible=False, range=[left, right], constrain="domain")
     figure.update_yaxes(visible=False, range=[low, high], scaleanchor="x", constrain="domain")
     figure.update_layout(
