@@ -1,4 +1,8 @@
-"""Draws docs/figures/paths.png: the ways from a weight to a loss, and how many there are."""
+"""Draws docs/figures/paths.png: the ways from W to the third loss, and how many there are.
+
+Above: the ways of RNN 1, one by one; below: a way of "both" that runs through the output, and the
+number of ways to the loss at step j.
+"""
 
 from __future__ import annotations
 
@@ -8,54 +12,82 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import bptt
+from bptt.model.architecture import Place
 
-STEPS, SHOWN = 12, 3
-Architecture = bptt.Architecture
-COUNTED = {
-    "W of RNN 1": (Architecture.rnn1(), ("h", "h")),
-    "R of RNN 2, running freely": (Architecture.rnn2(), ("o", "h")),
-    "W of both, teacher forced": (Architecture.both().teacher_forced(), ("h", "h")),
-    "W of both, running freely": (Architecture.both(), ("h", "h")),
-}
-LOOKS = [("#2459d3", "solid"), ("#2a9d5c", "dash"), ("#d98a1f", "dot"), ("#d3242c", "solid")]
+STEPS = 3
+COUNTED = list(range(1, 13))
 
 
-def draw(counts: dict[str, list[int]]) -> go.Figure:
-    """Return the picture: above, the ways of W in RNN 1 to the third loss; below, the numbers."""
-    titles = [f"the {SHOWN} ways from W to loss {SHOWN} in RNN 1", "ways to loss j"]
-    figure = make_subplots(1, 2, subplot_titles=titles)
-    rnn1 = Architecture.rnn1()
-    ways = list(rnn1.paths(("h", "h"), loss_step=SHOWN))
-    for trace in bptt.plots.plot_unfolded(rnn1, 4, ways=ways).data:
-        figure.add_trace(trace, row=1, col=1)
-    figure.update_xaxes(title="step t", showgrid=False, zeroline=False, dtick=1, row=1, col=1)
-    figure.update_yaxes(visible=False, range=(-0.5, 2.5), row=1, col=1)
-    for (name, values), (color, dash) in zip(counts.items(), LOOKS, strict=True):
+def add_way(
+    figure: go.Figure,
+    architecture: bptt.Architecture,
+    way: tuple[Place, ...],
+    *,
+    row: int,
+    col: int,
+) -> None:
+    """Draw the unfolded graph, with a way in it."""
+    unfolded = bptt.plots.plot_unfolded(architecture, STEPS, ways=[way])
+    for trace in unfolded.data:
+        figure.add_trace(trace.update(showlegend=False), row=row, col=col)
+    axis = 3 * (row - 1) + col
+    anchor = "x" if axis == 1 else f"x{axis}"
+    ranges = unfolded.layout.xaxis.range, unfolded.layout.yaxis.range
+    figure.update_xaxes(visible=False, range=ranges[0], row=row, col=col)
+    figure.update_yaxes(visible=False, range=ranges[1], scaleanchor=anchor, row=row, col=col)
+
+
+def add_counts(figure: go.Figure) -> None:
+    """Print and draw how many ways there are to the loss at each step."""
+    rnn1, rnn2 = bptt.Architecture.rnn1(), bptt.Architecture.rnn2()
+    both = bptt.Architecture.both()
+    for name, architecture, edge, color, dash in (
+        ("W in RNN 1", rnn1, ("h", "h"), "#d3242c", "solid"),
+        ("R in RNN 2", rnn2, ("o", "h"), "#2a9d5c", "dash"),
+        ("W in both, forced", both.teacher_forced(), ("h", "h"), "#8a4fbf", "dot"),
+        ("W in both, free", both, ("h", "h"), "#2459d3", "solid"),
+    ):
+        counts = [architecture.count_paths(edge, j) for j in COUNTED]
+        print(f"{name}: {counts}")
         figure.add_scatter(
-            x=list(range(1, STEPS + 1)),
-            y=values,
+            x=COUNTED,
+            y=counts,
             name=name,
-            line={"color": color, "dash": dash, "width": 3},
-            row=1,
+            line={"color": color, "dash": dash, "width": 2.5},
+            row=2,
             col=2,
         )
-    figure.update_xaxes(title="j", row=1, col=2)
-    figure.update_yaxes(type="log", dtick=1, row=1, col=2)
+    figure.update_xaxes(title="step j of the loss", row=2, col=2)
+    figure.update_yaxes(type="log", dtick=1, row=2, col=2)
+
+
+def main() -> None:
+    """Draw the ways, and print and draw their numbers."""
+    rnn1, both = bptt.Architecture.rnn1(), bptt.Architecture.both()
+    titles = [f"RNN 1: W used at step {k}" for k in (1, 2, 3)]
+    figure = make_subplots(
+        2,
+        3,
+        specs=[[{}] * 3, [{}, {"colspan": 2}, None]],
+        subplot_titles=[*titles, "both: one of the ways", "ways from a weight to the loss at j"],
+        row_heights=[0.45, 0.55],
+        vertical_spacing=0.1,
+        horizontal_spacing=0.06,
+    )
+    for col, way in enumerate(rnn1.paths(("h", "h"), loss_step=STEPS), 1):
+        add_way(figure, rnn1, way, row=1, col=col)
+    through = [way for way in both.paths(("h", "h"), loss_step=STEPS) if ("o", 1) in way]
+    add_way(figure, both, through[-1], row=2, col=1)
+    add_counts(figure)
     figure.update_layout(
         template="plotly_white",
-        width=1080,
-        height=400,
-        margin={"t": 40, "r": 20, "l": 20},
-        legend={"x": 0.57, "y": 0.98},
+        width=1000,
+        height=600,
+        margin={"t": 40, "r": 20, "l": 20, "b": 60},
+        legend={"x": 0.43, "y": 0.48, "yanchor": "top"},
     )
-    return figure
+    figure.write_image(Path(__file__).with_suffix(".png"), scale=2)
 
 
 if __name__ == "__main__":
-    counts = {
-        name: [one.count_paths(edge, loss_step=j) for j in range(1, STEPS + 1)]
-        for name, (one, edge) in COUNTED.items()
-    }
-    for name, values in counts.items():
-        print(f"{name}: {values}")
-    draw(counts).write_image(Path(__file__).with_suffix(".png"), scale=2)
+    main()

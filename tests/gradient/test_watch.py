@@ -280,8 +280,22 @@ class Odd(nn.RNN):
 
 def test_a_layer_that_computes_something_else_is_not_believed():
     layer = Odd(WIDTH, H)
-    with pytest.raises(bptt.BpttError, match="other states"), bptt.watch(layer):
+    with bptt.watch(layer) as flows:
         layer(torch.randn(T, B, WIDTH))[0].sum().backward()
+    with pytest.raises(bptt.BpttError, match="model gave other states"):
+        flows["model"]
+
+
+def test_nan_in_the_weights_stops_no_training():
+    layer, x = nn.RNN(WIDTH, H), torch.randn(T, B, WIDTH)
+    with bptt.watch(layer) as flows:
+        layer(x)[0].sum().backward()
+        with torch.no_grad():
+            layer.weight_hh_l0[0, 0] = math.nan
+        layer(x)[0].sum().backward()
+    assert len(flows.history) == 1
+    with pytest.raises(bptt.BpttError, match="not finite"):
+        flows["model"]
 
 
 def test_spectral_norm_and_frozen_weights():

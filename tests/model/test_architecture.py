@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 import bptt
-from bptt.model.architecture import Architecture, Edge
+from bptt.model.architecture import Architecture
+from bptt.model.cycles import Edge
 
 
 def random_architecture(seed: int) -> Architecture:
@@ -71,7 +72,7 @@ def test_depths_are_those_of_all_cycles_and_paths_one_by_one(seed):
 
 @pytest.mark.parametrize("seed", range(300))
 def test_depths_are_the_growth_of_the_longest_way_in_the_unfolded_graph(seed):
-    """Definition 3.1: the longest way from input at step 1 to output at step 1 + n, over n."""
+    """What depth means: the longest way from input at step 1 to output at step 1 + n, over n."""
     architecture = random_architecture(seed)
     longest = {n: longest_way(architecture, n) for n in range(48, 61)}
     depth = architecture.recurrent_depth

@@ -84,6 +84,11 @@ def test_nothing_to_do():
     assert "Nothing needs to be done" in said(flow_with(0.97, window=99, interval=(0.9, 0.99)))
 
 
+def test_gates_are_not_advised_to_gates():
+    assert "--cell" not in said(flow_with(0.8), cell="lstm")
+    assert "the gates have not learnt to keep" in said(flow_with(0.8), cell="lstm")
+
+
 def test_no_path_and_no_time():
     torch.manual_seed(0)
     net = bptt.Network(bptt.Categorical(3), hidden=4, recurrence="output")

@@ -46,6 +46,7 @@ class Watch(Mapping[str, GradientFlow]):
     def __post_init__(self) -> None:
         self._updates = -1
         self._calls: dict[str, Call] = {}
+        self._complaints: dict[str, BpttError] = {}
         self._handles: list[RemovableHandle] = []
         self._layers = _recurrent_layers(self.model)
 
@@ -70,6 +71,8 @@ class Watch(Mapping[str, GradientFlow]):
     def __getitem__(self, name: str) -> GradientFlow:
         """Return the flow through a layer, at the last update that was looked at."""
         flows = self.history[-1].flows if self.history else {}
+        if name in self._complaints:
+            raise self._complaints[name]
         if name in flows:
             return flows[name]
         if not flows:
@@ -116,10 +119,15 @@ class Watch(Mapping[str, GradientFlow]):
         flows: dict[str, GradientFlow] = {}
         reached = {name: call for name, call in self._calls.items() if call.is_reached}
         self._calls = {}
+        if reached:
+            self._complaints = {}
         for name, call in reached.items():
-            for suffix, chain in chains_of(name, call).items():
-                most = chain.T - 1 if self.max_lag is None else min(self.max_lag, chain.T - 1)
-                flows[name + suffix] = flow_of(chain, most, self.window)
+            try:
+                for suffix, chain in chains_of(name, call).items():
+                    most = chain.T - 1 if self.max_lag is None else min(self.max_lag, chain.T - 1)
+                    flows[name + suffix] = flow_of(chain, most, self.window)
+            except BpttError as complaint:  # raised where the flow is asked for: training goes on
+                self._complaints[name] = complaint
         if flows:
             self.history.append(Watched(self._updates, flows))
             if self.on_flows is not None:
@@ -144,7 +152,8 @@ def watch(
 
     Flows are named as the layers are; of a bidirectional layer those of each direction, as torch
     names their parameters: "encoder.l0" and "encoder.l0_reverse". Of a layer that is called several
-    times, the last call counts.
+    times, the last call counts. Where a layer cannot be looked into, as with NaN in its weights,
+    asking for its flow raises BpttError; the training itself goes on.
 
     >>> rnn = torch.nn.RNN(3, 8)
     >>> with watch(rnn) as flows:

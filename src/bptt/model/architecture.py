@@ -2,7 +2,7 @@
 
 An edge acts within a step, or with a delay. With l the number of edges of a way through the graph,
 and σ the sum of their delays (Zhang et al. 2016, "Architectural complexity measures of recurrent
-neural networks", definitions 3.1 to 3.3):
+neural networks", section 3):
 
     recurrent depth           max over cycles of l / σ
     feedforward depth         max over simple paths from input to output of l − σ · recurrent depth
@@ -12,15 +12,16 @@ neural networks", definitions 3.1 to 3.3):
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import lazy_loader
 
 from bptt.errors import BpttError, require_choice, require_whole
+from bptt.model.cycles import Edge, largest_ratio
 
 nx = lazy_loader.load("networkx")  # which takes a while, and is not needed to train
 
@@ -28,17 +29,6 @@ RECURRENCES = ("hidden", "output", "both")
 
 Place = tuple[str, int]
 """A node at a step."""
-
-
-class Edge(NamedTuple):
-    """From a node to another, or to itself, `delay` steps later."""
-
-    source: str
-    target: str
-    delay: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.source} -> {self.target}" + (f" (delay {self.delay})" if self.delay else "")
 
 
 @dataclass(frozen=True, repr=False)
@@ -170,12 +160,12 @@ class Architecture:
     @cached_property
     def recurrent_depth(self) -> Fraction:
         """How many edges a step in time takes on the longest way; 0 where there is no cycle."""
-        return _largest_ratio(self._counted, lambda edge: 1, lambda edge: edge.delay) or Fraction(0)
+        return largest_ratio(self._counted, lambda edge: 1, lambda edge: edge.delay) or Fraction(0)
 
     @cached_property
     def recurrent_skip_coefficient(self) -> Fraction | None:
         """How many steps in time an edge takes on the fastest way; None where there is no cycle."""
-        return _largest_ratio(self._counted, lambda edge: edge.delay, lambda edge: 1)
+        return largest_ratio(self._counted, lambda edge: edge.delay, lambda edge: 1)
 
     @cached_property
     def feedforward_depth(self) -> Fraction:
@@ -302,42 +292,3 @@ def _checked(edge: tuple[str, str, int]) -> Edge:
         raise BpttError(f"an edge is {edge!r}; expected (source, target, delay)")
     require_whole(f"the delay of {edge[0]} -> {edge[1]}", edge[2], 0)
     return Edge(edge[0], edge[1], int(edge[2]))
-
-
-def _largest_ratio(
-    edges: tuple[Edge, ...], above: Callable[[Edge], int], below: Callable[[Edge], int]
-) -> Fraction | None:
-    """Return the largest Σ above / Σ below over all cycles, exactly; None where there is none.
-
-    By Dinkelbach's iteration: of a ratio that is too small some cycle has Σ above − ratio · Σ below
-    > 0; its own ratio is larger, and the next to be tried.
-    """
-    ratio: Fraction | None = None
-    while True:
-        tried = Fraction(-1) if ratio is None else ratio
-        gains = {edge: above(edge) - tried * below(edge) for edge in edges}
-        cycle = _positive_cycle(gains)
-        if cycle is None:
-            return ratio
-        ratio = Fraction(sum(map(above, cycle)), sum(map(below, cycle)))
-
-
-def _positive_cycle(gains: dict[Edge, Fraction]) -> list[Edge] | None:
-    """Return a cycle whose gains sum to more than 0, or None (Bellman and Ford)."""
-    names = {name for edge in gains for name in edge[:2]}
-    best, came_by = dict.fromkeys(names, Fraction(0)), dict[str, Edge]()
-    changed = ""
-    for _ in range(len(names) + 1):
-        changed = ""
-        for edge, gain in gains.items():
-            if best[edge.source] + gain > best[edge.target]:
-                best[edge.target], came_by[edge.target] = best[edge.source] + gain, edge
-                changed = edge.target
-        if not changed:
-            return None
-    for _ in names:  # back far enough to be on the cycle
-        changed = came_by[changed].source
-    cycle = [came_by[changed]]
-    while cycle[-1].source != changed:
-        cycle.append(came_by[cycle[-1].source])
-    return cycle

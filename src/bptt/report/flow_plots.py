@@ -137,19 +137,22 @@ def plot_singular_values(found: Jacobians) -> go.Figure:
     return styled(figure)
 
 
-def plot_eigenvalues(found: Spectrum) -> go.Figure:
-    """Return the eigenvalues of W beside the unit circle."""
+def plot_eigenvalues(found: Spectrum | Jacobians) -> go.Figure:
+    """Return the eigenvalues of W, or of ∂hₘ/∂hₘ₋₁ in the middle of a run, by the unit circle."""
     angle, figure = np.linspace(0, 2 * np.pi, 181), go.Figure()
     figure.add_scatter(
         x=np.cos(angle), y=np.sin(angle), name="|λ| = 1", line_color=GREY, hoverinfo="skip"
     )
-    values = np.asarray(found.eigenvalues)
+    values, name = np.asarray(found.eigenvalues), "eigenvalues of W"
+    if isinstance(found, Jacobians):
+        middle = len(values) // 2
+        values, name = values[middle, 0], f"eigenvalues of ∂hₘ/∂hₘ₋₁ at step {found.steps[middle]}"
     figure.add_scatter(
         x=values.real,
         y=values.imag,
         text=[f"|λ| = {abs(value):.3f}" for value in values],
         hovertemplate="%{text}<extra></extra>",
-        name="eigenvalues of W",
+        name=name,
         mode="markers",
         marker={"color": BLUE, "size": 6},
     )

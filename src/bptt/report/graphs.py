@@ -11,7 +11,8 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
-from bptt.model.architecture import Architecture, Edge, Place
+from bptt.model.architecture import Architecture, Place
+from bptt.model.cycles import Edge
 from bptt.report.style import BLUE, GREY, ORANGE, RED, styled
 
 Point = tuple[float, float]
@@ -22,6 +23,8 @@ RADIUS, RIM, AWAY = 0.19, 0.215, 0.15
 """Of a node; of what its edges end at; and how far a delay stands from its edge."""
 APART = 0.9
 """How far apart the nodes of a layer are."""
+KNOTS = 14
+"""Points that a curve is drawn through; along too many its dashes run together."""
 PIXELS, WIDEST, HIGHEST = 105, 860, 900
 BENDS = [0.0] + [sign * size for size in (0.2, 0.32, 0.5, 0.75, 1.0, 1.3) for sign in (1, -1)]
 
@@ -87,7 +90,7 @@ def plot_unfolded(
         _draw_lines(figure, line, some, said)
     places = {(n, t): (n, (at[n][0] + pitch * t, at[n][1])) for n, t in graph}
     now = {f"{n} at step {t}": found for (n, t), found in places.items() if t > 0}
-    before = {f"{n}, initial value {t}": found for (n, t), found in places.items() if t <= 0}
+    before = {f"{n} at step {t}, given": found for (n, t), found in places.items() if t <= 0}
     _draw_nodes(figure, now)
     _draw_nodes(figure, before, faint=True)
     steps = sorted({t for _, t in graph})
@@ -194,68 +197,84 @@ def _labels(at: dict[str, Point], curves: dict[Edge, Curve]) -> dict[Edge, Point
 
 
 def _distances(points: Curve, others: Curve) -> Float[np.ndarray, "n m"]:
-    return np.hypot(*(points[:, None] - others[None]).transpose(2, 0, 1))
+    apart: Float[np.ndarray, "n m"] = np.linalg.norm(points[:, None] - others[None], axis=-1)
+    return apart
 
 
 def _draw_lines(figure: go.Figure, line: Line, curves: list[Curve], said: list[str]) -> None:
     """Draw edges of a kind as one trace, each with an arrowhead at its end."""
     if not curves:
         return
-    gap = np.full((1, 2), np.nan)
-    points = np.concatenate([part for curve in curves for part in (curve, gap)]).round(3)
-    heads = np.zeros(len(points))
-    heads[np.cumsum([len(curve) + 1 for curve in curves]) - 2] = 1
     style = {"color": line.color, "dash": line.dash, "width": line.width}
+    # A line ends within its arrowhead, or it would show on both sides of the tip.
+    shafts = [c[np.linalg.norm(c - c[-1], axis=1) >= 0.06] for c in curves]
+    shafts = [c[np.linspace(0, len(c) - 1, KNOTS).astype(int)] for c in shafts]
     figure.add_scatter(
-        x=points[:, 0],
-        y=points[:, 1],
-        mode="lines+markers",
-        line=style,
-        marker={
-            "symbol": "arrow",
-            "angleref": "previous",
-            "size": heads * (9 + line.width),
-            "opacity": heads,
-            "color": line.color,
-        },
-        text=[text for text, c in zip(said, curves, strict=True) for _ in range(len(c) + 1)],
+        **_joined(shafts),
+        mode="lines",
+        line={**style, "shape": "spline"},
+        text=np.repeat(said, KNOTS + 1),
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
-    figure.add_scatter(x=[None], y=[None], mode="lines", line=style, name=line.name)
+    figure.add_scatter(
+        **_joined([c[-2:] for c in curves]),
+        mode="markers",
+        marker={
+            "symbol": "arrow",
+            "angleref": "previous",
+            "size": [0, 10 + line.width, 0] * len(curves),
+            "opacity": [0, 1, 0] * len(curves),
+            "line": {"width": 0},
+            "color": line.color,
+        },
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    named = any(trace.name == line.name for trace in figure.data)
+    figure.add_scatter(
+        x=[None], y=[None], mode="lines", line=style, name=line.name, showlegend=not named
+    )
+
+
+def _joined(curves: list[Curve]) -> dict[str, Float[np.ndarray, " m"]]:
+    """Return the x and y of several curves as those of one line with gaps."""
+    gap = np.full((1, 2), np.nan)
+    points = np.concatenate([part for curve in curves for part in (curve, gap)]).round(3)
+    return {"x": points[:, 0], "y": points[:, 1]}
 
 
 def _draw_nodes(
     figure: go.Figure, nodes: dict[str, tuple[str, Point]], *, faint: bool = False
 ) -> None:
     """Draw circles with their names; what each says under the pointer is its key."""
-    for _, (x, y) in nodes.values():
-        figure.add_shape(
-            type="circle",
-            x0=x - RADIUS,
-            x1=x + RADIUS,
-            y0=y - RADIUS,
-            y1=y + RADIUS,
-            line={"color": GREY, "width": 1 if faint else 1.8},
-            fillcolor="rgba(0,0,0,0)" if faint else "rgba(128, 128, 128, 0.14)",
-        )
-    texts = [name for name, _ in nodes.values()]
-    color = GREY if faint else None
-    _draw_text(figure, zip(texts, [p for _, p in nodes.values()], strict=True), list(nodes), color)
+    if not nodes:
+        return
+    angle = np.linspace(0, 2 * np.pi, 41)
+    circle = RADIUS * np.stack([np.cos(angle), np.sin(angle)], 1)
+    figure.add_scatter(
+        **_joined([np.array(point) + circle for _, point in nodes.values()]),
+        mode="lines",
+        line={"color": GREY, "width": 1 if faint else 1.8, "simplify": False},
+        fill="toself",
+        fillcolor="rgba(0,0,0,0)" if faint else "rgba(128, 128, 128, 0.14)",
+        hoverinfo="skip",
+        showlegend=False,
+    )
+    _draw_text(figure, list(nodes.values()), list(nodes), GREY if faint else None)
 
 
 def _draw_text(
     figure: go.Figure,
-    texts: Iterable[tuple[str, Point]],
+    texts: Sequence[tuple[str, Point]],
     said: Sequence[str] = (),
     color: str | None = None,
 ) -> None:
     """Write texts at points, in the page's colour unless another is given."""
-    words, points = zip(*texts, strict=True) if texts else ((), ())
     figure.add_scatter(
-        x=[x for x, _ in points],
-        y=[y for _, y in points],
-        text=words,
+        x=[x for _, (x, _) in texts],
+        y=[y for _, (_, y) in texts],
+        text=[text for text, _ in texts],
         mode="text",
         textfont={"color": color} if color else None,
         hovertext=list(said),

@@ -88,6 +88,15 @@ def _stability(found: Diagnosis) -> list[Section]:
                 draw.plot_eigenvalues(found.spectrum),
             )
         )
+    elif found.jacobians is not None:
+        sections.append(
+            Section(
+                "Eigenvalues of a step",
+                "Of the Jacobian in the middle of the run: a direction outside the circle would "
+                "grow, if all steps were like this one; one inside fades.",
+                draw.plot_eigenvalues(found.jacobians),
+            )
+        )
     if found.lyapunov is not None:
         sections.append(
             Section(

@@ -10,6 +10,10 @@ from bptt.training.diagnosis import Diagnosis, Truncated
 TOLERANCE = 0.05
 STEADY = 0.002
 """A growth that is within this of 1 is called steady."""
+KEEPING = (
+    "gates do (--cell gru or lstm), which keep what they are told to keep",
+    "the gates have not learnt to keep anything for so long, be it that nothing was worth it",
+)
 NEARER, NEGLIGIBLE = 0.6, 0.01
 """Another window is advised if its error is below this part of the trained one's, and that is
 above the second."""
@@ -114,8 +118,7 @@ def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
     if flow.verdict == "vanishing":
         words.append(
             "To learn from further back a longer window does not help, since there is no gradient "
-            "left to come from there: gates do (--cell gru or lstm), which keep what they are told "
-            "to keep."
+            f"left to come from there: {KEEPING[found.cell in ('gru', 'lstm')]}."
         )
     return " ".join(words) or (
         "Nothing needs to be done: the window that you train with keeps what there is to keep."
@@ -152,4 +155,6 @@ def _count(number: int, unit: str) -> str:
 
 
 def _percent(share: float) -> str:
+    if share < 0.001:
+        return "less than 0.1%"
     return f"{share:.1%}" if share < 0.1 else f"{share:.0%}"

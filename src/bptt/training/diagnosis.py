@@ -50,12 +50,14 @@ class Truncated(NamedTuple):
 class Diagnosis:
     """What was found. Every part may be missing: a report shows what there is.
 
-    name: of what was looked at. unit: what a step is called. trained: the window that it is trained
-    with; others: windows that might do. snapshots: the flow at earlier steps of training.
+    name: of what was looked at. unit: what a step is called. cell: the network's. trained: the
+    window that it is trained with; others: windows that might do. snapshots: the flow at earlier
+    steps of training.
     """
 
     name: str = "a network"
     unit: str = "step"
+    cell: str = "tanh"
     flow: GradientFlow | None = None
     trained: Truncated | None = None
     others: tuple[Truncated, ...] = ()
@@ -83,20 +85,16 @@ def diagnose_run(
     if steps is not None:
         require_whole("steps", steps, 1)
     require_whole("sequences", sequences, 1)
-    if max_lag is not None:
-        require_whole("max_lag", max_lag, 0)
     found, settings = run.read_data(data), run.settings()
-    least = 2 * (settings.window or LEAST_STEPS)
-    steps = steps or min(max(least, LEAST_STEPS), max(MOST_STEPS, settings.window or 0))
+    window = settings.window
+    steps = steps or max(LEAST_STEPS, min(2 * (window or 0), MOST_STEPS), 3 * (window or 0) // 2)
     sample = held_out(found.validation_batches(sequences), steps)
-    if max_lag is not None:
-        max_lag = min(max_lag, len(sample.y) - 1)
-    seen = diagnose(
-        run.network(), sample, window=settings.window, stride=settings.stride, max_lag=max_lag
-    )
+    if sample.lengths is not None and window is not None:
+        window = min(window, len(sample.y))  # longer than any sequence
+    seen = diagnose(run.network(), sample, window=window, stride=settings.stride, max_lag=max_lag)
     return replace(
         seen,
-        name=run.path.name,
+        name=run.path.resolve().name,
         unit=run.unit,
         metrics=tuple(run.metrics()),
         snapshots=tuple(read_snapshots(run)),
@@ -133,6 +131,7 @@ def diagnose(
     one = Sample(y[:, :1], None if x is None else x[:, :1])
     trained, others = _windows(net, sample, flow, window, stride)
     return Diagnosis(
+        cell=net.cell,
         flow=flow,
         trained=trained,
         others=others,

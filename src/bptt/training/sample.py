@@ -8,7 +8,6 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError
 from bptt.training.batches import Batches
 
 
@@ -22,25 +21,25 @@ class Sample(NamedTuple):
 
 
 def held_out(batches: Batches, steps: int) -> Sample:
-    """Return the first steps of the validation data, or its first batch of whole sequences."""
+    """Return the first steps of the validation data, or its first batch of whole sequences.
+
+    Of steps that only bring the state up to the data at most as many are read as there are losses.
+    """
     first = batches.get(0, 0)
-    several = [first]
-    while sum(len(b.y) for b in several) < steps and len(several) < len(batches):
+    several, unscored = [first], first.unscored
+    while sum(len(b.y) for b in several) - unscored < steps and len(several) < len(batches):
         following = batches.get(0, len(several))
         if following.is_start:  # other sequences
             break
         several.append(following)
-    y = torch.cat([b.y for b in several])[:steps]
-    x = None if first.x is None else torch.cat([b.x for b in several if b.x is not None])[:steps]
+        unscored += following.unscored
+    start = unscored - min(unscored, steps // 2)
+    shown = slice(start, start + steps)
+    y = torch.cat([b.y for b in several])[shown]
+    x = None if first.x is None else torch.cat([b.x for b in several if b.x is not None])[shown]
     lengths = None if first.lengths is None else first.lengths.clamp(max=len(y))
-    unscored = sum(b.unscored for b in several)
     if unscored == 0:
         return Sample(y, x, lengths)
-    if unscored >= len(y):
-        raise BpttError(
-            f"the first {len(y):,} steps only bring the state up to the data that is held out; "
-            f"expected more than {unscored:,}: ask for more steps"
-        )
     weights = torch.ones(y.shape[:2])
-    weights[:unscored] = 0
+    weights[: unscored - start] = 0
     return Sample(y, x, lengths, weights)
