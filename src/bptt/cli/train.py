@@ -245,6 +245,7 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
     else:
         next_steps = []
     _say_if_it_was_better_before(run, done)
+    next_steps.append("flow {}")
     next_steps.append(f"train --resume {{}} --max-steps {2 * max(done.step, 1)}")
     print(f"The run is in {run.path}. Try next:")
     for step in next_steps:
