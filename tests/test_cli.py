@@ -376,3 +376,39 @@ def test_bench_with_bad_arguments(
     assert status == 2
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_train_on_a_task(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    small = ["--hidden", "24", "--max-steps", "1500", "--validate-every", "50"]
+    status, out, err = bptt_says("train", "task:flipflop", "--length", "20", *small)
+    assert (status, err) == (0, "")
+    assert "task:flipflop, length 20: drawn on the fly" in out
+    assert "\nsolved: squared error 0.0" in out
+    assert "1 is reached without memory" in out
+    assert "The run is in runs/task-flipflop-1." in out
+    config = json.loads((here / "runs" / "task-flipflop-1" / "config.json").read_text())
+    assert config["network"]["recurrence"] == "hidden"
+    assert config["training"]["window"] is None
+    status, out, err = bptt_says("flow", "runs/task-flipflop-1")
+    assert (status, err) == (0, "")
+    status, out, err = bptt_says("generate", "runs/task-flipflop-1")
+    assert status == 2
+    assert "was trained on a task" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["task:flipflip"], "did you mean flipflop?"),
+        (["task:copy", "--length", "many"], "the length is 'many'"),
+        (["text.txt", "--length", "20"], "--length is for tasks"),
+        (["task:adding", "--target", "a"], "--target is for tables"),
+    ],
+)
+def test_tasks_that_cannot_be(
+    bptt_says: Callable[..., tuple], arguments: list[str], words: str
+) -> None:
+    status, _, err = bptt_says("train", *arguments)
+    assert status == 2
+    assert words in err
+    assert err.count("\n") == 1

@@ -55,5 +55,6 @@ from .training.settings import Settings as Settings
 from .training.tables import Columns as Columns
 from .training.tables import Table as Table
 from .training.tables import read_table as read_table
+from .training.tasks import Task as Task
 
 __version__: str

@@ -11,6 +11,8 @@ from bptt.errors import BpttError, require_whole
 if TYPE_CHECKING:
     from bptt.training.run import Run
 
+BY_KIND = {"sequences": "a collection of sequences", "task": "a task"}
+
 
 def generate(
     run: Path,
@@ -57,7 +59,7 @@ def generate(
         _forecast(found, steps, out or found.path / "forecast.csv", data, future, seed)
     else:
         raise BpttError(
-            f"{run} was trained on a collection of sequences; expected a text or a table: "
+            f"{run} was trained on {BY_KIND[found.kind]}; expected a text or a table: "
             "in Python, bptt.Run.open(...).network().generate(...) runs it freely"
         )
 

@@ -45,8 +45,9 @@ class NetworkOptions:
     cell: Literal["tanh", "relu", "gru", "lstm"] = "tanh"
     """What one unit computes."""
 
-    recurrence: Literal["hidden", "output", "both"] = "both"
-    """Where the loop runs: hidden to hidden, output to hidden, or both."""
+    recurrence: Literal["hidden", "output", "both"] | None = None
+    """Where the loop runs: hidden to hidden, output to hidden, or both; by default both, and for
+    tasks that have inputs hidden."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +75,9 @@ class DataOptions:
     validation_share: float = 0.1
     """Of a table: how much of it, at its end, is not to train on."""
 
+    length: str | None = None
+    """Of a task: how long, such as 200, or 50-200, one drawn for every batch; by default 100."""
+
     scale: Literal["learned", "fixed"] = "learned"
     """Of numbers: whether their spread is learned, or the loss is the squared error."""
 
@@ -99,7 +103,8 @@ def train(
     ----------
     data
         A UTF-8 text file; a table (.csv, .tsv, .parquet), a row a step; or a collection of
-        sequences (.npz with y, and x and lengths if there are any, time first). Without any, the
+        sequences (.npz with y, and x and lengths if there are any, time first); or a task, drawn on
+        the fly: task:adding, copy, order, order3, parity, flipflop, sine, lorenz. Without any, the
         language documentation that every Python carries.
     seed
         Decides the first weights; the same seed gives the same run.
@@ -142,9 +147,11 @@ def _start(
 ) -> Fit:
     """Train a fresh network."""
     from bptt.training.fit import fit  # noqa: PLC0415
+    from bptt.training.tasks import Task  # noqa: PLC0415
 
     steps = data.training_batches(1, None, 0).steps
-    print(f"{data.source}: {steps:,} {data.unit}s to train on")
+    amount = "drawn on the fly" if isinstance(data, Task) else f"{steps:,} {data.unit}s to train on"
+    print(f"{data.source}: {amount}")
     with _watching(out, data, settings, extras) as on_step:
         return fit(net, data, settings, out=out, seed=seed, on_step=on_step)
 
@@ -169,7 +176,11 @@ def _read(path: Path | None, options: DataOptions) -> Data:
     from bptt.training.collection import read_collection  # noqa: PLC0415
     from bptt.training.data import read_text  # noqa: PLC0415
     from bptt.training.tables import Columns, read_table  # noqa: PLC0415
+    from bptt.training.tasks import DEFAULT_LENGTH, PREFIX, Task  # noqa: PLC0415
 
+    is_task = str(path).startswith(PREFIX)
+    if options.length is not None and not is_task:
+        raise BpttError(f"--length is for tasks ({PREFIX}NAME); {path or 'a text'} is none")
     kind = "" if path is None else path.suffix.lower()
     rest = {key: value for key, value in asdict(options).items() if key in TABLE_OPTIONS}
     changed = [key for key, value in rest.items() if value != getattr(DataOptions(), key)]
@@ -178,6 +189,8 @@ def _read(path: Path | None, options: DataOptions) -> Data:
     if changed:
         flag, name = changed[0].replace("_", "-"), path or "the built-in text"
         raise BpttError(f"--{flag} is for tables ({', '.join(TABLES)}); {name} is none")
+    if is_task:
+        return Task.parse(str(path), options.length or DEFAULT_LENGTH)
     if kind == ".npz" and path is not None:
         return read_collection(path)
     return read_text(path, options.tokens)
@@ -187,13 +200,18 @@ def _network(data: Data, network: NetworkOptions, options: DataOptions, seed: in
     """Return a fresh network for the data."""
     import torch  # noqa: PLC0415
 
+    from bptt.training.tasks import Task  # noqa: PLC0415
+
     likelihood, inputs = data.likelihood, data.inputs
-    if isinstance(likelihood, bptt.Gaussian):
+    is_task = isinstance(data, Task)
+    if isinstance(likelihood, bptt.Gaussian) and not is_task:
         likelihood = bptt.Gaussian(likelihood.d, scale=options.scale)
-    if network.recurrence == "hidden" and inputs == 0:
+    recurrence = network.recurrence or ("hidden" if is_task and inputs != 0 else "both")
+    if recurrence == "hidden" and inputs == 0:
         inputs = likelihood.encoding  # x is then the value before
     torch.manual_seed(seed)
-    return bptt.Network(likelihood, inputs=inputs, **asdict(network))
+    shape = {**asdict(network), "recurrence": recurrence}
+    return bptt.Network(likelihood, inputs=inputs, **shape)
 
 
 @contextmanager
@@ -205,11 +223,12 @@ def _watching(
     from bptt.training.snapshots import SEQUENCES, Snapshots  # noqa: PLC0415
     from bptt.training.tensorboard import tensorboard_writer  # noqa: PLC0415
 
+    window = settings.resolved(data.default_window).reach
     listeners: list[Callable[[Step], None]] = []
     if extras.tensorboard:
         listeners.append(tensorboard_writer(folder))
     if extras.report:
-        listeners.append(Snapshots(folder, data.validation_batches(SEQUENCES), settings.window))
+        listeners.append(Snapshots(folder, data.validation_batches(SEQUENCES), window))
     with TrainingDisplay(Console(highlight=False), data.unit, settings.max_seconds) as display:
 
         def on_step(step: Step) -> None:
@@ -242,6 +261,9 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
         _say_one_step_ahead(net, data)
         if data is not None and data.inputs:
             next_steps = ["generate {} --steps 100 --future INPUTS_AHEAD.csv"]
+    elif run.kind == "task":
+        _say_whether_it_is_solved(data, done)
+        next_steps = []
     else:
         next_steps = []
     _say_if_it_was_better_before(run, done)
@@ -250,6 +272,19 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
     print(f"The run is in {run.path}. Try next:")
     for step in next_steps:
         print(f"  bptt {step.format(folder)}")
+
+
+def _say_whether_it_is_solved(data: Data | None, done: Fit) -> None:
+    from bptt.training.tasks import Task  # noqa: PLC0415
+
+    assert isinstance(data, Task)
+    assert done.judged is not None
+    measure, solved, baseline = data.criterion
+    verdict = "solved" if done.judged < solved else "not solved"
+    print(
+        f"{verdict}: {measure} {done.judged:.3g} on held-out sequences; below {solved:.3g} counts "
+        f"as solved, and {baseline:.3g} is reached without memory\n"
+    )
 
 
 def _say_if_it_was_better_before(run: Run, done: Fit) -> None:

@@ -50,13 +50,15 @@ class Data(ABC):
     """What `fit` trains on: a text, a table or a collection of sequences.
 
     source: what to call it. unit: what a step is called. default_batch: sequences side by side.
-    sha256: of the file.
+    sha256: of the file. default_window: how many steps the gradient reaches back, unless told; None
+    for all.
     """
 
     source: str
     unit: str
     sha256: str
     default_batch: int
+    default_window: int | None = 100
 
     @property
     @abstractmethod

@@ -86,7 +86,7 @@ def diagnose_run(
         require_whole("steps", steps, 1)
     require_whole("sequences", sequences, 1)
     found, settings = run.read_data(data), run.settings()
-    window = settings.window
+    window = settings.reach
     steps = steps or max(LEAST_STEPS, min(2 * (window or 0), MOST_STEPS), 3 * (window or 0) // 2)
     sample = held_out(found.validation_batches(sequences), steps)
     if sample.lengths is not None and window is not None:

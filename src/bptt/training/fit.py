@@ -27,6 +27,7 @@ from bptt.training.batches import Batches, Data
 from bptt.training.data import Text
 from bptt.training.run import Run, under
 from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
+from bptt.training.tasks import Task
 
 LOG_EVERY = 10
 SECONDS_BETWEEN_SAVES = 60.0
@@ -60,8 +61,9 @@ class Fit:
     step: int
     seconds: float
     validation_nll: float
-    stopped_by: Literal["steps", "seconds"]
+    stopped_by: Literal["steps", "seconds", "solved"]
     run: Run | None
+    judged: float | None = None
 
 
 class Interrupted(KeyboardInterrupt):
@@ -105,7 +107,7 @@ def fit(
     settings = settings or Settings()
     trainer = Trainer(net, data, settings, None, on_step)
     if out is not None:
-        trainer.run = Run.create(out, _config(net, data, settings, seed))
+        trainer.run = Run.create(out, _config(net, data, trainer.settings, seed))
         trainer.save()
         trainer.run.write_config()
     return trainer.train()
@@ -149,8 +151,9 @@ class Trainer:
     def __init__(
         self, net: Network, data: Data, settings: Settings, run: Run | None, on_step: OnStep | None
     ) -> None:
+        settings = settings.resolved(data.default_window)
         self.batch = settings.batch or data.default_batch
-        data.require(net, self.batch, settings.window)
+        data.require(net, self.batch, settings.reach)
         self.net, self.data, self.settings, self.run = net, data, settings, run
         self.on_step = on_step
         self.optimizer = _optimizer(net, settings)
@@ -161,6 +164,17 @@ class Trainer:
         self.validate_every = settings.validate_every or self._validation_interval()
         self.carried: State | None = None
         self.last_saved = (-1, -math.inf)
+        self.task = data if isinstance(data, Task) else None
+        self.judged: float | None = None
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the last step ended with the task solved."""
+        return (
+            self.task is not None
+            and self.judged is not None
+            and self.judged < self.task.criterion.solved
+        )
 
     def train(self) -> Fit:
         """Run the steps that are left."""
@@ -173,17 +187,24 @@ class Trainer:
                 if interrupted():
                     self.save()
                     raise Interrupted(self.run, progress.step)
+                if self.is_solved and self.settings.stop_when_solved:
+                    break
             self.save()
         if validation_nll is None:
             validation_nll = self.validate()
-        stopped_by: Literal["steps", "seconds"] = (
-            "steps" if progress.step >= self.total else "seconds"
-        )
-        return Fit(progress.step, progress.seconds, validation_nll, stopped_by, self.run)
+        if self.task is not None and self.judged is None:
+            self.judged = self.task.judge(self.net)
+        why: Literal["steps", "seconds", "solved"] = "seconds"
+        if progress.step >= self.total:
+            why = "steps"
+        elif self.is_solved:
+            why = "solved"
+        return Fit(progress.step, progress.seconds, validation_nll, why, self.run, self.judged)
 
     def step(self) -> float | None:
         """Take one optimizer step; validate, log and save when it is time to."""
         progress, began = self.progress, time.perf_counter()
+        self.judged = None
         train_nll, tokens = self.update()
         updated = time.perf_counter() - began
         progress.step += 1
@@ -191,6 +212,8 @@ class Trainer:
         progress.nll_count += 1
         is_due = progress.step % self.validate_every == 0 or progress.step == self.total
         validation_nll = self.validate() if is_due else None
+        if is_due and self.task is not None:
+            self.judged = self.task.judge(self.net)
         progress.seconds += time.perf_counter() - began
         self._log(validation_nll)
         if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
@@ -214,6 +237,10 @@ class Trainer:
         batch = self.batches.get(*divmod(self.progress.step, len(self.batches)))
         self.net.train()
         self.optimizer.zero_grad()
+        weights = None
+        if batch.unscored > 0:
+            weights = torch.ones(batch.y.shape[:2])
+            weights[: batch.unscored] = 0
         with torch.random.fork_rng():
             torch.manual_seed(self.progress.seed + self.progress.step)
             done = backward(
@@ -221,12 +248,13 @@ class Trainer:
                 batch.y,
                 batch.x,
                 state=None if batch.is_start else self.carried,
-                window=self.settings.window,
+                window=self.settings.reach,
                 stride=self.settings.stride,
                 memory=self.settings.memory,
                 forcing=self.settings.forcing_at(self.progress.step / max(1, self.total - 1)),
                 feedback=self.settings.feedback,
                 lengths=batch.lengths,
+                loss_weights=weights,
             )
         loss = self._require_number("loss", float(done.loss))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -256,8 +284,8 @@ class Trainer:
         """Raise BpttError if an update would take more than this machine has, or than allowed."""
         y, x, *_ = self.batches.get(0, 0)
         settings = self.settings
-        side_by_side = settings.window is None or settings.stride is not None
-        reach = len(y) if side_by_side else min(settings.window or len(y), len(y))
+        side_by_side = settings.reach is None or settings.stride is not None
+        reach = len(y) if side_by_side else min(settings.reach or len(y), len(y))
         planned = plan(self.net, reach, y.shape[1], settings.memory, y=y, x=x)
         weights = sum(p.numel() for p in self.net.parameters())
         require_memory("training", 4 * 4 * weights + (planned.memory or 0))
@@ -312,6 +340,8 @@ class Trainer:
         }
         if validation_nll is not None:
             row["validation_nll"] = validation_nll
+        if self.judged is not None:
+            row["judged"] = self.judged
         progress.nll_sum, progress.nll_count = 0.0, 0
         if self.run is not None:
             self.run.log(row)

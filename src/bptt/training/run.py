@@ -21,6 +21,7 @@ from bptt.training.collection import read_collection
 from bptt.training.data import Vocabulary, read_text
 from bptt.training.settings import Settings
 from bptt.training.tables import Columns, Scaling, Table, read_table
+from bptt.training.tasks import Task
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 
@@ -96,7 +97,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What it was trained on: "text", "table" or "sequences"."""
+        """What it was trained on: "text", "table", "sequences" or "task"."""
         with self._understood():
             return str(self.config["data"]["kind"])
 
@@ -120,6 +121,9 @@ class Run:
         with self._understood():
             if self.kind == "text":
                 data = read_text(source, config["tokens"], self.vocabulary)
+            elif self.kind == "task":
+                low, high = config["lengths"]
+                data = Task(config["name"], (low, high))
             elif source is None:
                 raise BpttError(
                     f"the data of {self.path} came from memory; expected a file to read it from"

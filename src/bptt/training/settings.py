@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from bptt.errors import BpttError, as_bytes, require_choice, require_whole, require_window
 
-DEFAULT_EPOCHS, DEFAULT_STEPS = 12.0, 1000
+DEFAULT_EPOCHS, DEFAULT_STEPS, DEFAULT_WINDOW = 12.0, 1000, 100
 FEEDBACKS = ("sample", "mean")
 SCHEDULES = ("constant", "linear", "exponential", "inverse-sigmoid")
 STEEPNESS = 10.0
@@ -25,9 +25,9 @@ class Settings:
     """How many parallel streams the data is cut into, or how many sequences of a collection are run
     side by side; by default 32, and for a table fewer if the streams would be short."""
 
-    window: int | None = 100
+    window: int | Literal["auto"] | None = "auto"
     """How many time steps the gradient reaches back (truncated backpropagation through time); none
-    for the exact gradient of all steps of an update."""
+    for the exact gradient of all steps of an update; auto for 100, and for tasks none."""
 
     stride: int | None = None
     """How many neighbouring losses share a window; by default as many as it is long. 1 lets every
@@ -76,6 +76,9 @@ class Settings:
     validate_every: int | None = None
     """Optimizer steps between two validations; by default such that they take little time."""
 
+    stop_when_solved: bool = True
+    """Of a task: stop at the first validation at which it counts as solved."""
+
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("max_steps", 0), ("validate_every", 1)):
             if getattr(self, name) is not None:
@@ -89,15 +92,15 @@ class Settings:
                 raise BpttError(f"{name} is inf; expected a finite number")
         if self.memory is not None:
             as_bytes("memory", self.memory)
-        require_window(self.window, self.stride)
+        require_window(self.reach, self.stride)
         self._require_forcing()
         require_choice("optimizer", self.optimizer, ("adam", "sgd"))
         if self.steps_per_update is not None:
             require_whole("steps_per_update", self.steps_per_update, 1, 2**31)
-            if self.window is not None and self.steps_per_update < self.window:
+            if self.reach is not None and self.steps_per_update < self.reach:
                 raise BpttError(
                     f"steps_per_update is {self.steps_per_update}; expected at least the window, "
-                    f"{self.window}: the gradient cannot reach back past the last update"
+                    f"{self.reach}: the gradient cannot reach back past the last update"
                 )
 
     def _require_forcing(self) -> None:
@@ -108,11 +111,20 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise BpttError(f"{name} is {value}; expected a probability from 0 to 1")
-        if not self.is_forced and self.stride not in (None, self.window):
+        if not self.is_forced and self.stride not in (None, self.reach):
             raise BpttError(
                 f"stride is {self.stride} with forcing below 1; expected none, or the window: "
                 "windows that overlap would each draw other values for the same step"
             )
+
+    @property
+    def reach(self) -> int | None:
+        """The window, as a number of steps or None for all."""
+        return DEFAULT_WINDOW if self.window == "auto" else self.window
+
+    def resolved(self, default_window: int | None) -> Settings:
+        """Return the settings with a window of data whose default this is."""
+        return replace(self, window=default_window) if self.window == "auto" else self
 
     @property
     def is_forced(self) -> bool:
@@ -140,4 +152,4 @@ class Settings:
     @property
     def steps(self) -> int | None:
         """Time steps of every stream in one update, at most; None for all that there are."""
-        return self.steps_per_update or self.window
+        return self.steps_per_update or self.reach
