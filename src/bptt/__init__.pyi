@@ -23,6 +23,7 @@ from .model.architecture import Architecture as Architecture
 from .model.encodings import Features as Features
 from .model.encodings import Tokens as Tokens
 from .model.free_run import Forecast as Forecast
+from .model.initial import Initial as Initial
 from .model.layers import GRU as GRU
 from .model.layers import LSTM as LSTM
 from .model.layers import RNN as RNN

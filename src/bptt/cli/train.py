@@ -51,6 +51,26 @@ class NetworkOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class InitialOptions:
+    """How its weights start."""
+
+    init: Literal["orthogonal", "identity", "gaussian"] = "orthogonal"
+    """How W starts; with identity all other weights start near 0."""
+
+    radius: float | None = None
+    """The spectral radius that W is then scaled to."""
+
+    init_std: float = 0.1
+    """The spread of the weights that start gaussian."""
+
+    forget_bias: float | None = None
+    """Of gates: the first bias of the one that keeps the state."""
+
+    chrono: int | None = None
+    """Of gates: the longest dependency that is expected, in steps, for biases that fit it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """What the data is."""
 
@@ -89,6 +109,7 @@ def train(
     network: Annotated[NetworkOptions | None, Parameter(name="*")] = None,
     settings: Annotated[Settings | None, Parameter(name="*")] = None,
     options: Annotated[DataOptions | None, Parameter(name="*")] = None,
+    start: Annotated[InitialOptions | None, Parameter(name="*")] = None,
     seed: int = 0,
     out: Path | None = None,
     resume: Path | None = None,
@@ -117,6 +138,8 @@ def train(
     report
         Look at the gradient now and then, and write report.html at the end, as 'bptt flow' does.
     """
+    import torch  # noqa: PLC0415
+
     from bptt.training.run import next_folder  # noqa: PLC0415
 
     settings = settings or Settings()
@@ -127,7 +150,8 @@ def train(
         require_whole("seed", seed, 0, MOST_SEED)
         options = options or DataOptions()
         found = _read(data, options)
-        net = _network(found, network or NetworkOptions(), options, seed)
+        torch.manual_seed(seed)
+        net = _network(found, network or NetworkOptions(), options, start or InitialOptions())
         done = _start(net, found, settings, out or next_folder(data), seed, extras)
     _say_what_came_out(net, found, done)
     if report and done.run is not None:
@@ -196,10 +220,11 @@ def _read(path: Path | None, options: DataOptions) -> Data:
     return read_text(path, options.tokens)
 
 
-def _network(data: Data, network: NetworkOptions, options: DataOptions, seed: int) -> Network:
+def _network(
+    data: Data, network: NetworkOptions, options: DataOptions, start: InitialOptions
+) -> Network:
     """Return a fresh network for the data."""
-    import torch  # noqa: PLC0415
-
+    from bptt.model.initial import Initial  # noqa: PLC0415
     from bptt.training.tasks import Task  # noqa: PLC0415
 
     likelihood, inputs = data.likelihood, data.inputs
@@ -209,9 +234,15 @@ def _network(data: Data, network: NetworkOptions, options: DataOptions, seed: in
     recurrence = network.recurrence or ("hidden" if is_task and inputs != 0 else "both")
     if recurrence == "hidden" and inputs == 0:
         inputs = likelihood.encoding  # x is then the value before
-    torch.manual_seed(seed)
+    init = Initial(
+        W=start.init,
+        radius=start.radius,
+        std=start.init_std,
+        forget_bias=start.forget_bias,
+        chrono=start.chrono,
+    )
     shape = {**asdict(network), "recurrence": recurrence}
-    return bptt.Network(likelihood, inputs=inputs, **shape)
+    return bptt.Network(likelihood, inputs=inputs, init=init, **shape)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ loop, and for a token it is no product but a look-up (see `bptt.model.encodings`
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar, TypeVar
 
@@ -23,6 +24,9 @@ from bptt.kernel.reference import Given, State
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
 
+Listener = Callable[[str, Tensor, Tensor, Tensor, Layout], None]
+"""Told of a layer's suffix, projected input p, states h, state h⁰ before them, and layout."""
+
 Module = TypeVar("Module", bound=nn.Module)
 
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
@@ -35,6 +39,7 @@ class Recurrent(RNNBase):
 
     states: ClassVar[int] = 1
     torch_layer: ClassVar[type[RNNBase]]
+    listener: Listener | None = None
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 
@@ -42,6 +47,9 @@ class Recurrent(RNNBase):
         self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, on its input or on the projection of it."""
+        if self.listener is not None and not is_projected:
+            U, b = self.part("weight_ih", suffix), self.input_bias(suffix)
+            rows, is_projected = reference.project(rows, U, b), True
         W, b_ih, b_hh = (self.part(name, suffix) for name in ("weight_hh", "bias_ih", "bias_hh"))
         U = None if is_projected else self.part("weight_ih", suffix)
         if is_projected:  # with the biases that stand outside the loop
@@ -49,6 +57,8 @@ class Recurrent(RNNBase):
         cell = CELLS[self.mode]
         given = Given(rows, U, W, b_ih, b_hh, state[0])
         h, last = ops.layer(cell, given, layout)
+        if self.listener is not None:
+            self.listener(suffix, rows, h, state[0], layout)
         return h, (last,)
 
     def part(self, name: str, suffix: str) -> Any:

@@ -8,7 +8,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -28,6 +28,7 @@ from bptt.model.encodings import (
 )
 from bptt.model.free_run import Forecast, forecast, stream
 from bptt.model.given import Given, batch_size, checked, start_of, where
+from bptt.model.initial import Initial, initialise
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward, Hidden
 from bptt.model.likelihoods import Likelihood, likelihood_from_config
 from bptt.model.state import (
@@ -75,10 +76,8 @@ class Network(nn.Module):
     recurrence: "hidden" (W: the textbook's RNN 1), "output" (R: RNN 2), or "both".
     cell: tanh, relu, gru or lstm; recurrence "output" goes with tanh and relu only.
 
-    W starts orthogonal, each gate by itself, so that it keeps the norm of what it carries through
-    time while the units are near the linear part of f (Saxe et al. 2014, section 3). Columns of U
-    and R that stand for a token are drawn from N(0, 1), as in torch.nn.Embedding; the rest of U and
-    R, V and c uniformly within ±1/√H, as in torch.nn.Linear; b is 0.
+    init: how the weights start: "orthogonal", "identity" or "gaussian" for W, or an Initial, which
+    says more.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
@@ -96,12 +95,15 @@ class Network(nn.Module):
         recurrence: str = "both",
         cell: str = "tanh",
         layers: int = 1,
+        init: str | Initial = "orthogonal",
     ) -> None:
         super().__init__()
+        self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
         require_choice("cell", cell, list(GATES))
         require_whole("hidden", hidden, 1)
         require_whole("layers", layers, 1)
+        self.init.require(cell, recurrence)
         self.likelihood = likelihood
         self.inputs = as_encoding(inputs)
         self.recurrence, self.cell = recurrence, cell
@@ -113,19 +115,7 @@ class Network(nn.Module):
         )
         self.recurrent = _recurrent_layer(width, hidden, recurrence, cell, layers)
         self.readout = nn.Linear(hidden, likelihood.outputs)
-        self._initialise()
-
-    def _initialise(self) -> None:
-        for name, parameter in self.recurrent.named_parameters():
-            if name.startswith("bias"):
-                nn.init.zeros_(parameter)
-                parameter.requires_grad_(not name.startswith("bias_hh"))
-            elif name.startswith("weight_hh"):
-                for gate in parameter.detach().split(self.recurrent.hidden_size):
-                    nn.init.orthogonal_(gate)
-        for encoding, weight in ((self.inputs, self.U), (self.likelihood.encoding, self.R)):
-            if isinstance(encoding, Tokens):
-                nn.init.normal_(weight.detach())
+        initialise(self, self.init)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this network, as plain values, for a file."""
@@ -136,14 +126,17 @@ class Network(nn.Module):
             "recurrence": self.recurrence,
             "cell": self.cell,
             "layers": self.recurrent.num_layers,
+            "init": asdict(self.init),
         }
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Network:
         """Return a fresh network of the kind that `config` described."""
-        rest = {key: value for key, value in config.items() if key not in ("likelihood", "inputs")}
+        special = ("likelihood", "inputs", "init")
+        rest = {key: value for key, value in config.items() if key not in special}
         likelihood = likelihood_from_config(config["likelihood"])
-        return cls(likelihood, inputs=encoding_from_config(config["inputs"]), **rest)
+        inputs, init = encoding_from_config(config["inputs"]), Initial(**config.get("init", {}))
+        return cls(likelihood, inputs=inputs, init=init, **rest)
 
     @property
     def feeds_back(self) -> bool:

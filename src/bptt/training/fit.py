@@ -7,7 +7,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,6 +25,7 @@ from bptt.model.state import State
 from bptt.training import checkpoint
 from bptt.training.batches import Batches, Data
 from bptt.training.data import Text
+from bptt.training.remedies import Omega, require_omega
 from bptt.training.run import Run, under
 from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
 from bptt.training.tasks import Task
@@ -154,6 +155,8 @@ class Trainer:
         settings = settings.resolved(data.default_window)
         self.batch = settings.batch or data.default_batch
         data.require(net, self.batch, settings.reach)
+        if settings.omega > 0:
+            require_omega(net)
         self.net, self.data, self.settings, self.run = net, data, settings, run
         self.on_step = on_step
         self.optimizer = _optimizer(net, settings)
@@ -241,7 +244,10 @@ class Trainer:
         if batch.unscored > 0:
             weights = torch.ones(batch.y.shape[:2])
             weights[: batch.unscored] = 0
-        with torch.random.fork_rng():
+        B = batch.y.shape[1]
+        omega = self.settings.omega
+        remedy = Omega(self.net, omega, sequences=B) if omega > 0 else nullcontext()
+        with torch.random.fork_rng(), remedy:
             torch.manual_seed(self.progress.seed + self.progress.step)
             done = backward(
                 self.net,
@@ -258,6 +264,8 @@ class Trainer:
             )
         loss = self._require_number("loss", float(done.loss))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        if self.settings.clip_value is not None:
+            torch.nn.utils.clip_grad_value_(parameters, self.settings.clip_value)
         norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
         self._require_number("gradient's norm", float(norm))
         for group in self.optimizer.param_groups:

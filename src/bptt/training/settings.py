@@ -73,6 +73,12 @@ class Settings:
     clip: float = 1.0
     """The norm above which the whole gradient is scaled down to it; inf for no clipping."""
 
+    clip_value: float | None = None
+    """The size that no part of the gradient may exceed, before its norm is clipped."""
+
+    omega: float = 0.0
+    """The weight of Ω, which keeps the gradient's norm on its way back in time (tanh and relu)."""
+
     validate_every: int | None = None
     """Optimizer steps between two validations; by default such that they take little time."""
 
@@ -83,13 +89,7 @@ class Settings:
         for name, least in (("batch", 1), ("max_steps", 0), ("validate_every", 1)):
             if getattr(self, name) is not None:
                 require_whole(name, getattr(self, name), least, 2**31)
-        for name in ("epochs", "max_seconds", "learning_rate", "clip"):
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise BpttError(f"{name} is {value}; expected a number above 0")
-        for name in ("learning_rate", "epochs"):
-            if getattr(self, name) == math.inf:
-                raise BpttError(f"{name} is inf; expected a finite number")
+        self._require_numbers()
         if self.memory is not None:
             as_bytes("memory", self.memory)
         require_window(self.reach, self.stride)
@@ -102,6 +102,18 @@ class Settings:
                     f"steps_per_update is {self.steps_per_update}; expected at least the window, "
                     f"{self.reach}: the gradient cannot reach back past the last update"
                 )
+
+    def _require_numbers(self) -> None:
+        """Raise BpttError unless what is measured has a sensible size."""
+        if not 0 <= self.omega < math.inf:
+            raise BpttError(f"omega is {self.omega}; expected a number of at least 0")
+        for name in ("epochs", "max_seconds", "learning_rate", "clip", "clip_value"):
+            value = getattr(self, name)
+            if value is not None and not value > 0:
+                raise BpttError(f"{name} is {value}; expected a number above 0")
+        for name in ("learning_rate", "epochs"):
+            if getattr(self, name) == math.inf:
+                raise BpttError(f"{name} is inf; expected a finite number")
 
     def _require_forcing(self) -> None:
         """Raise BpttError unless what is fed back makes sense."""

@@ -1,0 +1,133 @@
+"""How the weights of a network start: what keeps the gradient's size at first."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bptt.errors import BpttError, require_choice, require_whole
+from bptt.model.encodings import Tokens
+
+if TYPE_CHECKING:
+    from bptt.model.network import Network
+
+KINDS = ("orthogonal", "identity", "gaussian")
+GATED = ("gru", "lstm")
+SMALL = 0.001
+"""The spread of all weights but W where W starts as the identity (Le, Jaitly and Hinton 2015)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Initial:
+    """The first weights of a network.
+
+    W: "orthogonal", each gate by itself, so that W keeps the norm of what it carries through time
+    while the units are near the linear part of f (Saxe et al. 2014, section 3); "identity", with
+    all other weights near 0 (Le, Jaitly and Hinton 2015); or "gaussian": all weights from
+    N(0, std²), biases 0, as in Pascanu, Mikolov and Bengio 2013.
+    radius: what the spectral radius of W, or of each gate's, is then scaled to; None for as it is.
+    forget_bias: what the bias of the gate that keeps the state starts at (Gers et al. 2000;
+    Jozefowicz et al. 2015 have 1). chrono: the longest dependency that is expected, in steps: the
+    gates' biases start as log u and −log u, u uniform from 1 to chrono − 1, so that units forget
+    over times of all lengths up to it (Tallec and Ollivier 2018). Both are for gru and lstm.
+    """
+
+    W: Literal["orthogonal", "identity", "gaussian"] = "orthogonal"
+    radius: float | None = None
+    std: float = 0.1
+    forget_bias: float | None = None
+    chrono: int | None = None
+
+    def __post_init__(self) -> None:
+        require_choice("the first W", self.W, KINDS)
+        for name in ("radius", "std"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise BpttError(f"{name} is {value}; expected a number above 0")
+        if self.forget_bias is not None and not math.isfinite(self.forget_bias):
+            raise BpttError(f"forget_bias is {self.forget_bias}; expected a finite number")
+        if self.chrono is not None:
+            require_whole("chrono", self.chrono, 3)
+        if self.chrono is not None and self.forget_bias is not None:
+            raise BpttError(
+                "chrono and forget_bias both set the gates' biases; expected one of them"
+            )
+
+    def require(self, cell: str, recurrence: str) -> None:
+        """Raise BpttError unless this goes with the cell and the recurrence."""
+        is_gated = cell in GATED
+        if self.W == "identity" and is_gated:
+            raise BpttError(
+                f'W is to start as the identity with cell "{cell}"; expected tanh or relu, or '
+                "another start: gates carry the state past W"
+            )
+        for name in ("forget_bias", "chrono"):
+            if getattr(self, name) is not None and not is_gated:
+                raise BpttError(f'{name} is given with cell "{cell}"; expected gru or lstm')
+        if recurrence == "output" and (self.radius is not None or self.W == "identity"):
+            raise BpttError(
+                'the start of W is given with recurrence "output"; expected "hidden" or "both", '
+                "which have a W"
+            )
+
+
+@torch.no_grad()
+def initialise(net: Network, initial: Initial) -> None:
+    """Give a network its first weights; b starts at 0, and torch's second bias is frozen there.
+
+    Unless they are to be small or Gaussian, columns of U and R that stand for a token are drawn
+    from N(0, 1), as in torch.nn.Embedding, and the rest of U and R, V and c uniformly within
+    ±1/√H, as in torch.nn.Linear.
+    """
+    layer = net.recurrent
+    for name, parameter in layer.named_parameters():
+        if name.startswith("bias"):
+            nn.init.zeros_(parameter)
+            parameter.requires_grad_(not name.startswith("bias_hh"))
+        elif name.startswith("weight_hh"):
+            for gate in parameter.split(layer.hidden_size):
+                _first_w(gate, initial)
+    _first_others(net, initial)
+    if initial.forget_bias is not None or initial.chrono is not None:
+        for name, parameter in layer.named_parameters():
+            if name.startswith("bias_ih"):
+                _gate_biases(net.cell, parameter, initial)
+
+
+def _first_others(net: Network, initial: Initial) -> None:
+    spread = {"identity": SMALL, "gaussian": initial.std}.get(initial.W)
+    if spread is None:
+        for encoding, weight in ((net.inputs, net.U), (net.likelihood.encoding, net.R)):
+            if isinstance(encoding, Tokens):
+                nn.init.normal_(weight)
+        return
+    layer = net.recurrent.named_parameters()
+    for weight in (*(p for name, p in layer if name.startswith("weight_ih")), net.readout.weight):
+        nn.init.normal_(weight, std=spread)
+    nn.init.zeros_(net.readout.bias)
+
+
+def _first_w(W: Tensor, initial: Initial) -> None:
+    if initial.W == "orthogonal":
+        nn.init.orthogonal_(W)
+    elif initial.W == "identity":
+        nn.init.eye_(W)
+    else:
+        nn.init.normal_(W, std=initial.std)
+    if initial.radius is not None:
+        W *= initial.radius / float(torch.linalg.eigvals(W).abs().max())
+
+
+def _gate_biases(cell: str, bias: Tensor, initial: Initial) -> None:
+    """Set the biases of the gates that keep the state: z of a GRU; f of an LSTM, and i."""
+    H = len(bias) // (3 if cell == "gru" else 4)
+    kept = torch.full((H,), initial.forget_bias or 0.0)
+    if initial.chrono is not None:
+        kept = torch.empty(H).uniform_(1, initial.chrono - 1).log()
+    bias[H : 2 * H] = kept
+    if cell == "lstm" and initial.chrono is not None:
+        bias[:H] = -kept

@@ -1,0 +1,279 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+import bptt
+from bptt.training.remedies import Omega, omega_of
+from bptt.training.tasks import Task
+from tests.networks import make
+from tests.oracles import FLOAT64
+
+T, B = 9, 3
+
+
+def by_autograd(net, y, x, lengths=None) -> dict[str, tuple[float, Tensor]]:
+    """Ω and its gradient for each layer's W, with all but the immediate paths cut: step by step."""
+    layer, H = net.recurrent, net.recurrent.hidden_size
+    found = {}
+    for k in range(layer.num_layers):
+        held: list[Tensor] = []
+
+        def keep(suffix, p, h, *_, wanted=f"_l{k}", held=held):
+            if suffix == wanted:
+                p.retain_grad()
+                held[:] = [p, h.detach()]
+
+        layer.listener = keep
+        bptt.backward(net, y, x, lengths=lengths)
+        layer.listener = None
+        p, h = held
+        if p.grad.ndim == 2:  # packed rows: longest first, back into their places
+            order = lengths.argsort(descending=True, stable=True)
+            places = [(t, b) for t in range(T) for b in order.tolist() if t < int(lengths[b])]
+            delta, states = torch.zeros(2, T, B, H).double()
+            for row, (t, b) in enumerate(places):
+                delta[t, b], states[t, b] = p.grad[row], h[row]
+        else:
+            delta, states = p.grad, h
+        W = layer.get_parameter(f"weight_hh_l{k}").detach().clone().requires_grad_()
+        omega = torch.zeros(()).double()
+        for t in range(T - 1):
+            for b in range(B):
+                d, s = delta[t + 1, b], states[t, b]
+                if not d.any():
+                    continue
+                slope = 1 - s**2 if net.cell == "tanh" else (s > 0).double()
+                back = (d @ W) * slope
+                if back.any():
+                    omega = omega + (back.norm() / d.norm() - 1) ** 2
+        (gradient,) = torch.autograd.grad(omega, W)
+        found[f"_l{k}"] = (float(omega.detach()), gradient)
+    net.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("with_lengths", [False, True])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", ["tanh", "relu"])
+@pytest.mark.parametrize("recurrence", ["hidden", "both"])
+def test_omega_adds_its_immediate_gradient(recurrence, cell, layers, with_lengths):
+    torch.manual_seed(0)
+    net, y, x = make(recurrence, cell, T, B, layers=layers)
+    lengths = torch.tensor([5, 9, 7]) if with_lengths else None
+    expected = by_autograd(net, y, x, lengths)
+    bptt.backward(net, y, x, lengths=lengths)
+    plain = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
+    net.zero_grad()
+    with Omega(net, 0.7, sequences=B) as omega:
+        bptt.backward(net, y, x, lengths=lengths)
+    assert omega.value == pytest.approx(sum(value for value, _ in expected.values()) / B)
+    assert omega.value > 0
+    for name, parameter in net.named_parameters():
+        if parameter.grad is None:
+            continue
+        added = parameter.grad - plain[name]
+        suffix = name.removeprefix("recurrent.weight_hh")
+        wanted = expected[suffix][1] * 0.7 / B if suffix in expected else torch.zeros_like(added)
+        torch.testing.assert_close(added, wanted, **FLOAT64)
+
+
+def test_what_keeps_the_norm_has_no_omega():
+    W = torch.linalg.qr(torch.randn(5, 5).double())[0]
+    found = omega_of(torch.randn(4, 2, 5).double(), torch.ones(4, 2, 5).double(), W)
+    assert float(found.omega) == pytest.approx(0, abs=1e-20)
+    half = omega_of(torch.randn(4, 2, 5).double(), torch.ones(4, 2, 5).double(), W / 2)
+    assert float(half.omega) == pytest.approx(8 * 0.25)
+
+
+def test_omega_does_not_depend_on_the_size_of_the_gradient_and_survives_none():
+    torch.manual_seed(0)
+    delta, slope, W = torch.randn(4, 2, 5), torch.rand(4, 2, 5), torch.randn(5, 5)
+    one = omega_of(delta, slope, W)
+    tiny = omega_of(delta * 1e-25, slope, W)
+    torch.testing.assert_close(tiny.gradient, one.gradient)
+    none = omega_of(delta * 0, slope, W)
+    dead = omega_of(delta, slope * 0, W)
+    for found in (none, dead):
+        assert float(found.omega) == 0
+        assert (found.gradient == 0).all()
+
+
+def test_a_failure_adds_nothing_and_the_layer_is_left_alone():
+    net, y, x = make("hidden")
+
+    def fail() -> None:
+        with Omega(net, 1.0, sequences=3):
+            bptt.backward(net, y, x)
+            raise KeyError
+
+    bptt.backward(net, y, x)
+    plain = net.recurrent.weight_hh_l0.grad.clone()
+    net.zero_grad()
+    with pytest.raises(KeyError):
+        fail()
+    assert torch.equal(net.recurrent.weight_hh_l0.grad, plain)
+    assert net.recurrent.listener is None
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ({"cell": "gru"}, 'cell "gru"'),
+        ({"recurrence": "output"}, 'recurrence "output"'),
+    ],
+)
+def test_omega_where_there_is_none(how, words):
+    task = Task.parse("flipflop", 10)
+    net = bptt.Network(task.likelihood, inputs=3, hidden=4, **{"recurrence": "hidden", **how})
+    with pytest.raises(bptt.BpttError, match=words):
+        bptt.fit(net, task, bptt.Settings(omega=1.0, max_steps=1))
+
+
+def gradients_of_a_fit(**settings: object) -> list[Tensor]:
+    """The change of the weights by one step of plain gradient descent, without warm-up."""
+    torch.manual_seed(0)
+    task = Task.parse("order", 12)
+    net = bptt.Network(task.likelihood, inputs=task.inputs, hidden=6, recurrence="hidden")
+    before = [p.detach().clone() for p in net.parameters()]
+    usual = {"optimizer": "sgd", "max_steps": 1, "learning_rate": 1.0, "clip": math.inf}
+    bptt.fit(net, task, bptt.Settings(**{**usual, **settings}))
+    return [p.detach() - b for p, b in zip(net.parameters(), before, strict=True)]
+
+
+def test_values_are_clipped():
+    plain, clipped = gradients_of_a_fit(), gradients_of_a_fit(clip_value=0.01)
+    rate = max(float((a / b).nan_to_num(0).max()) for a, b in zip(clipped, plain, strict=True))
+    assert rate <= 1 + 1e-5
+    for a, b in zip(clipped, plain, strict=True):
+        torch.testing.assert_close(a, b.clamp(-0.01, 0.01))
+    assert any(bool((b.abs() > 0.01).any()) for b in plain)
+
+
+def test_omega_in_a_fit_changes_w_alone():
+    plain, with_omega = gradients_of_a_fit(), gradients_of_a_fit(omega=1.0)
+    changed = [not torch.allclose(a, b) for a, b in zip(plain, with_omega, strict=True)]
+    assert changed.count(True) == 1
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"omega": -1.0}, "omega is -1"),
+        ({"omega": math.nan}, "omega"),
+        ({"clip_value": 0}, "clip_value"),
+    ],
+)
+def test_bad_settings(settings, words):
+    with pytest.raises(bptt.BpttError, match=words):
+        bptt.Settings(**settings)
+
+
+# How weights start.
+
+
+def network(cell: str = "tanh", hidden: int = 40, **init: object) -> bptt.Network:
+    torch.manual_seed(0)
+    return bptt.Network(
+        bptt.Categorical(3),
+        inputs=4,
+        hidden=hidden,
+        recurrence="hidden",
+        cell=cell,
+        layers=2,
+        init=bptt.Initial(**init),
+    )
+
+
+@pytest.mark.parametrize("cell", ["tanh", "relu", "gru", "lstm"])
+@pytest.mark.parametrize("radius", [None, 0.8])
+def test_orthogonal(cell, radius):
+    for suffix in ("_l0", "_l1"):
+        W = network(cell, radius=radius).recurrent.get_parameter(f"weight_hh{suffix}")
+        for gate in W.detach().split(40):
+            torch.testing.assert_close(gate.T @ gate, torch.eye(40) * (radius or 1) ** 2)
+
+
+@torch.no_grad()
+def test_identity():
+    net = network("relu", W="identity")
+    assert torch.equal(net.recurrent.weight_hh_l1, torch.eye(40))
+    assert float(net.recurrent.weight_ih_l0.std()) == pytest.approx(0.001, rel=0.2)
+    assert float(net.readout.weight.std()) == pytest.approx(0.001, rel=0.2)
+    assert not net.readout.bias.any()
+    half = network("relu", W="identity", radius=0.5).recurrent.weight_hh_l0
+    torch.testing.assert_close(half.detach(), torch.eye(40) / 2)
+
+
+@torch.no_grad()
+def test_gaussian():
+    net = network(W="gaussian", std=0.2)
+    for name in ("weight_ih_l0", "weight_hh_l0", "weight_ih_l1", "weight_hh_l1"):
+        assert float(net.recurrent.get_parameter(name).std()) == pytest.approx(0.2, rel=0.2)
+    assert float(net.readout.weight.std()) == pytest.approx(0.2, rel=0.2)
+    assert bptt.spectrum(network(W="gaussian", radius=1.3)).spectral_radius == pytest.approx(
+        1.3, rel=1e-4
+    )
+
+
+@torch.no_grad()
+def test_forget_bias_keeps_more_of_the_state():
+    lstm, gru = network("lstm", forget_bias=1.0), network("gru", forget_bias=2.0)
+    assert lstm.recurrent.bias_ih_l1.tolist() == [0.0] * 40 + [1.0] * 40 + [0.0] * 80
+    assert gru.recurrent.bias_ih_l0.tolist() == [0.0] * 40 + [2.0] * 40 + [0.0] * 40
+    h = torch.randn(2, 1, 40)
+    for cell in ("gru", "lstm"):
+        kept = []
+        for bias in (0.0, 5.0):
+            net = network(cell, forget_bias=bias)
+            state = bptt.State((h, h) if cell == "lstm" else h)
+            after = net(x=torch.zeros(1, 1, 4), state=state).state.hidden
+            after = after[1] if cell == "lstm" else after
+            kept.append(float((after - h)[0].norm()))
+        assert kept[1] < kept[0]
+
+
+@torch.no_grad()
+def test_chrono_gives_times_up_to_the_longest():
+    net = network("lstm", hidden=4000, chrono=100)
+    bias = net.recurrent.bias_ih_l0.detach()
+    assert torch.equal(bias[:4000], -bias[4000:8000])
+    times = bias[4000:8000].exp()
+    assert float(times.min()) >= 1
+    assert float(times.max()) <= 99
+    assert float(times.mean()) == pytest.approx(50, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("cell", "init", "words"),
+    [
+        ("tanh", {"W": "random"}, "the first W is 'random'"),
+        ("gru", {"W": "identity"}, 'identity with cell "gru"'),
+        ("tanh", {"forget_bias": 1.0}, 'forget_bias is given with cell "tanh"'),
+        ("relu", {"chrono": 50}, 'chrono is given with cell "relu"'),
+        ("lstm", {"chrono": 50, "forget_bias": 1.0}, "expected one of them"),
+        ("lstm", {"chrono": 2}, "chrono is 2"),
+        ("tanh", {"radius": 0}, "radius is 0"),
+        ("tanh", {"std": -1}, "std is -1"),
+        ("lstm", {"forget_bias": math.nan}, "forget_bias is nan"),
+    ],
+)
+def test_starts_that_contradict_the_cell_or_each_other(cell, init, words):
+    with pytest.raises(bptt.BpttError, match=words):
+        network(cell, **init)
+
+
+def test_output_recurrence_has_no_w_to_start():
+    with pytest.raises(bptt.BpttError, match='recurrence "output"'):
+        bptt.Network(bptt.Categorical(3), recurrence="output", init="identity")
+
+
+def test_the_start_is_written_down_with_the_network():
+    net = network("lstm", chrono=30, radius=0.9)
+    again = bptt.Network.from_config(net.config())
+    assert again.init == net.init
+    old = {key: value for key, value in net.config().items() if key != "init"}
+    assert bptt.Network.from_config(old).init == bptt.Initial()
