@@ -15,6 +15,7 @@ from cyclopts import App, CycloptsError
 
 import bptt
 from bptt.cli.bench import bench
+from bptt.cli.compare import compare
 from bptt.cli.flow import flow
 from bptt.cli.generate import generate
 from bptt.cli.train import train
@@ -30,7 +31,7 @@ app = App(
     result_action="return_value",
     suppress_keyboard_interrupt=False,
 )
-for command in (train, generate, flow, bench):
+for command in (train, generate, flow, compare, bench):
     app.command(command)
 
 

@@ -1,0 +1,78 @@
+"""bptt compare: the same data under several settings and seeds."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from bptt.errors import BpttError, require_whole
+
+FLAGS = Parameter(allow_leading_hyphen=True, negative="")
+
+
+def compare(
+    what: str,
+    /,
+    *,
+    setting: Annotated[tuple[str, ...], FLAGS] = (),
+    common: Annotated[str, FLAGS] = "",
+    seeds: int = 3,
+    cores: int | None = None,
+    out: Path | None = None,
+) -> None:
+    """Train the same under several settings, with several seeds, side by side; print one table.
+
+    What was interrupted goes on when the same is asked for again.
+
+    Parameters
+    ----------
+    what
+        A TOML file, or data as 'bptt train' takes it, with the settings as flags.
+    setting
+        One of the settings, such as "regularised: --omega 0.5"; give it again for each.
+    common
+        Flags of 'bptt train' that all have, such as "--length 100 --hidden 50".
+    seeds
+        How many seeds.
+    cores
+        How many runs at once; by default as many as there are cores.
+    out
+        The folder for the runs and the page; by default under runs/.
+    """
+    from bptt.report.comparison import write_comparison  # noqa: PLC0415
+    from bptt.training import compare as comparing  # noqa: PLC0415
+
+    require_whole("seeds", seeds, 1)
+    if what.endswith(".toml"):
+        if setting or common:
+            raise BpttError("--setting and --common are given with a TOML file; expected one")
+        asked = comparing.read_comparison(what)
+    else:
+        asked = comparing.comparison_of_flags(what, setting, common, seeds)
+    folder = out or Path("runs") / ("compare-" + re.sub(r"[^\w.-]", "-", Path(what).stem))
+    console = Console(highlight=False)
+
+    def say(outcome: comparing.Outcome) -> None:
+        solved = {None: "", True: ", solved", False: ", not solved"}[outcome.solved]
+        console.print(
+            f"{outcome.name}, seed {outcome.seed}: loss {outcome.loss:.4g} after "
+            f"{outcome.steps:,} steps{solved}",
+            soft_wrap=True,
+        )
+
+    outcomes = comparing.compare(asked, folder, cores=cores, on_outcome=say)
+    heads, *rows = comparing.summary(outcomes)
+    table = Table(box=box.SIMPLE_HEAD)
+    for i, head in enumerate(heads):
+        table.add_column(head, justify="left" if i == 0 else "right")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+    write_comparison(folder / "report.html", asked, folder, outcomes)
+    console.print(f"The page is {folder / 'report.html'}", soft_wrap=True)

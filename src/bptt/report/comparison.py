@@ -1,0 +1,58 @@
+"""A comparison as a page: its table, and how each setting learnt."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from bptt.report.page import Section, write_page
+from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, styled
+from bptt.training.compare import Comparison, Outcome, summary
+from bptt.training.run import Run
+
+COLORS = [BLUE, RED, GREEN, ORANGE, GREY, "#8a4fbf", "#00a1a1", "#b5651d"]
+
+
+def plot_comparison(what: Comparison, folder: Path) -> go.Figure:
+    """Return the validation losses of all runs against their steps, a colour a setting."""
+    figure = go.Figure()
+    colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(what.settings)}
+    shown = set[str]()
+    for job in what.jobs(folder):
+        rows = [row for row in Run.open(job.folder).metrics() if "validation_nll" in row]
+        figure.add_scatter(
+            x=[row["step"] for row in rows],
+            y=[row["validation_nll"] for row in rows],
+            name=job.name,
+            legendgroup=job.name,
+            showlegend=job.name not in shown,
+            line={"color": colors[job.name], "width": 1.5},
+            hovertemplate=f"{job.name}, seed {job.seed}: %{{y:.4g}}<extra></extra>",
+        )
+        shown.add(job.name)
+    figure.update_xaxes(title="optimizer step")
+    figure.update_yaxes(title="validation loss, nats per step")
+    return styled(figure, height=440, hover="closest")
+
+
+def write_comparison(
+    path: str | Path, what: Comparison, folder: str | Path, outcomes: Sequence[Outcome]
+) -> None:
+    """Write the page."""
+    data = what.data or "the built-in text"
+    lead = [
+        f"{len(what.settings)} settings on {data}, with {len(what.seeds)} seeds each. Loss, steps "
+        "and horizons are medians over the seeds; the horizon is the window that would be within "
+        "5% of the exact gradient."
+    ]
+    sections = [
+        Section("What came out", "A row a setting.", table=summary(outcomes)),
+        Section(
+            "How they learnt",
+            "A line a run; click a name to hide it.",
+            plot_comparison(what, Path(folder)),
+        ),
+    ]
+    write_page(path, f"{data}: {', '.join(what.settings)}", lead, sections)

@@ -1,0 +1,283 @@
+"""The same data under several settings and seeds, in processes side by side."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import shutil
+import statistics
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from bptt.errors import BpttError, require_whole
+from bptt.training.checkpoint import write_atomically
+from bptt.training.run import CHECKPOINT, CONFIG, Run
+from bptt.training.snapshots import read_snapshots
+from bptt.training.tasks import Task
+
+SPEC, FINISHED = "comparison.json", "finished"
+KEYS = {"data", "seeds", "common", "settings"}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What to compare: data, as `bptt train` takes it, under several settings and seeds.
+
+    common, settings: flags of `bptt train` with their values, by name; a setting adds its own to
+    the common ones.
+    """
+
+    data: str | None
+    seeds: tuple[int, ...]
+    common: dict[str, Any]
+    settings: dict[str, dict[str, Any]]
+
+    def __post_init__(self) -> None:
+        if not self.settings:
+            raise BpttError("there is nothing to compare; expected at least one setting")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise BpttError(f"seeds are {list(self.seeds)}; expected at least one, each once")
+        for seed in self.seeds:
+            require_whole("seed", seed, 0)
+        for name in self.settings:
+            if not name or not all(c.isalnum() or c in "-_. +" for c in name) or name[0] == ".":
+                raise BpttError(
+                    f"a setting is called {name!r}; expected letters, digits, spaces and -_.+"
+                )
+        for taken in ("seed", "out", "resume", "report"):
+            if any(taken in flags for flags in (self.common, *self.settings.values())):
+                raise BpttError(f"{taken} is among the flags; expected it to be left to compare")
+
+    def jobs(self, folder: Path) -> list[Job]:
+        """Return a job for every seed of every setting."""
+        return [
+            Job(name, seed, folder / name / f"seed-{seed}", self._arguments(flags, seed))
+            for seed in self.seeds
+            for name, flags in self.settings.items()
+        ]
+
+    def _arguments(self, flags: dict[str, Any], seed: int) -> list[str]:
+        found = [] if self.data is None else [self.data]
+        for name, value in {**self.common, **flags, "seed": seed}.items():
+            flag = f"--{name.replace('_', '-')}"
+            if isinstance(value, bool):
+                found.append(flag if value else f"--no-{name.replace('_', '-')}")
+            else:
+                found += [flag, str(value)]
+        return found
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a comparison: its setting, seed and folder, and the arguments of bptt train."""
+
+    name: str
+    seed: int
+    folder: Path
+    arguments: list[str]
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has run to its end."""
+        return (self.folder / FINISHED).exists()
+
+    def run(self) -> None:
+        """Train, or go on where it was stopped; raise BpttError with what bptt train complained."""
+        there = [(self.folder / name).exists() for name in (CONFIG, CHECKPOINT)]
+        if all(there):
+            train = ["--resume", str(self.folder), "--report"]
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)  # killed before its first checkpoint
+            train = [*self.arguments, "--out", str(self.folder), "--report"]
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "bptt", "train", *train],
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            said = done.stderr.strip().removeprefix("bptt: ").splitlines()
+            raise BpttError(f"{self.name}, seed {self.seed}: {said[-1] if said else 'it died'}")
+        (self.folder / FINISHED).touch()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    solved: None where the data is no task. loss: the last validation, in nats per step. steps:
+    until it was solved, or to the end. before, after: the gradient's horizon at the first and last
+    step.
+    """
+
+    name: str
+    seed: int
+    solved: bool | None
+    loss: float
+    steps: int
+    seconds: float
+    before: int | None
+    after: int | None
+
+    @classmethod
+    def of(cls, job: Job) -> Outcome:
+        """Read it from the run."""
+        run = Run.open(job.folder)
+        rows = [row for row in run.metrics() if "validation_nll" in row]
+        last, solved = rows[-1], None
+        end = last
+        if run.kind == "task":
+            data = run.read_data()
+            assert isinstance(data, Task)
+            enough = data.criterion.solved
+            end = next((row for row in rows if row["judged"] < enough), last)
+            solved = end["judged"] < enough
+        shots = read_snapshots(run)
+        horizons = (shots[0].horizon, shots[-1].horizon) if shots else (None, None)
+        steps, seconds = int(end["step"]), float(end["seconds"])
+        return cls(job.name, job.seed, solved, last["validation_nll"], steps, seconds, *horizons)
+
+
+def compare(
+    what: Comparison,
+    folder: str | Path,
+    *,
+    cores: int | None = None,
+    on_outcome: Callable[[Outcome], None] | None = None,
+) -> list[Outcome]:
+    """Train every setting with every seed, as many at once as there are cores; return the outcomes.
+
+    folder: for the runs. If it holds the same comparison, interrupted at any point, that goes on;
+    if it holds another, BpttError is raised. on_outcome: called with each as it comes.
+    """
+    cores = (os.cpu_count() or 1) if cores is None else cores
+    require_whole("cores", cores, 1)
+    folder = Path(folder)
+    _claim(folder, what)
+    jobs, outcomes = what.jobs(folder), dict[Path, Outcome]()
+
+    def finish(job: Job) -> None:
+        outcomes[job.folder] = Outcome.of(job)
+        if on_outcome is not None:
+            on_outcome(outcomes[job.folder])
+
+    for job in jobs:
+        if job.is_finished:
+            finish(job)
+    pool = ThreadPoolExecutor(cores)
+    waiting = {pool.submit(job.run): job for job in jobs if not job.is_finished}
+    try:
+        for future in as_completed(waiting):
+            future.result()
+            finish(waiting[future])
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return [outcomes[job.folder] for job in jobs]
+
+
+def _claim(folder: Path, what: Comparison) -> None:
+    """Write down what is compared, or raise BpttError if that is something else already."""
+    spec = json.dumps(asdict(what), indent=2) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if (folder / SPEC).exists():
+            if (folder / SPEC).read_text(encoding="utf-8") != spec:
+                raise BpttError(
+                    f"{folder} holds a comparison with other settings; give another folder with "
+                    "out (--out), or the same settings to go on with it"
+                )
+            return
+        write_atomically(folder / SPEC, spec)
+    except OSError as error:
+        raise BpttError(f"cannot write {folder}: {error.strerror}") from None
+
+
+def read_comparison(path: str | Path) -> Comparison:
+    """Read a comparison from a TOML file.
+
+    data = "task:order"        # as bptt train takes it
+    seeds = [0, 1, 2]
+    [common]                   # flags of bptt train
+    length = 100
+    [settings.plain]
+    [settings.regularised]
+    omega = 0.5
+    """
+    try:
+        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BpttError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BpttError(f"{path} is no TOML: {error}") from None
+    if unknown := sorted(set(found) - KEYS):
+        raise BpttError(f"{path} has {', '.join(unknown)}; expected {', '.join(sorted(KEYS))}")
+    settings = found.get("settings", {})
+    tables = (found.get("common", {}), settings, *(settings.values() if settings else ()))
+    if not all(isinstance(table, dict) for table in tables):
+        raise BpttError(f"{path}: expected [common] and [settings.NAME], tables of flags")
+    seeds = found.get("seeds", [0, 1, 2])
+    if not isinstance(seeds, list):
+        raise BpttError(f"{path}: seeds are {seeds!r}; expected a list, such as [0, 1, 2]")
+    return Comparison(found.get("data"), tuple(seeds), found.get("common", {}), settings)
+
+
+def comparison_of_flags(
+    data: str | None, settings: Sequence[str], common: str, seeds: int
+) -> Comparison:
+    """Return a comparison as the command line has it: settings as in "regularised: --omega 0.5"."""
+    named: dict[str, dict[str, Any]] = {}
+    for setting in settings:
+        name, colon, flags = setting.partition(":")
+        if not colon:
+            raise BpttError(f"a setting is {setting!r}; expected NAME: and its flags, if any")
+        named[name.strip()] = _flags(flags)
+    return Comparison(data, tuple(range(seeds)), _flags(common), named)
+
+
+def _flags(text: str) -> dict[str, Any]:
+    """Return flags with their values; one without a value is true."""
+    found: dict[str, Any] = {}
+    name = None
+    for word in shlex.split(text):
+        if word.startswith("--"):
+            name, equals, value = word[2:].partition("=")
+            found[name] = value if equals else True
+        elif name is None or found[name] is not True:
+            raise BpttError(f"the flags have {word!r}; expected --FLAG VALUE")
+        else:
+            found[name] = word
+    return found
+
+
+def summary(outcomes: Sequence[Outcome]) -> list[list[str]]:
+    """Return a table: heads, and a row a setting, medians over the seeds."""
+    heads = ["setting", "runs", "solved", "loss", "steps to success", "horizon before", "and after"]
+    rows = [heads]
+    for name in dict.fromkeys(one.name for one in outcomes):
+        some = [one for one in outcomes if one.name == name]
+        solved = [one for one in some if one.solved]
+        rows.append(
+            [
+                name,
+                str(len(some)),
+                "" if some[0].solved is None else f"{len(solved)} of {len(some)}",
+                f"{statistics.median(one.loss for one in some):.4g}",
+                f"{statistics.median(one.steps for one in solved):,.0f}" if solved else "",
+                _horizon([one.before for one in some]),
+                _horizon([one.after for one in some]),
+            ]
+        )
+    return rows
+
+
+def _horizon(values: list[int | None]) -> str:
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):.0f}" if known else ""

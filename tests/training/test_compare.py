@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import bptt
+from bptt.cli import main
+from bptt.training.compare import (
+    FINISHED,
+    Comparison,
+    Outcome,
+    compare,
+    comparison_of_flags,
+    read_comparison,
+    summary,
+)
+
+COMMON = {"length": 20, "max-steps": 60, "validate-every": 20, "stop-when-solved": False}
+
+
+def small(**more: object) -> Comparison:
+    settings = {"tanh": {"hidden": 8}, "gates": {"cell": "gru", "hidden": 4}}
+    return Comparison(
+        **{"data": "task:flipflop", "seeds": (0, 1), "common": COMMON, "settings": settings, **more}
+    )
+
+
+def test_every_setting_with_every_seed(tmp_path: Path):
+    seen: list[Outcome] = []
+    found = compare(small(), tmp_path / "cmp", cores=2, on_outcome=seen.append)
+    assert [(one.name, one.seed) for one in found] == [
+        ("tanh", 0),
+        ("gates", 0),
+        ("tanh", 1),
+        ("gates", 1),
+    ]
+    assert {(one.name, one.seed) for one in seen} == {(one.name, one.seed) for one in found}
+    for one in found:
+        run = bptt.Run.open(tmp_path / "cmp" / one.name / f"seed-{one.seed}")
+        assert run.config["seed"] == one.seed
+        assert run.config["network"]["cell"] == ("gru" if one.name == "gates" else "tanh")
+        assert run.settings().stop_when_solved is False
+        rows = [row for row in run.metrics() if "validation_nll" in row]
+        assert one.loss == rows[-1]["validation_nll"]
+        assert one.steps == 60
+        assert one.solved is False
+        assert one.before is not None
+        assert one.after is not None
+    # Asked for again, nothing is run again.
+    before = {p: p.stat().st_mtime_ns for p in (tmp_path / "cmp").rglob("metrics.jsonl")}
+    assert compare(small(), tmp_path / "cmp", cores=1) == found
+    assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cmp").rglob("metrics.jsonl")} == before
+    with pytest.raises(bptt.BpttError, match="a comparison with other settings"):
+        compare(small(seeds=(0,)), tmp_path / "cmp")
+
+
+def test_it_goes_on_after_a_kill(tmp_path: Path):
+    spec = tmp_path / "spec.toml"
+    spec.write_text(
+        'data = "task:flipflop"\nseeds = [0]\n[common]\nlength = 20\nhidden = 8\n'
+        "max-steps = 3000\nvalidate-every = 200\nstop-when-solved = false\n[settings.plain]\n"
+    )
+    command = [sys.executable, "-m", "bptt", "compare", str(spec), "--out", str(tmp_path / "cmp")]
+    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
+    checkpoint = tmp_path / "cmp" / "plain" / "seed-0" / "checkpoint.safetensors"
+    metrics = checkpoint.with_name("metrics.jsonl")
+    for _ in range(600):
+        if metrics.exists() and '"step": 200,' in metrics.read_text():
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    assert checkpoint.exists()
+    assert not checkpoint.with_name(FINISHED).exists()
+    (outcome,) = compare(read_comparison(spec), tmp_path / "cmp")
+    assert outcome.steps <= 3000
+    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
+    assert steps == sorted(set(steps))
+    assert steps[-1] == 3000
+
+
+def test_a_setting_that_bptt_train_refuses_is_named(tmp_path: Path):
+    what = small(settings={"odd": {"cell": "lstm", "omega": 1}}, seeds=(3,))
+    with pytest.raises(bptt.BpttError, match='odd, seed 3: omega is given with cell "lstm"'):
+        compare(what, tmp_path / "cmp")
+
+
+def test_the_table_has_medians_and_shares():
+    def outcome(seed: int, solved: bool, loss: float, steps: int) -> Outcome:
+        return Outcome("a", seed, solved, loss, steps, 1.0, 5, 10 + seed)
+
+    several = [outcome(0, True, 1.0, 100), outcome(1, False, 3.0, 900), outcome(2, True, 2.0, 300)]
+    several.append(Outcome("b", 0, None, 4.0, 50, 1.0, None, None))
+    _, a, b = summary(several)
+    assert a == ["a", "3", "2 of 3", "2", "200", "5", "11"]
+    assert b == ["b", "1", "", "4", "", "", ""]
+
+
+def test_flags_of_the_command_line():
+    found = comparison_of_flags(
+        "task:order", ["plain:", "with: --omega 0.5 --no-such=1"], "--length 50 --report-not", 2
+    )
+    assert found.settings == {"plain": {}, "with": {"omega": "0.5", "no-such": "1"}}
+    assert found.common == {"length": "50", "report-not": True}
+    assert found.seeds == (0, 1)
+    (first, *_) = found.jobs(Path("x"))
+    assert first.arguments == ["task:order", "--length", "50", "--report-not", "--seed", "0"]
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"settings": {}}, "at least one setting"),
+        ({"seeds": ()}, "expected at least one"),
+        ({"seeds": (1, 1)}, "each once"),
+        ({"seeds": (-1,)}, "seed is -1"),
+        ({"settings": {"../a": {}}}, "called '../a'"),
+        ({"common": {"out": "x"}}, "out is among the flags"),
+    ],
+)
+def test_comparisons_that_make_no_sense(more, words):
+    with pytest.raises(bptt.BpttError, match=words):
+        small(**more)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("data = ", "is no TOML"),
+        ("dta = 'x'", "has dta; expected common, data, seeds, settings"),
+        ("seeds = 3\n[settings.a]", "seeds are 3"),
+        ("common = 3\n[settings.a]", r"expected \[common\]"),
+        ("[settings]\na = 3", r"expected \[common\]"),
+    ],
+)
+def test_files_that_make_no_sense(tmp_path: Path, text, words):
+    (tmp_path / "x.toml").write_text(text)
+    with pytest.raises(bptt.BpttError, match=words):
+        read_comparison(tmp_path / "x.toml")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["gone.toml"], "cannot read gone.toml"),
+        (["gone.toml", "--common", "--hidden 3"], "with a TOML file"),
+        (["task:order"], "at least one setting"),
+        (["task:order", "--setting", "plain"], "expected NAME:"),
+        (["task:order", "--setting", "a: 3"], "expected --FLAG VALUE"),
+        (["task:order", "--setting", "a:", "--seeds", "0"], "seeds is 0"),
+        (["task:order", "--setting", "a:", "--cores", "0"], "cores is 0"),
+        (["task:ordr", "--setting", "a:", "--seeds", "1"], "did you mean order?"),
+    ],
+)
+def test_the_command_complains_in_one_line(tmp_path, monkeypatch, capsys, arguments, words):
+    monkeypatch.chdir(tmp_path)
+    assert main(["compare", *arguments]) == 2
+    _, err = capsys.readouterr()
+    assert words in err
+    assert err.count("\n") == 1
+
+
+def test_the_command_prints_a_table_and_writes_a_page(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    common = "--length 20 --max-steps 40 --validate-every 20 --hidden 4"
+    settings = ["--setting", "plain:", "--setting", "clipped: --clip 0.1"]
+    assert main(["compare", "task:sine", "--common", common, *settings, "--seeds", "1"]) == 0
+    out, err = capsys.readouterr()
+    assert err == ""
+    assert "clipped, seed 0: loss" in out
+    assert "0 of 1" in out
+    page = (tmp_path / "runs" / "compare-task-sine" / "report.html").read_text(encoding="utf-8")
+    assert "<td>clipped</td><td>1</td><td>0 of 1</td>" in page
