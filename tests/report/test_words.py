@@ -39,6 +39,7 @@ def test_a_gradient_that_vanishes():
     assert "If every loss reached 14 steps back" in words  # 0.8 ** 14 = 0.044, 0.8 ** 13 = 0.055
     assert "As you train, in chunks of 50, it is 4.0% off: the first losses of a chunk" in words
     assert "--cell gru or lstm" in words
+    assert "--omega 1" in words
 
 
 def test_a_gradient_that_explodes():

@@ -11,7 +11,8 @@ TOLERANCE = 0.05
 STEADY = 0.002
 """A growth that is within this of 1 is called steady."""
 KEEPING = (
-    "gates do (--cell gru or lstm), which keep what they are told to keep",
+    "what helps is to keep it, by gates (--cell gru or lstm), by Ω (--omega 1), or by a start near "
+    "the edge (--radius 0.95)",
     "the gates have not learnt to keep anything for so long, be it that nothing was worth it",
 )
 NEARER, NEGLIGIBLE = 0.6, 0.01
@@ -107,7 +108,7 @@ def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
     if flow.verdict == "exploding":
         return (
             "What helps: clip the gradient's norm (--clip 1, or lower), a lower learning rate, and "
-            "for a relu network the tanh cell or smaller first weights."
+            "smaller first weights (--radius 0.9), for a relu network above all."
         )
     words, trained = [], found.trained
     if trained is not None and (better := _better(trained, found.others)) is not None:
