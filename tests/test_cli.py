@@ -412,3 +412,35 @@ def test_tasks_that_cannot_be(
     assert status == 2
     assert words in err
     assert err.count("\n") == 1
+
+
+def test_remedies_are_flags(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    remedies = ["--init", "gaussian", "--radius", "0.95", "--omega", "0.5", "--clip-value", "0.1"]
+    small = ["--hidden", "8", "--max-steps", "5", "--length", "12"]
+    status, _, err = bptt_says("train", "task:order", *small, *remedies, "--out", "remedied")
+    assert (status, err) == (0, "")
+    config = json.loads((here / "remedied" / "config.json").read_text())
+    assert config["network"]["init"]["W"] == "gaussian"
+    assert config["network"]["init"]["radius"] == 0.95
+    assert config["training"]["omega"] == 0.5
+    assert config["training"]["clip_value"] == 0.1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--cell", "gru", "--omega", "1"], 'omega is given with cell "gru"'),
+        (["--chrono", "50"], 'chrono is given with cell "tanh"'),
+        (["--cell", "lstm", "--init", "identity"], 'identity with cell "lstm"'),
+        (["--cell", "lstm", "--chrono", "9", "--forget-bias", "1"], "expected one of them"),
+        (["--recurrence", "output", "--omega", "1"], 'recurrence "output"'),
+    ],
+)
+def test_remedies_that_contradict_the_network(
+    here: Path, bptt_says: Callable[..., tuple], arguments: list[str], words: str
+) -> None:
+    status, _, err = bptt_says("train", "task:order", "--out", "no", *arguments)
+    assert status == 2
+    assert words in err
+    assert err.count("\n") == 1
+    assert not (here / "no").exists()
