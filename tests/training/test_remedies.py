@@ -83,21 +83,27 @@ def test_omega_adds_its_immediate_gradient(recurrence, cell, layers, with_length
 
 def test_what_keeps_the_norm_has_no_omega():
     W = torch.linalg.qr(torch.randn(5, 5).double())[0]
-    found = omega_of(torch.randn(4, 2, 5).double(), torch.ones(4, 2, 5).double(), W)
-    assert float(found.omega) == pytest.approx(0, abs=1e-20)
-    half = omega_of(torch.randn(4, 2, 5).double(), torch.ones(4, 2, 5).double(), W / 2)
-    assert float(half.omega) == pytest.approx(8 * 0.25)
+    delta, slope = torch.randn(8, 5).double(), torch.ones(8, 5).double()
+    assert float(omega_of(delta, delta @ W, slope).omega) == pytest.approx(0, abs=1e-20)
+    assert float(omega_of(delta, delta @ W / 2, slope).omega) == pytest.approx(8 * 0.25)
 
 
-def test_omega_does_not_depend_on_the_size_of_the_gradient_and_survives_none():
+@pytest.mark.parametrize("size", [1e-12, 1e-20, 1e-25])
+def test_omega_does_not_depend_on_the_size_of_the_gradient(size):
     torch.manual_seed(0)
-    delta, slope, W = torch.randn(4, 2, 5), torch.rand(4, 2, 5), torch.randn(5, 5)
-    one = omega_of(delta, slope, W)
-    tiny = omega_of(delta * 1e-25, slope, W)
-    torch.testing.assert_close(tiny.gradient, one.gradient)
-    none = omega_of(delta * 0, slope, W)
-    dead = omega_of(delta, slope * 0, W)
-    for found in (none, dead):
+    delta, slope, W = torch.randn(8, 5), torch.rand(8, 5), torch.randn(5, 5)
+    back = (delta @ W) * slope
+    one = omega_of(delta, back, slope)
+    tiny = omega_of(delta * size, back * size, slope)
+    torch.testing.assert_close(tiny.gradient, one.gradient, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(tiny.omega, one.omega, rtol=1e-4, atol=1e-5)
+
+
+def test_omega_survives_where_no_gradient_comes():
+    torch.manual_seed(0)
+    delta, slope, W = torch.randn(8, 5), torch.rand(8, 5), torch.randn(5, 5)
+    back = (delta @ W) * slope
+    for found in (omega_of(delta * 0, back * 0, slope), omega_of(delta, back * 0, slope * 0)):
         assert float(found.omega) == 0
         assert (found.gradient == 0).all()
 

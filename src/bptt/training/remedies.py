@@ -4,7 +4,7 @@
 
 (Their equations 9 and 10, in which the state is what stands before f.) Its gradient is the
 immediate one: ∂L/∂aₖ₊₁ and f' count as constants, so that it takes what the backward pass has in
-its hands already, δₖ₊₁ = ∂L/∂aₖ₊₁, and two products; no second graph.
+its hands already, δₖ₊₁ = ∂L/∂aₖ₊₁ and what is left of it a step before, and one product.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ from bptt.model.network import Network
 
 TINY = 1e-30
 """Of a gradient that is smaller, float32 does not know the direction."""
+SMALL = {torch.float32: 1e-15, torch.float64: 1e-150}
+"""Below this norms are computed with care."""
 
 
 class Ratio(NamedTuple):
@@ -33,23 +35,34 @@ class Ratio(NamedTuple):
 
 
 def omega_of(
-    delta: Float[Tensor, "K B H"], slope: Float[Tensor, "K B H"], W: Float[Tensor, "H H"]
+    delta: Float[Tensor, "K H"], back: Float[Tensor, "K H"], slope: Float[Tensor, "K H"]
 ) -> Ratio:
-    """Return Ω from δₖ₊₁ and f'(aₖ) of K pairs of neighbouring steps.
+    """Return Ω from K pairs of neighbouring steps.
 
-    Where no gradient arrives there is no ratio, and the pair counts for nothing.
+    delta: δₖ₊₁. back: δₖ₊₁ W diag(f'(aₖ)), what is left of it a step before. slope: f'(aₖ). Where
+    no gradient arrives there is no ratio, and the pair counts for nothing.
     """
-    d, s = delta.flatten(0, 1), slope.flatten(0, 1)
-    largest = d.abs().amax(dim=1, keepdim=True)
-    some = largest > TINY
-    unit = torch.where(some, d / largest, 0)  # first to a size whose square float32 can hold
-    unit = torch.where(some, unit / unit.norm(dim=1, keepdim=True), 0)
-    back = (unit @ W).mul_(s)
-    ratio = back.norm(dim=1, keepdim=True)
-    some &= ratio > 0
-    off = torch.where(some, ratio, 1) - 1
-    unit.mul_(torch.where(some, 2 * off / ratio, 0))
-    return Ratio(off.square().sum(), unit.t() @ back.mul_(s))
+    before, after = _norms(delta), _norms(back)
+    some = (before > 0) & (after > 0)
+    ratio = torch.where(some, after / before, 1)
+    scale = torch.where(some, 2 * (ratio - 1) / (after * before), 0)
+    if bool(scale.isfinite().all()):
+        return Ratio((ratio - 1).square().sum(), delta.t() @ (back * slope).mul_(scale))
+    # Both of a pair may be so small that the product of their norms is 0: first to size 1.
+    unit, left = (torch.where(some, v / before, 0) for v in (delta, back))
+    scale = torch.where(some, 2 * (ratio - 1) / ratio, 0)
+    return Ratio((ratio - 1).square().sum(), unit.t() @ (left * slope).mul_(scale))
+
+
+def _norms(rows: Float[Tensor, "K H"]) -> Float[Tensor, "K 1"]:
+    """Return the norm of each row, also of rows whose squares are too small for their dtype."""
+    norms: Tensor = torch.linalg.vector_norm(rows, dim=1, keepdim=True)
+    if float(norms.min()) > SMALL[rows.dtype]:
+        return norms
+    largest = rows.abs().amax(dim=1, keepdim=True)
+    scaled = torch.where(largest > TINY, rows / largest, 0)
+    careful: Tensor = torch.linalg.vector_norm(scaled, dim=1, keepdim=True)
+    return careful * largest
 
 
 class Omega:
@@ -95,22 +108,34 @@ class Omega:
         """Wait for the gradient of p, which is δ."""
         if not p.requires_grad or not torch.is_grad_enabled():
             return
-        W = self.layer.get_parameter(f"weight_hh{suffix}").detach()
-        states = h.detach()
+        states, from_above = h.detach(), list[Tensor]()
+        h.register_hook(from_above.append)
 
         def take(delta: Tensor) -> None:
             slope = 1 - states * states if self.cell == "tanh" else (states > 0).to(states.dtype)
-            if layout.batch_sizes is None:
-                self.found.append((suffix, omega_of(delta[1:], slope[:-1], W)))
-                return
-            sizes = layout.batch_sizes.tolist()
-            before = slope.split(sizes)
-            pairs = zip(delta.split(sizes)[1:], before, strict=False)
-            rows = [(d, s[: len(d)]) for d, s in pairs]
-            d, s = (torch.cat(some).unsqueeze(0) for some in zip(*rows, strict=True))
-            self.found.append((suffix, omega_of(d, s, W)))
+            # δₖ = f'(aₖ) ⊙ (Wᵀ δₖ₊₁ + what came from above): the backward pass has taken the step.
+            back = delta if not from_above else torch.addcmul(delta, slope, from_above[0], value=-1)
+            pairs = _pairs(layout, len(delta))
+            if pairs is None:
+                later, earlier = delta[1:], (back[:-1], slope[:-1])
+                rows = (later, *earlier)
+                self.found.append((suffix, omega_of(*(some.flatten(0, 1) for some in rows))))
+            else:
+                before, after = pairs
+                self.found.append((suffix, omega_of(delta[after], back[before], slope[before])))
 
         p.register_hook(take)
+
+
+def _pairs(layout: Layout, rows: int) -> tuple[Tensor, Tensor] | None:
+    """Return which packed rows are neighbouring steps of a sequence; None where all rows are."""
+    if layout.batch_sizes is None:
+        return None
+    sizes = layout.batch_sizes
+    starts = sizes.cumsum(0) - sizes
+    after = torch.arange(int(sizes[0]), rows)
+    step = torch.repeat_interleave(torch.arange(len(sizes)), sizes)[int(sizes[0]) :]
+    return after - starts[step] + starts[step - 1], after
 
 
 def require_omega(net: Network) -> None:
