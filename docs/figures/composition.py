@@ -10,7 +10,8 @@ import torch
 
 import bptt
 
-FACTOR, STEPS, H = 1.8, 6, 100
+FACTOR, SHOWN, H = 2.5, (1, 2, 4, 6), 100
+COLORS = ["#d98a1f", "#2a9d5c", "#2459d3", "#7b2cbf"]
 
 
 def profile() -> bptt.CompositionProfile:
@@ -19,7 +20,7 @@ def profile() -> bptt.CompositionProfile:
     net = bptt.Network(bptt.Gaussian(1), inputs=1, hidden=H, recurrence="hidden")
     with torch.no_grad():
         net.recurrent.get_parameter("weight_hh_l0").mul_(FACTOR)
-    return bptt.composition_profile(net, steps=STEPS, points=600)
+    return bptt.composition_profile(net, steps=max(SHOWN), points=1200)
 
 
 def turns(values: np.ndarray) -> int:
@@ -31,13 +32,12 @@ def turns(values: np.ndarray) -> int:
 def draw(found: bptt.CompositionProfile) -> go.Figure:
     """Return the picture."""
     figure = go.Figure()
-    for steps, values in enumerate(found.values[1:], start=1):
-        light = 78 - 55 * (steps - 1) / (STEPS - 1)
+    for steps, color in zip(SHOWN, COLORS, strict=True):
         figure.add_scatter(
             x=found.coordinate,
-            y=values,
+            y=found.values[steps],
             name=f"{steps} step{'s' if steps > 1 else ''}",
-            line={"color": f"hsl(222, 75%, {light:.0f}%)"},
+            line_color=color,
         )
     figure.update_xaxes(title="where on the line it starts")
     figure.update_yaxes(title="projection of the state")

@@ -95,7 +95,7 @@ def draw(
     figure.update_xaxes(title="n", row=1, col=2)
     figure.update_xaxes(title="output 1", row=1, col=3)
     figure.update_yaxes(title="imaginary part", row=1, col=1)
-    figure.update_yaxes(type="log", exponentformat="power", row=1, col=2)
+    figure.update_yaxes(type="log", dtick=1, exponentformat="power", row=1, col=2)
     figure.update_yaxes(title="output 2", row=1, col=3)
     figure.update_layout(
         template="plotly_white", width=1280, height=420, margin={"t": 40, "r": 20, "l": 40}

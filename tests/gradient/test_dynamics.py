@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -14,6 +15,15 @@ from tests.oracles import FLOAT64
 
 T, B = 6, 2
 CASES = [(r, c, layers) for r, c in RECURRENT_CELLS for layers in (1, 2) if r != "output"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On small matrices several threads mostly wait, on a busy machine twenty times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def flat(state: bptt.State) -> Tensor:
@@ -59,6 +69,37 @@ def test_jacobians_are_those_of_a_step(recurrence, cell, layers, way):
         torch.testing.assert_close(torch.from_numpy(matrix), expected, **FLOAT64)
 
 
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cell", ["tanh", "relu"])
+def test_jacobians_through_the_output_alone(cell, layers):
+    """Where nothing loops over h, the top layer's still reaches the next step, by the mean."""
+    torch.manual_seed(4)
+    net, y, x = make("output", cell, T, B, layers=layers)
+    how = {"forcing": torch.rand(T, B) < 0.4, "feedback": "mean"}
+    found = bptt.jacobians(net, y, x, steps=None, **how)
+    assert found.matrices.shape == (T - 1, B, 4 * layers, 4 * layers)
+    assert (found.matrices[..., : 4 * (layers - 1)] == 0).all()
+    for m, matrix in zip(found.steps, found.matrices, strict=True):
+        expected = top_jacobian_through_the_mean(net, y, x, how, int(m) - 1)
+        top = torch.from_numpy(matrix[:, -4:, -4:])
+        torch.testing.assert_close(top, expected, **FLOAT64)
+        assert (top[how["forcing"][m - 1]] == 0).all()
+
+
+def top_jacobian_through_the_mean(net, y, x, how, m) -> Tensor:
+    """By autograd of one public step of a network without a hidden state."""
+    regime = Regime(**how)
+    before = net(y[:m], x[:m], **regime.part(0, m).options())
+
+    def move(h: Tensor) -> Tensor:
+        state = before.state._replace(own=net.likelihood.mean(net.readout(h)))
+        options = regime.part(m, m + 1).options()
+        return net(y[m : m + 1], x[m : m + 1], state=state, **options).hidden[0]
+
+    whole = torch.autograd.functional.jacobian(move, before.hidden[-1].detach())
+    return torch.stack([whole[b, :, b] for b in range(B)])
+
+
 def test_values_of_the_jacobians():
     net, y, x = make("hidden", "tanh", 40, B)
     found = bptt.jacobians(net, y, x, steps=5)
@@ -83,6 +124,28 @@ def test_forced_output_recurrence_has_jacobians_of_zero():
     assert (exponents == -np.inf).all()
 
 
+def test_eigenvalues_are_complex_even_where_all_are_real():
+    net, y, x = make("hidden", T=5)
+    with torch.no_grad():
+        net.recurrent.weight_hh_l0.copy_(torch.eye(4))
+    assert bptt.jacobians(net, y, x).eigenvalues.dtype == np.complex128
+    assert bptt.jacobians(net.float(), y, x.float()).eigenvalues.dtype == np.complex64
+
+
+@pytest.mark.parametrize("cell", ["tanh", "lstm"])
+def test_beyond_a_sequences_end_there_is_no_jacobian(cell):
+    net, y, x = make("both", cell, T, 3)
+    lengths = torch.tensor([6, 1, 4])
+    found = bptt.jacobians(net, y, x, steps=None, lengths=lengths)
+    whole = bptt.jacobians(net, y, x, steps=None)
+    ended = found.steps[:, None] > lengths.numpy()
+    assert np.isnan(found.matrices[ended]).all()
+    for name in ("matrices", "singular_values", "eigenvalues", "spectral_radius"):
+        mine, its = getattr(found, name), getattr(whole, name)
+        assert np.isnan(mine[ended]).all()
+        np.testing.assert_allclose(mine[~ended], its[~ended], atol=1e-12)
+
+
 def linear(diagonal: list[float], T: int) -> tuple[bptt.Network, Tensor, Tensor]:
     """A relu network that stays above 0, with a diagonal W."""
     H = len(diagonal)
@@ -104,6 +167,38 @@ def test_exponents_of_a_diagonal_network_are_the_logs_of_its_eigenvalues():
     assert found.per_sequence.shape == (B, 4)
     largest = bptt.lyapunov_exponents(net, y, x, count=2)
     np.testing.assert_allclose(largest.exponents, expected[:2], atol=1e-8)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru"])
+def test_exponents_are_the_growth_of_the_products_singular_values(cell):
+    """Of 40 steps the smallest still stand above rounding; of 400 the largest is nearer."""
+    torch.manual_seed(0)
+    net, y, x = make("hidden", cell, 41, B)
+    found = bptt.lyapunov_exponents(net, y, x, transient=0)
+    assert found.steps == 40
+    product = np.eye(4)
+    for matrix in bptt.jacobians(net, y, x, steps=None).matrices:
+        product = matrix @ product
+    sizes = np.log(np.linalg.svd(product, compute_uv=False)) / 40
+    np.testing.assert_allclose(found.per_sequence, sizes, atol=3 / 40)  # O(1 / steps): the start
+    _, y, x = make("hidden", cell, 401, B)
+    top = bptt.lyapunov_exponents(net, y, x, count=1, transient=0).per_sequence[:, 0]
+    product, size = np.eye(4), 0.0
+    for matrix in bptt.jacobians(net, y, x, steps=None).matrices:
+        product = matrix @ product
+        scale = np.linalg.norm(product, 2, axis=(1, 2))
+        product, size = product / scale[:, None, None], size + np.log(scale)
+    np.testing.assert_allclose(top, size / 400, atol=4 / 400)
+
+
+def test_the_transient_does_not_count():
+    net, y, x = make("hidden", T=60)
+    assert bptt.lyapunov_exponents(net, y, x).steps == 59 - 5
+    late = bptt.lyapunov_exponents(net, y, x, transient=20)
+    assert late.steps == 39
+    matrices = bptt.jacobians(net, y, x, steps=None).matrices[:39]
+    volume = np.linalg.slogdet(matrices)[1].mean(0)
+    np.testing.assert_allclose(late.per_sequence.sum(1), volume, atol=1e-9)
 
 
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
@@ -156,6 +251,21 @@ def test_one_start_and_the_largest_alone():
     assert 0.3 < found[0] < 0.5
 
 
+def test_a_step_of_trained_weights_leaves_no_graph_behind():
+    W = torch.nn.Parameter(torch.eye(3).double() * 0.5)
+    start = torch.ones(2, 3).double().requires_grad_()
+    alive = []
+
+    def step(v: Tensor) -> Tensor:
+        alive.append(torch.is_grad_enabled())
+        return W @ v
+
+    found = bptt.lyapunov_spectrum(step, start, 20)
+    np.testing.assert_allclose(found, np.log([0.5] * 3), atol=1e-12)
+    assert (W.grad, start.grad) == (None, None)
+    assert not alive[0]  # a graph would grow by every step
+
+
 def test_torchs_random_numbers_and_the_network_are_left_alone():
     net, y, x = make("hidden", T=30)
     before, mode = torch.get_rng_state(), net.training
@@ -178,12 +288,28 @@ def test_bad_arguments(monkeypatch):
         bptt.jacobians(torch.nn.Linear(2, 2), y, x)
     with pytest.raises(bptt.BpttError, match=r"step returned shape \(1,\); expected \(2,\)"):
         bptt.lyapunov_spectrum(lambda v: v[:1], torch.zeros(2), 5)
-    with pytest.raises(bptt.BpttError, match="infinite"):
+    with pytest.raises(bptt.BpttError, match="infinite in step 39"):
         bptt.lyapunov_spectrum(lambda v: 10 * v, torch.ones(2), 500)
+    with pytest.raises(bptt.BpttError, match="slopes became infinite in step 1"):
+        bptt.lyapunov_spectrum(torch.sqrt, torch.zeros(2), 5)
+    with pytest.raises(bptt.BpttError, match="step returned a float; expected a tensor"):
+        bptt.lyapunov_spectrum(lambda v: 1.0, torch.zeros(2), 5)  # type: ignore[arg-type, return-value]
+    with pytest.raises(bptt.BpttError, match=r"dtype torch\.float64; expected torch\.float32"):
+        bptt.lyapunov_spectrum(lambda v: v.double(), torch.zeros(2), 5)
+    for x0 in (torch.zeros(2, dtype=torch.long), torch.zeros(2, 2, 2), torch.zeros(0, 2)):
+        with pytest.raises(bptt.BpttError, match=r"x0 has shape .*; expected \(n,\) or \(B, n\)"):
+            bptt.lyapunov_spectrum(henon, x0, 5)
+    with pytest.raises(bptt.BpttError, match=r"transient is 8; expected .* from 0 to 7"):
+        bptt.lyapunov_exponents(net, y, x, transient=8)
+    with pytest.raises(bptt.BpttError, match="lengths"):
+        bptt.jacobians(net, y, x, lengths=torch.tensor([10, 1, 1]))
     with torch.no_grad():
         net.recurrent.weight_hh_l0[0, 0] = math.nan
     with pytest.raises(bptt.BpttError, match="not finite"):
         bptt.lyapunov_exponents(net, y, x)
     monkeypatch.setattr("bptt.gradient.dynamics.memory_here", lambda: 5000)
     with pytest.raises(bptt.BpttError, match="steps of at most 13"):
+        bptt.jacobians(*make("hidden", T=90, B=3))
+    monkeypatch.setattr("bptt.gradient.dynamics.memory_here", lambda: 383)  # one takes 384
+    with pytest.raises(bptt.BpttError, match="expected fewer sequences or units"):
         bptt.jacobians(*make("hidden", T=90, B=3))

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -9,9 +10,19 @@ import torch
 from torch import Tensor
 
 import bptt
+from bptt.gradient import fixed_points as module
 from bptt.gradient.fixed_points import Step
 from bptt.model.state import parts
 from tests.networks import RECURRENT_CELLS, make
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _one_thread() -> Iterator[None]:
+    """On small matrices several threads mostly wait, on a busy machine twenty times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
 
 
 def flip_flop(T: int, B: int) -> tuple[Tensor, Tensor]:
@@ -106,17 +117,77 @@ def test_nothing_rests_where_nothing_can():
     assert found.stable.shape == (0,)
 
 
+def test_states_taken_in_groups_come_to_rest_in_the_same_places(monkeypatch):
+    net = bptt.Network(bptt.Gaussian(1), hidden=2, recurrence="hidden", inputs=1).double()
+    with torch.no_grad():
+        net.recurrent.weight_hh_l0.copy_(2 * torch.eye(2))  # three places for each unit
+    start = torch.rand(60, 2).double() * 2 - 1
+    once = bptt.fixed_points(net, start)
+    monkeypatch.setattr(module, "MOST_BYTES", 7 * 2 * 2 * 8)
+    grouped = bptt.fixed_points(net, start)
+    np.testing.assert_allclose(grouped.points, once.points, atol=1e-12)
+    assert once.stable.sum() == 4
+    assert (once.speed < 1e-28).all()
+
+
+def test_a_start_that_overflows_does_not_keep_the_others_from_rest():
+    torch.manual_seed(0)
+    net = bptt.Network(bptt.Gaussian(1), hidden=2, recurrence="hidden", inputs=1, cell="relu")
+    with torch.no_grad():
+        net.recurrent.weight_hh_l0.copy_(0.5 * torch.eye(2))
+        net.recurrent.bias_ih_l0.fill_(1.0)
+    start = torch.tensor([[1e200, 1e200], [0, 0]], dtype=torch.float64)
+    found = bptt.fixed_points(net, start)
+    np.testing.assert_allclose(found.points, [[2.0, 2.0]], atol=1e-9)
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_gated_cells_come_to_rest_where_the_network_stands_still(cell, layers):
+    torch.manual_seed(0)
+    net, y, x = make("both", cell, 1, 1, layers=layers)
+    size = Step.of(net, None, None).size
+    found = bptt.fixed_points(net, torch.randn(20, size), x=x[0, 0], y=y[0, 0])
+    assert found.stable.any()
+    hidden = torch.from_numpy(found.points[0]).view(-1, layers, 1, 4)
+    state = bptt.State(tuple(hidden) if cell == "lstm" else hidden[0], y[0])
+    after = net(y, x, state=state).state.hidden
+    for was, now in zip(hidden, parts(after), strict=True):
+        torch.testing.assert_close(now.detach(), was, rtol=0, atol=1e-12)
+
+
+def test_a_composition_without_biases_is_not_odd():
+    net = bptt.Network(bptt.Gaussian(1), hidden=8, recurrence="hidden", inputs=1)
+    values = bptt.composition_profile(net, steps=1, points=50).values[1]
+    assert np.abs(values + values[::-1]).max() > 0.01
+    straight = bptt.composition_profile(net, steps=0, points=50)
+    assert straight.values.shape == (1, 50)
+    np.testing.assert_allclose(np.diff(straight.values[0], 2), 0, atol=1e-12)
+
+
+def test_the_network_is_left_as_it_was():
+    net, _, _ = make("hidden", "gru")
+    net.train()
+    before = {name: p.detach().clone() for name, p in net.named_parameters()}
+    random = torch.get_rng_state()
+    bptt.fixed_points(net, torch.zeros(3, 4))
+    bptt.composition_profile(net, steps=2)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert net.training
+    assert all(p.grad is None and torch.equal(p, before[n]) for n, p in net.named_parameters())
+
+
 def test_composition_starts_as_a_line_and_goes_on_by_the_step():
     net, _, _ = make("hidden")
     before = torch.get_rng_state()
     found = bptt.composition_profile(net, steps=3, points=50, span=2.0, seed=5)
     assert torch.equal(torch.get_rng_state(), before)
     assert found.coordinate[[0, -1]].tolist() == [-2.0, 2.0]
-    slope = found.values[0] / found.coordinate
+    slope = np.diff(found.values[0])
     np.testing.assert_allclose(slope, slope[0])
-    drawn = torch.randn(2, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
-    line, direction = drawn / drawn.norm(dim=1, keepdim=True)
-    h = torch.from_numpy(found.coordinate)[:, None] * line * 2
+    drawn = torch.randn(3, 4, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+    line, direction, middle = drawn / drawn.norm(dim=1, keepdim=True)
+    h = (torch.from_numpy(found.coordinate)[:, None] * line + middle) * 2
     for values in found.values:
         np.testing.assert_allclose(values, (h @ direction), atol=1e-12)
         h = torch.tanh(net.recurrent.bias_ih_l0 + h @ net.recurrent.weight_hh_l0.T).detach()

@@ -40,6 +40,14 @@ def test_the_sufficient_condition(factor, words):
     assert words in bptt.spectrum(net).verdict
 
 
+@pytest.mark.parametrize("hidden", [4, 128])
+def test_an_orthogonal_start_is_not_said_to_vanish(hidden):
+    for seed in range(10):
+        torch.manual_seed(seed)
+        net = bptt.Network(bptt.Categorical(3), hidden=hidden)
+        assert "cannot be said" in bptt.spectrum(net).verdict
+
+
 def test_a_matrix_without_enough_eigenvectors():
     net, _, _ = make("hidden")
     net.recurrent.weight_hh_l0.detach().copy_(torch.ones(4, 4).triu(1).tril(1))

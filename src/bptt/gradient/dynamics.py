@@ -32,7 +32,8 @@ class Jacobians:
     """∂sₘ/∂sₘ₋₁ at some steps of a run; s is the full state of all layers, one after the other.
 
     steps: which m, counted from 1; from 2 on, as the first step starts from a state that is given.
-    matrices: (steps, B, S, S), row i for the i-th part of sₘ.
+    matrices: (steps, B, S, S), row i for the i-th part of sₘ; beyond a sequence's end they are NaN,
+    and so is all that is said of them.
     """
 
     steps: Int[np.ndarray, " steps"]
@@ -41,14 +42,15 @@ class Jacobians:
     @cached_property
     def singular_values(self) -> Float[np.ndarray, "steps B S"]:
         """What a step multiplies its main directions by, the largest first."""
-        values: np.ndarray = np.linalg.svd(self.matrices, compute_uv=False)
-        return values
+        return _of_known(
+            self.matrices, lambda known: np.linalg.svd(known, compute_uv=False), self.matrices.dtype
+        )
 
     @cached_property
     def eigenvalues(self) -> Complex[np.ndarray, "steps B S"]:
         """The eigenvalues, in no order."""
-        values: np.ndarray = np.linalg.eigvals(self.matrices)
-        return values
+        complex_ = np.result_type(self.matrices.dtype, np.complex64)
+        return _of_known(self.matrices, np.linalg.eigvals, complex_)
 
     @cached_property
     def spectral_radius(self) -> Float[np.ndarray, "steps B"]:
@@ -66,6 +68,7 @@ def jacobians(
     steps: int | None = STEPS,
     forcing: float | Bool[Tensor, "T B"] = 1.0,
     feedback: str = "sample",
+    lengths: Int[Tensor, " B"] | None = None,
     resets: Bool[Tensor, "T B"] | None = None,
 ) -> Jacobians:
     """Return ∂sₘ/∂sₘ₋₁ along a run; for tanh that is diag(1 − hₘ²) W.
@@ -74,20 +77,27 @@ def jacobians(
     all. With forcing below 1 and feedback "mean" the path through the output is part of it. The
     rest is as in `bptt.gradient_flow`.
 
+    Raises BpttError where there is one step only, the states are not finite, or the result would
+    not fit in memory.
+
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
     >>> found = bptt.jacobians(net, torch.randint(5, (30, 2)), steps=10)
     >>> found.matrices.shape, found.singular_values.shape
     ((10, 2, 8, 8), (10, 2, 8))
     """
-    chain = _chain(net, y, x, state, Regime(None, resets, forcing, feedback))
+    chain = _chain(net, y, x, state, Regime(lengths, resets, forcing, feedback))
     if steps is not None:
         require_whole("steps", steps, 1)
     count = chain.T - 1 if steps is None else min(steps, chain.T - 1)
-    B, S = chain.scored.shape[1], _size(chain)
-    _require_fit(count, B * S * S * chain.seeds[0][0].element_size())
+    B, S, like = chain.scored.shape[1], _size(chain), chain.seeds[0][0]
+    _require_fit(count, B * S * S * like.element_size())
     at = np.unique(np.linspace(1, chain.T - 1, count).round().astype(int))
-    return Jacobians(at + 1, torch.stack([jacobian(chain, int(m)) for m in at]).cpu().numpy())
+    matrices = torch.empty(len(at), B, S, S, dtype=like.dtype)
+    for matrix, m in zip(matrices, at, strict=True):
+        matrix.copy_(jacobian(chain, int(m)))
+    matrices[~chain.scored[at].cpu()] = torch.nan
+    return Jacobians(at + 1, matrices.numpy())
 
 
 def jacobian(chain: Chain, m: int) -> Float[Tensor, "B S S"]:
@@ -117,6 +127,7 @@ def lyapunov_exponents(
     x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     *,
     count: int | None = None,
+    transient: int | None = None,
     state: Any = None,
     forcing: float | Bool[Tensor, "T B"] = 1.0,
     feedback: str = "sample",
@@ -125,10 +136,11 @@ def lyapunov_exponents(
 
     By the QR method (Benettin et al. 1980; Engelken, Wolf and Abbott 2023, section 2), which here
     goes back in time with the gradient's own directions: the products of the Jacobians have the
-    same singular values either way, so that these are the exponents of the states too. The first
-    tenth of the way is for the directions to align.
+    same singular values either way, so that these are the exponents of the states too.
 
     count: of the largest, by default all. Where nothing is left of a direction it is −inf.
+    transient: how many steps, the run's last, are for the directions to align and do not count; by
+    default a tenth of them.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
@@ -139,19 +151,21 @@ def lyapunov_exponents(
     B, S = chain.scored.shape[1], _size(chain)
     count = S if count is None else count
     require_whole("count", count, 1, S)
+    transient = (chain.T - 1) // TRANSIENT if transient is None else transient
+    require_whole("transient", transient, 0, chain.T - 2)
     logs = torch.zeros(B, count, dtype=torch.float64)
-    aligning = (chain.T - 1) // TRANSIENT
     q = _orthonormal(S, count, chain.seeds[0][0]).expand(B, -1, -1)
     for i, m in enumerate(range(chain.T - 1, 0, -1)):
         _, before = chain.back(_parts(chain, q.permute(2, 0, 1)), slice(m, m + 1))
         q, r = torch.linalg.qr(_joined(before).permute(1, 2, 0))
-        if i >= aligning:
+        if i >= transient:
             logs += r.diagonal(dim1=-2, dim2=-1).abs().double().log().cpu()
-    steps = chain.T - 1 - aligning
+    steps = chain.T - 1 - transient
     each = (logs / steps).sort(-1, descending=True).values.numpy()
     return Lyapunov(each.mean(0), each, steps)
 
 
+@torch.no_grad()
 def lyapunov_spectrum(
     step: Step,
     x0: Float[Tensor, "*B n"],
@@ -175,27 +189,56 @@ def lyapunov_spectrum(
     require_whole("steps", steps, 1)
     transient = steps // TRANSIENT if transient is None else transient
     require_whole("transient", transient, 0)
-    x = torch.as_tensor(x0)
-    x = (x if x.ndim == 2 else x.reshape(1, -1)).clone()
+    x = _starts(step, x0)
     n = x.shape[1]
     count = n if count is None else count
     require_whole("count", count, 1, n)
-    if step(x[0]).shape != (n,):
-        raise BpttError(f"step returned shape {tuple(step(x[0]).shape)}; expected ({n},), as x has")
-    move = torch.func.vmap(step)
-    slope = torch.func.vmap(torch.func.jacrev(step))
+    slope_and_next = torch.func.vmap(torch.func.jacrev(lambda v: (step(v),) * 2, has_aux=True))
     q, total = _orthonormal(n, count, x).expand(len(x), -1, -1), x.new_zeros(count)
     for i in range(transient + steps):
-        q, r = torch.linalg.qr(slope(x) @ q)
+        slope, x = slope_and_next(x)
+        if not bool(x.isfinite().all() & slope.isfinite().all()):
+            raise BpttError(
+                f"the states or their slopes became infinite in step {i + 1}; expected a step that "
+                "is smooth, and stays bounded from these starts"
+            )
+        q, r = torch.linalg.qr(slope @ q)
         if i >= transient:
             total += r.diagonal(dim1=-2, dim2=-1).abs().log().mean(0)
-        x = move(x)
-    if not bool(x.isfinite().all()):
-        raise BpttError(
-            "the states became infinite; expected a step that stays bounded from these starts"
-        )
-    found: np.ndarray = (total / steps).sort(descending=True).values.detach().cpu().numpy()
+    found: np.ndarray = (total / steps).sort(descending=True).values.cpu().numpy()
     return found
+
+
+def _starts(step: Step, x0: Any) -> Float[Tensor, "B n"]:
+    """Return where to start, or raise BpttError unless the step leads from there to the like."""
+    x: Tensor = torch.atleast_2d(torch.as_tensor(x0).detach())
+    if x.ndim > 2 or x.numel() == 0 or not x.is_floating_point():
+        raise BpttError(
+            f"x0 has shape {tuple(x.shape)} and dtype {x.dtype}; expected (n,) or (B, n) of a "
+            "floating-point dtype"
+        )
+    after = step(x[0])
+    if not isinstance(after, Tensor):
+        raise BpttError(f"step returned a {type(after).__name__}; expected a tensor")
+    for what, got, want in (
+        ("shape", tuple(after.shape), tuple(x[0].shape)),
+        ("dtype", after.dtype, x.dtype),
+    ):
+        if got != want:
+            raise BpttError(f"step returned {what} {got}; expected {want}, as x has")
+    return x
+
+
+def _of_known(
+    matrices: Float[np.ndarray, "steps B S S"],
+    find: Callable[[np.ndarray], np.ndarray],
+    dtype: np.dtype[Any],
+) -> Shaped[np.ndarray, "steps B S"]:
+    """Return what is found of every matrix, and NaN of those that are NaN."""
+    known = ~np.isnan(matrices).any((-1, -2))
+    values = np.full(matrices.shape[:-1], np.nan, dtype)
+    values[known] = find(matrices[known])
+    return values
 
 
 def _chain(net: Network, y: Any, x: Any, state: Any, regime: Regime) -> Chain:
@@ -234,7 +277,8 @@ def _orthonormal(n: int, count: int, like: Tensor) -> Float[Tensor, "n count"]:
 def _require_fit(count: int, each: int) -> None:
     has = memory_here()
     if has is not None and count * each > has:
+        fits = f"steps of at most {has // each:,}" if has >= each else "fewer sequences or units"
         raise BpttError(
             f"{count:,} Jacobians would take {bytes_as_text(count * each)}, and this machine has "
-            f"{bytes_as_text(has)}; expected steps of at most {has // each:,}"
+            f"{bytes_as_text(has)}; expected {fits}"
         )

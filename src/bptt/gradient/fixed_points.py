@@ -16,6 +16,8 @@ from bptt.model.network import Network
 from bptt.model.state import parts
 
 DESCENT, LEARNING_RATE, NEWTON = 300, 0.05, 40
+MOST_BYTES = 64 << 20
+"""What the Jacobians that Newton's method works on at once may take."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class Step:
             if k > 0:
                 U, b = layer.part("weight_ih", suffix), layer.input_bias(suffix)
                 assert b is not None  # a Network's layers all have one
-                p = reference.project(moved[-1][0], U.double(), b.double())
+                p = reference.project(moved[-1][0], U.detach().double(), b.detach().double())
             moved.append(self._cell(suffix)(p, pieces[k::layers]))
         return torch.cat([state[i] for i in range(len(moved[0])) for state in moved], -1)
 
@@ -177,30 +179,44 @@ def _descend(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
 
 @torch.no_grad()
 def _newton(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
-    """Solve F(s) = s from nearby, taking half of a step for as long as the whole makes it worse."""
-    eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
+    """Solve F(s) = s from nearby; leave states that are there, or that get no nearer."""
+    s, S = s.clone(), s.shape[1]
+    q = _speed(step, s)
+    at_once = max(1, MOST_BYTES // (S * S * s.element_size()))
+    going = q.isfinite().nonzero().squeeze(1)
     for _ in range(NEWTON):
-        q = _speed(step, s)
-        if bool((q < torch.finfo(s.dtype).eps ** 2).all()):
-            break
-        off = (step(s) - s).unsqueeze(-1)
-        way = torch.linalg.lstsq(step.jacobian(s) - eye, off).solution.squeeze(-1)
-        scale = torch.ones_like(q)
-        for _ in range(8):
-            worse = ~(_speed(step, s - scale[:, None] * way) < q)
-            scale = torch.where(worse, scale / 2, scale)
-        tried = s - scale[:, None] * way
-        s = torch.where((_speed(step, tried) < q)[:, None], tried, s)
+        going = going[q[going] > S * torch.finfo(s.dtype).eps ** 2]
+        for some in going.split(at_once):
+            s[some] = _newton_step(step, s[some], q[some])
+        now = _speed(step, s[going])
+        nearer = now < q[going]
+        q[going] = now
+        going = going[nearer]
     return s
+
+
+def _newton_step(
+    step: Step, s: Float[Tensor, "N S"], q: Float[Tensor, " N"]
+) -> Float[Tensor, "N S"]:
+    """Return the states a step of Newton's nearer, halved for as long as it makes q larger."""
+    eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
+    off = (step(s) - s).unsqueeze(-1)
+    way = torch.linalg.lstsq(step.jacobian(s) - eye, off).solution.squeeze(-1)
+    scale = torch.ones_like(q)
+    for _ in range(8):
+        worse = ~(_speed(step, s - scale[:, None] * way) < q)
+        scale = torch.where(worse, scale / 2, scale)
+    tried = s - scale[:, None] * way
+    return torch.where((_speed(step, tried) < q)[:, None], tried, s)
 
 
 def _merged(s: Float[Tensor, "N S"], apart: float) -> Float[Tensor, "M S"]:
     """Return one of each group of states that are nearer to it than `apart`."""
-    kept: list[Tensor] = []
+    kept = s[:0]
     for one in s:
-        if all(float((one - other).norm()) > apart for other in kept):
-            kept.append(one)
-    return torch.stack(kept) if kept else s[:0]
+        if bool(((kept - one).norm(dim=1) > apart).all()):
+            kept = torch.cat([kept, one[None]])
+    return kept
 
 
 @dataclass(frozen=True)
@@ -227,9 +243,10 @@ def composition_profile(
 ) -> CompositionProfile:
     """Return how non-linear the same step becomes when it is composed with itself.
 
-    (Goodfellow et al. 2016, figure 10.15.) The start moves along a random line through 0 in state
-    space, from −span to span times a vector of length √S; what is shown is the projection of the
-    state after each number of steps on another random direction. x, y: as in `fixed_points`.
+    (Goodfellow et al. 2016, figure 10.15.) The start moves along a random line in state space, from
+    −span to span times √S on either side of a random point √S away from 0; what is shown is the
+    projection of the state after each number of steps on another random direction. x, y: as in
+    `fixed_points`. seed: chooses the three directions.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
@@ -242,10 +259,11 @@ def composition_profile(
     if not 0 < span < float("inf"):
         raise BpttError(f"span is {span}; expected a number above 0")
     generator = torch.Generator().manual_seed(seed)
-    drawn = torch.randn(2, step.size, generator=generator, dtype=torch.float64)
-    line, direction = (drawn / drawn.norm(dim=1, keepdim=True)).to(step.base.device)
+    drawn = torch.randn(3, step.size, generator=generator, dtype=torch.float64)
+    # Not through 0, where without biases every unit changes its sign at once.
+    line, direction, middle = (drawn / drawn.norm(dim=1, keepdim=True)).to(step.base.device)
     coordinate = torch.linspace(-span, span, points, dtype=torch.float64)
-    s = coordinate.to(line)[:, None] * line * step.size**0.5
+    s = (coordinate.to(line)[:, None] * line + middle) * step.size**0.5
     values = [s @ direction]
     for _ in range(steps):
         s = step(s)

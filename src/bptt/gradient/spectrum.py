@@ -39,7 +39,8 @@ class Spectrum:
         the largest singular value has to be above.
         """
         largest = float(self.singular_values[0])
-        if largest < 1 / self.gamma:
+        rounding = len(self.W) * float(np.finfo(self.W.dtype).eps)  # an orthogonal W is not below 1
+        if largest < (1 - rounding) / self.gamma:
             return f"Its largest singular value, {largest:.3g}, is below 1: the gradient vanishes."
         return (
             f"Its largest singular value, {largest:.3g}, is not below 1: from W alone it cannot be "
