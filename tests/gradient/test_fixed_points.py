@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -15,14 +14,7 @@ from bptt.gradient.fixed_points import Step
 from bptt.model.state import parts
 from tests.networks import RECURRENT_CELLS, make
 
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """On small matrices several threads mostly wait, on a busy machine twenty times as long."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def flip_flop(T: int, B: int) -> tuple[Tensor, Tensor]:

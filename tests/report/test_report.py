@@ -8,8 +8,10 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import choreographer
 import pytest
 import torch
+from choreographer.errors import ChromeNotFoundError
 
 import bptt
 from bptt.report.page import Section, write_page
@@ -137,9 +139,6 @@ class Tab:
 
 async def use(page: Path) -> dict[str, Any]:
     """Open the page, read the headline, hover over a figure, zoom into it; return what was seen."""
-    choreographer = pytest.importorskip("choreographer")
-    from choreographer.errors import ChromeNotFoundError  # noqa: PLC0415
-
     try:
         browser = choreographer.Browser(headless=True)
     except ChromeNotFoundError:

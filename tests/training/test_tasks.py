@@ -8,18 +8,8 @@ import pytest
 import torch
 
 import bptt
-from bptt.training.tasks import (
-    BLANK,
-    HELD_OUT,
-    KINDS,
-    NOISE,
-    NOW,
-    THREE,
-    TWO,
-    Task,
-    _runge_kutta,
-    judge,
-)
+from bptt.training.task_kinds import BLANK, KINDS, NOISE, NOW, THREE, TWO, _runge_kutta
+from bptt.training.tasks import HELD_OUT, Task, judge
 
 NAMES = list(KINDS)
 

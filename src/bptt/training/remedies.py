@@ -27,6 +27,9 @@ SMALL = {torch.float32: 1e-15, torch.float64: 1e-150}
 """Below this norms are computed with care."""
 
 
+Rows = slice | Tensor
+
+
 class Ratio(NamedTuple):
     """Ω of some steps, summed over them and the sequences, and its immediate gradient for W."""
 
@@ -115,25 +118,22 @@ class Omega:
             slope = 1 - states * states if self.cell == "tanh" else (states > 0).to(states.dtype)
             # δₖ = f'(aₖ) ⊙ (Wᵀ δₖ₊₁ + what came from above): the backward pass has taken the step.
             back = delta if not from_above else torch.addcmul(delta, slope, from_above[0], value=-1)
-            pairs = _pairs(layout, len(delta))
-            if pairs is None:
-                later, earlier = delta[1:], (back[:-1], slope[:-1])
-                rows = (later, *earlier)
-                self.found.append((suffix, omega_of(*(some.flatten(0, 1) for some in rows))))
-            else:
-                before, after = pairs
-                self.found.append((suffix, omega_of(delta[after], back[before], slope[before])))
+            rows = [some.flatten(0, -2) for some in (delta, back, slope)]
+            before, after = _pairs(layout, delta)
+            later, earlier, its_slope = rows[0][after], rows[1][before], rows[2][before]
+            self.found.append((suffix, omega_of(later, earlier, its_slope)))
 
         p.register_hook(take)
 
 
-def _pairs(layout: Layout, rows: int) -> tuple[Tensor, Tensor] | None:
-    """Return which packed rows are neighbouring steps of a sequence; None where all rows are."""
+def _pairs(layout: Layout, rows: Float[Tensor, "... H"]) -> tuple[Rows, Rows]:
+    """Return which rows, one after the other, come a step before which others."""
     if layout.batch_sizes is None:
-        return None
+        B = rows.shape[1]
+        return slice(0, -B), slice(B, None)
     sizes = layout.batch_sizes
     starts = sizes.cumsum(0) - sizes
-    after = torch.arange(int(sizes[0]), rows)
+    after = torch.arange(int(sizes[0]), len(rows))
     step = torch.repeat_interleave(torch.arange(len(sizes)), sizes)[int(sizes[0]) :]
     return after - starts[step] + starts[step - 1], after
 
