@@ -13,7 +13,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.kernel.layout import Layout
-from bptt.kernel.reference import Given
+from bptt.kernel.reference import PLAIN, Given, Loop
 
 native: Any
 try:
@@ -82,18 +82,86 @@ def backward(
     else:
         net, leaving = [*net, W, h0, h], [*leaving, grad_h0]
         _run("elman_backward", layout, given, (cell == "relu",), net, leaving)
-        grad_c = None
-        if grad_b is not None and needs[4]:
-            grad_c = grad_b.clone() if needs[3] else grad_b
+        grad_b, grad_c = _of_biases(grad_b, needs)
     if grad_U is not None and _is_tokens(x):
         grad_U = grad_U.t()
-    return [grad_x, grad_U, grad_W, grad_b if needs[3] else None, grad_c, grad_h0]
+    return [grad_x, grad_U, grad_W, grad_b, grad_c, grad_h0]
+
+
+def looped_forward(cell: str, given: Given, loop: Loop, layout: Layout) -> tuple[Tensor, ...]:
+    """Return h, and what else the kernel's backward needs, each of no size where it is not."""
+    given, loop = _contiguous(given), _contiguous_loop(loop)
+    x, U, W, _, _, h0 = given
+    assert W is not None
+    rows = x.shape if _is_tokens(x) else x.shape[:-1]
+    h = W.new_empty(*rows, len(W))
+    nothing = h.new_empty(0)
+    if loop == PLAIN:
+        assert h0 is not None
+        net = [*_input(x, U, given.input_bias(cell), h), W, h0[0], h]
+        _run("elman_forward", layout, given, (cell == "relu",), net)
+        return h, nothing, nothing, nothing
+    normed = loop.gain is not None
+    normal = torch.empty_like(h) if normed else nothing
+    by_spread = h.new_empty(rows) if normed else nothing
+    fresh = nothing if loop.leak is None else torch.empty_like(h)
+    net = [*_input(x, U, given.input_bias(cell), h), W, h0, *loop[1:], normal, by_spread, fresh, h]
+    _run("looped_forward", layout, given, (cell == "relu", loop.delays), net)
+    return h, normal, by_spread, fresh
+
+
+def looped_backward(
+    cell: str,
+    given: Given,
+    loop: Loop,
+    layout: Layout,
+    kept: tuple[Tensor, ...],
+    grad_h: Tensor,
+    needs: tuple[bool, ...],
+    omega: float,
+) -> tuple[list[Tensor | None], float]:
+    """Return the gradients of what was given, where needed, from that of h; and Ω, if it weighs.
+
+    omega: the weight of Ω's immediate gradient, which is added to that of W.
+    """
+    given, loop = _contiguous(given), _contiguous_loop(loop)
+    x, U, W, _, _, h0 = given
+    h, *more = kept
+    grad_x = torch.empty_like(x) if needs[0] else None
+    grad_U = None
+    if U is not None and needs[1]:
+        grad_U = U.new_empty(U.shape[::-1]) if _is_tokens(x) else torch.empty_like(U)
+    grad_b = h.new_empty(h.shape[-1]) if needs[3] or needs[4] else None
+    of_input = (None, None, None, grad_x) if U is None else (grad_x, grad_U, grad_b, None)
+    found = [
+        torch.empty_like(t) if t is not None and needed else None
+        for t, needed in zip((W, *loop[1:]), (needs[2], *needs[6:]), strict=True)
+    ]
+    assert h0 is not None
+    grad_h0 = torch.zeros_like(h0)
+    value = h.new_zeros(1) if omega > 0 else None
+    net = [*_input(x, U, None, x), W, h0, *loop[1:], *(t if t.numel() else None for t in more), h]
+    leaving = [grad_h.contiguous(), *of_input, *found, grad_h0, value]
+    options = (cell == "relu", loop.delays, omega)
+    _run("looped_backward", layout, given, options, net, leaving)
+    if grad_U is not None and _is_tokens(x):
+        grad_U = grad_U.t()
+    grad_W, *of_loop = found
+    grads = [grad_x, grad_U, grad_W, *_of_biases(grad_b, needs), grad_h0, *of_loop]
+    return grads, 0.0 if value is None else float(value)
+
+
+def _of_biases(grad_b: Tensor | None, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
+    """Return the gradients of b_ih and b_hh, whose sum is b."""
+    if grad_b is None or not needs[4]:
+        return grad_b, None
+    return grad_b if needs[3] else None, grad_b.clone() if needs[3] else grad_b
 
 
 def _widths(given: Given) -> tuple[int, int]:
     """Return G and H."""
-    G = len(given.weight)
-    return G, G if given.W is None else given.W.shape[1]
+    G, h0 = len(given.weight), given.h0
+    return G, G if h0 is None else h0.shape[-1]
 
 
 def _is_tokens(x: Tensor) -> bool:
@@ -111,11 +179,15 @@ def _contiguous(given: Given) -> Given:
     return Given(*[None if t is None else t.contiguous() for t in given])  # type: ignore[arg-type]
 
 
+def _contiguous_loop(loop: Loop) -> Loop:
+    return Loop(loop.delays, *[None if t is None else t.contiguous() for t in loop[1:]])
+
+
 def _run(
     name: str,
     layout: Layout,
     given: Given,
-    options: tuple[bool, ...],
+    options: tuple[Any, ...],
     *tensors: list[Tensor | None],
 ) -> None:
     """Call a function of the native kernel, with the tensors' addresses."""
@@ -128,7 +200,7 @@ def _run(
     held = layout.held()
     head = (
         T,
-        0 if h0 is None else len(h0),
+        0 if h0 is None else h0.shape[-2],
         *[_address(t) for t in held],
         layout.reverse,
         threads,

@@ -54,6 +54,37 @@ class Layout:
         some = (lengths > 0).unsqueeze(1)
         return torch.where(some, h[index.clamp(max=len(h) - 1)], h0)
 
+    def lasts(
+        self, h: Float[Tensor, "... H"], h0: Float[Tensor, "D B H"]
+    ) -> Float[Tensor, "D B H"]:
+        """Return each row's last D states, the latest first; h0: those before its first.
+
+        What lies before a reset is 0.
+        """
+        D, B, _ = h0.shape
+        if self.batch_sizes is None:
+            sizes = torch.full((len(h),), B)
+        else:
+            sizes = self.batch_sizes
+        rows, j = torch.arange(B), torch.arange(D).unsqueeze(1)
+        lengths = (sizes.unsqueeze(1) > rows).sum(0)
+        t = j.expand(D, B) if self.reverse else lengths - 1 - j
+        within = j < lengths
+        starts = sizes.cumsum(0) - sizes
+        index = (starts[t.clamp(0, len(h if self.batch_sizes is None else sizes) - 1)] + rows) * within
+        index = index.to(h.device)
+        older = (j - lengths).clamp(min=0).to(h.device)
+        states = torch.where(
+            within.unsqueeze(-1).to(h.device),
+            h.flatten(0, -2)[index],
+            h0[older, rows.to(h.device)],
+        )
+        if self.resets is None:
+            return states
+        reset = self.resets.flatten()[index] & within.to(h.device)
+        cut = (reset.cumsum(0) - reset.int()) > 0  # by a reset after the state, not before it
+        return states.masked_fill(cut.unsqueeze(-1), 0)
+
     def previous(self, h: Tensor, h0: Tensor) -> Tensor:
         """Return the state that each row was computed from, laid out as h, 0 where it was reset."""
         before, state = [], h0

@@ -7,6 +7,7 @@ derivatives of derivatives) goes by way of the reference, so that every derivati
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -16,7 +17,7 @@ from torch.autograd import forward_ad
 
 from bptt.kernel import binding, compiled, reference
 from bptt.kernel.layout import DENSE, Layout
-from bptt.kernel.reference import Given
+from bptt.kernel.reference import PLAIN, Given, Loop
 
 ROWS_AT_ONCE = 256
 """Rows without a loop that are computed one step after the other, while they are in the cache."""
@@ -59,8 +60,8 @@ def feedforward(
     return h.view(*rows, len(b))
 
 
-def _is_native(given: Given) -> bool:
-    x, W = given.x, given.weight
+def _is_native(given: Given, loop: Loop = PLAIN) -> bool:
+    x, W, more = given.x, given.weight, loop[1:]
     return (
         binding.native is not None
         and not torch._C._are_functorch_transforms_active()
@@ -68,13 +69,83 @@ def _is_native(given: Given) -> bool:
         and W.dtype in (torch.float32, torch.float64)
         and x.dtype in (W.dtype, torch.int64)
         and x.numel() > 0
-        and all([t is None or t.is_cpu for t in given])  # noqa: C419 (lists are faster)
-        and all([t is None or t.dtype == W.dtype for t in given[1:]])  # noqa: C419
+        and all([t is None or t.is_cpu for t in (*given, *more)])  # noqa: C419 (lists are faster)
+        and all([t is None or t.dtype == W.dtype for t in (*given[1:], *more)])  # noqa: C419
     )
 
 
 def _wants_gradient(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
+
+
+class Omega:
+    """What Ω is to weigh in a backward pass, for each sequence, and what it came to; see remedies.
+
+    value: Σ Ω over the backward passes until now.
+    """
+
+    def __init__(self, weight: float) -> None:
+        self.weight, self.value = weight, 0.0
+
+
+def looped_layer(
+    cell: str, given: Given, loop: Loop = PLAIN, layout: Layout = DENSE, omega: Omega | None = None
+) -> tuple[Float[Tensor, "... H"], Float[Tensor, "D B H"]]:
+    """Run a tanh or relu layer with more in its loop; return every hᵗ and each row's last D.
+
+    omega: adds its weight times Ω's immediate gradient to that of W, in the first derivative, where
+    the loop is plain; see `can_omega`.
+    """
+    if torch.compiler.is_compiling() or not _is_native(given, loop):
+        return reference.looped_layer(cell, given, loop, layout)
+    if torch.is_grad_enabled() and any([_wants_gradient(t) for t in (*given, *loop[1:])]):  # noqa: C419
+        h = _LoopedLayer.apply(*given, *loop[1:], cell, loop.delays, layout, omega)  # type: ignore[no-untyped-call]
+    else:
+        h, *_ = binding.looped_forward(cell, given, loop, layout)
+    assert given.h0 is not None
+    return h, layout.lasts(h, given.h0)
+
+
+def can_omega(given: Given) -> bool:
+    """Return whether Ω can be had from the kernel, which needs no listener."""
+    return _is_native(given) and not torch.compiler.is_compiling()
+
+
+class _LoopedLayer(torch.autograd.Function):
+    """The same as `_Layer`, of every hᵗ alone."""
+
+    @staticmethod
+    def forward(ctx: Any, *arguments: Any) -> Tensor:
+        given, (ctx.cell, delays, ctx.layout, ctx.omega) = Given(*arguments[:6]), arguments[9:]
+        loop = Loop(delays, *arguments[6:9])
+        ctx.delays = delays
+        h, *kept = binding.looped_forward(ctx.cell, given, loop, ctx.layout)
+        ctx.save_for_backward(*given, *loop[1:], h, *kept)
+        ctx.set_materialize_grads(False)
+        return h
+
+    @staticmethod
+    def backward(ctx: Any, grad_h: Tensor | None) -> tuple[Any, ...]:
+        given, kept = Given(*ctx.saved_tensors[:6]), ctx.saved_tensors[9:]
+        loop = Loop(ctx.delays, *ctx.saved_tensors[6:9])
+        needs = ctx.needs_input_grad[:9]
+        if grad_h is None:
+            return (None,) * 13
+        if _wants_more(grad_h):
+            tensors = (*given, *loop[1:])
+            grads = _differentiate(
+                lambda: reference.looped_layer(ctx.cell, given, loop, ctx.layout)[:1],
+                tensors,
+                (grad_h,),
+                needs,
+            )
+        else:
+            run = (ctx.cell, given, loop, ctx.layout)
+            weight = 0.0 if ctx.omega is None else ctx.omega.weight
+            grads, value = binding.looped_backward(*run, kept, grad_h, needs, weight)
+            if ctx.omega is not None:
+                ctx.omega.value += value
+        return *grads, None, None, None, None
 
 
 class _Layer(torch.autograd.Function):
@@ -94,7 +165,12 @@ class _Layer(torch.autograd.Function):
         given, kept = Given(*ctx.saved_tensors[:6]), ctx.saved_tensors[6:]
         needs = ctx.needs_input_grad[:6]
         if _wants_more(grad_h, grad_last):
-            grads = _differentiate(ctx.cell, given, ctx.layout, (grad_h, grad_last), needs)
+            grads = _differentiate(
+                lambda: reference.layer(ctx.cell, given, ctx.layout),
+                given,
+                (grad_h, grad_last),
+                needs,
+            )
         else:
             grads = binding.backward(ctx.cell, given, ctx.layout, kept, (grad_h, grad_last), needs)
         return *grads, None, None
@@ -111,16 +187,15 @@ def _wants_more(*grads: Tensor | None) -> bool:
 
 
 def _differentiate(
-    cell: str,
-    given: Given,
-    layout: Layout,
-    grads: tuple[Tensor | None, Tensor | None],
+    run: Callable[[], tuple[Tensor, ...]],
+    given: tuple[Tensor | None, ...],
+    grads: tuple[Tensor | None, ...],
     needs: tuple[bool, ...],
 ) -> list[Tensor | None]:
     """Return the gradients of what was given, by running the reference and differentiating that."""
     create_graph = torch.is_grad_enabled()
     with torch.enable_grad():
-        outputs = reference.layer(cell, given, layout)
+        outputs = run()
     reached = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
     wanted = [t for t, needed in zip(given, needs, strict=True) if needed and t is not None]
     found = iter(

@@ -19,6 +19,9 @@ State = tuple[Float[Tensor, "B H"], ...]
 Step = Callable[[Tensor, State], State]
 Activation = Callable[[Tensor], Tensor]
 
+NORM_EPSILON = 1e-5
+"""What layer normalisation adds to σ², as torch's does."""
+
 
 class Given(NamedTuple):
     """What a layer, in one direction, computes from.
@@ -65,6 +68,36 @@ def layer(
     return h, last
 
 
+class Loop(NamedTuple):
+    """What a tanh or relu layer has in its loop besides W, which is (H, K H) for K delays.
+
+    delays: rising from 1 on. leak: α, (H). gain, shift: of layer normalisation, (H). None: none.
+    h0 is then (D, B, H), with D the farthest delay: h⁰, h⁻¹, …
+    """
+
+    delays: tuple[int, ...] = (1,)
+    leak: Float[Tensor, " H"] | None = None
+    gain: Float[Tensor, " H"] | None = None
+    shift: Float[Tensor, " H"] | None = None
+
+
+PLAIN = Loop()
+"""W alone."""
+
+
+def looped_layer(
+    cell: str, given: Given, loop: Loop, layout: Layout = DENSE
+) -> tuple[Float[Tensor, "... H"], Float[Tensor, "D B H"]]:
+    """Return what `ops.looped_layer` returns: every hᵗ, and each row's last D states."""
+    x, U, W, *_, h0 = given
+    assert W is not None
+    assert h0 is not None
+    projected = x if U is None else project(x, U, given.input_bias(cell))
+    f = torch.relu if cell == "relu" else torch.tanh
+    h, last = unroll(looped(W, f, loop), projected, tuple(h0), layout)
+    return h, torch.stack(last)
+
+
 def project(
     x: Shaped[Tensor, "..."], U: Float[Tensor, "G I"], bias: Float[Tensor, " G"] | None = None
 ) -> Float[Tensor, "..."]:
@@ -82,6 +115,25 @@ def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:
     def step(p: Float[Tensor, "B H"], state: State) -> State:
         (h,) = state
         return (f(torch.addmm(p, h, W.t())),)
+
+    return step
+
+
+def looped(W: Float[Tensor, "H KH"], f: Activation, loop: Loop) -> Step:
+    """Return the step of an Elman layer with more in its loop; the state is hᵗ, hᵗ⁻¹, ….
+
+    Delays: aᵗ = pᵗ + Σ_d W_d hᵗ⁻ᵈ (Lin et al. 1996; Goodfellow et al. 2016, section 10.9.1). Layer
+    normalisation: ã = gain ⊙ (a − μ) / σ + shift, over the units (Ba et al. 2016, equation 4). Leak:
+    hᵗ = (1 − α) ⊙ hᵗ⁻¹ + α ⊙ f(ã) (Jaeger et al. 2007; Goodfellow et al. 2016, section 10.9.2).
+    """
+
+    def step(p: Float[Tensor, "B H"], state: State) -> State:
+        met = torch.cat([state[d - 1] for d in loop.delays], dim=1)
+        a = torch.addmm(p, met, W.t())
+        if loop.gain is not None:
+            a = torch.nn.functional.layer_norm(a, a.shape[1:], loop.gain, loop.shift, NORM_EPSILON)
+        h = f(a) if loop.leak is None else torch.lerp(state[0], f(a), loop.leak)
+        return h, *state[:-1]
 
     return step
 

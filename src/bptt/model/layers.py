@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt.errors import require_choice
 from bptt.kernel import ops, reference
 from bptt.kernel.layout import DENSE, Layout
-from bptt.kernel.reference import Given, State
+from bptt.kernel.reference import PLAIN, Given, State
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
@@ -40,6 +40,7 @@ class Recurrent(RNNBase):
     states: ClassVar[int] = 1
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
+    omega: ops.Omega | None = None
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 
@@ -47,19 +48,24 @@ class Recurrent(RNNBase):
         self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, on its input or on the projection of it."""
-        if self.listener is not None and not is_projected:
-            U, b = self.part("weight_ih", suffix), self.input_bias(suffix)
-            rows, is_projected = reference.project(rows, U, b), True
-        W, b_ih, b_hh = (self.part(name, suffix) for name in ("weight_hh", "bias_ih", "bias_hh"))
-        U = None if is_projected else self.part("weight_ih", suffix)
-        if is_projected:  # with the biases that stand outside the loop
-            b_ih, b_hh = None, b_hh if self.mode == "GRU" else None
-        cell = CELLS[self.mode]
-        given = Given(rows, U, W, b_ih, b_hh, state[0])
-        h, last = ops.layer(cell, given, layout)
+        cell, W, b_hh = CELLS[self.mode], self.part("weight_hh", suffix), self.part("bias_hh", suffix)
+        given = Given(rows, None, W, None, b_hh if cell == "gru" else None, state[0])
+        if not is_projected:
+            U, b_ih = self.part("weight_ih", suffix), self.part("bias_ih", suffix)
+            given = Given(rows, U, W, b_ih, b_hh, state[0])
+        if self.omega is not None and ops.can_omega(given):
+            given = given._replace(h0=state[0].unsqueeze(0))
+            h, last = ops.looped_layer(cell, given, PLAIN, layout, self.omega)
+            return h, (last[0],)
         if self.listener is not None:
-            self.listener(suffix, rows, h, state[0], layout)
-        return h, (last,)
+            if given.U is not None:
+                p = reference.project(rows, given.U, self.input_bias(suffix))
+                given = given._replace(x=p, U=None, b_ih=None, b_hh=b_hh if cell == "gru" else None)
+            h, end = ops.layer(cell, given, layout)
+            self.listener(suffix, given.x, h, state[0], layout)
+            return h, (end,)
+        h, end = ops.layer(cell, given, layout)
+        return h, (end,)
 
     def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""

@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.errors import BpttError
+from bptt.kernel import ops
 from bptt.kernel.layout import Layout
 from bptt.model.layers import Feedforward
 from bptt.model.network import Network
@@ -86,21 +87,23 @@ class Omega:
         require_omega(net)
         self.layer, self.cell = net.recurrent, net.cell
         self.weight, self.sequences = weight, sequences
+        self.by_kernel = ops.Omega(weight / sequences)
         self.found: list[tuple[str, Ratio]] = []
         self.value = 0.0
 
     def __enter__(self) -> Omega:
-        """Listen to the layer."""
-        self.layer.listener = self._listen
+        """Tell the layer's kernel; and listen to the layer, for where there is none."""
+        self.layer.omega, self.layer.listener = self.by_kernel, self._listen
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
     ) -> None:
         """Add the gradient, unless something went wrong."""
-        self.layer.listener = None
+        self.layer.omega = self.layer.listener = None
         if kind is not None:
             return
+        self.value = self.by_kernel.value / self.sequences
         for suffix, ratio in self.found:
             W = self.layer.get_parameter(f"weight_hh{suffix}")
             self.value += float(ratio.omega) / self.sequences
@@ -127,15 +130,26 @@ class Omega:
 
 
 def _pairs(layout: Layout, rows: Float[Tensor, "... H"]) -> tuple[Rows, Rows]:
-    """Return which rows, one after the other, come a step before which others."""
+    """Return which rows, one after the other, come a step before which others.
+
+    There is nothing between two steps where the state is reset.
+    """
     if layout.batch_sizes is None:
         B = rows.shape[1]
-        return slice(0, -B), slice(B, None)
-    sizes = layout.batch_sizes
-    starts = sizes.cumsum(0) - sizes
-    after = torch.arange(int(sizes[0]), len(rows))
-    step = torch.repeat_interleave(torch.arange(len(sizes)), sizes)[int(sizes[0]) :]
-    return after - starts[step] + starts[step - 1], after
+        if layout.resets is None:
+            return slice(0, -B), slice(B, None)
+        after = torch.arange(B, len(rows) * B)
+        before = after - B
+    else:
+        sizes = layout.batch_sizes
+        starts = sizes.cumsum(0) - sizes
+        after = torch.arange(int(sizes[0]), len(rows))
+        step = torch.repeat_interleave(torch.arange(len(sizes)), sizes)[int(sizes[0]) :]
+        before = after - starts[step] + starts[step - 1]
+    if layout.resets is None:
+        return before, after
+    goes_on = ~layout.resets.flatten()[after]
+    return before[goes_on], after[goes_on]
 
 
 def require_omega(net: Network) -> None:

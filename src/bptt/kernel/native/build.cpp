@@ -4,6 +4,7 @@
 #include "elman.hpp"
 #include "free_run.hpp"
 #include "gru.hpp"
+#include "looped.hpp"
 
 #define NAME_OF(isa) #isa
 #define NAME(isa) NAME_OF(isa)
@@ -20,7 +21,8 @@ template <class F> static void tanh_of(const F *x, F *y, int64_t n) {
 }
 
 template <class F> constexpr Layers<F> layers() {
-  return {elman_forward<F>, elman_backward<F>, gru_forward<F>, gru_backward<F>, free_run<F>, tanh_of<F>};
+  return {elman_forward<F>, elman_backward<F>, looped_forward<F>, looped_backward<F>,
+          gru_forward<F>,   gru_backward<F>,   free_run<F>,       tanh_of<F>};
 }
 
 }  // namespace BPTT_ISA

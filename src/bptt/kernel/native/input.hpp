@@ -75,15 +75,23 @@ template <class F> class Deltas {
   void clear() { count = 0; }
   F *row(int64_t r) { return rows + (latest + r) * stride; }  // of the latest step
 
-  // Begins the share's rows at step t, whose states h, (N, H), came from each other and h0.
-  void begin(const Sequence &s, Share share, int64_t t, int H, const F *h, const F *h0) {
-    int64_t old = s.rows_at(s.before(t));
+  // Begins the share's rows at step t; met(r) is the address of what W met there, for the share's r-th
+  // row, or null for zeros.
+  template <class Met> void begin(const Sequence &s, Share share, int64_t t, Met met) {
     latest = count;
     for (int64_t r = share.first; r < s.end_of(share, t); r++) {
       at[count] = s.start_of(t) + r;
-      bool reset = s.resets && s.resets[at[count]];
-      before[count++] = reset ? nullptr : r < old ? h + (s.start_of(s.before(t)) + r) * H : h0 ? h0 + r * H : nullptr;
+      before[count++] = met(r - share.first);
     }
+  }
+  // The same where W met the states h, (N, H), which came from each other and h0.
+  void begin(const Sequence &s, Share share, int64_t t, int H, const F *h, const F *h0) {
+    int64_t old = s.rows_at(s.before(t));
+    begin(s, share, t, [&](int64_t mine) -> const F * {
+      int64_t r = share.first + mine;
+      if (s.resets && s.resets[s.start_of(t) + r]) return nullptr;
+      return r < old ? h + (s.start_of(s.before(t)) + r) * H : h0 ? h0 + r * H : nullptr;
+    });
   }
 
   // Adds all rows to b, (width), or those from the first to before the last.
@@ -149,7 +157,8 @@ template <class F> class InputGradients {
   Outer<F> outer;
 };
 
-// The gradients of W and c from rows of ∂L/∂a, where a = c + W hᵗ⁻¹; each null if not wanted.
+// The gradients of W and c from rows of ∂L/∂a, where a = c + W z, with z of width H as Deltas say; each
+// null if not wanted.
 template <class F> class StateGradients {
  public:
   StateGradients(int H, F *grad_W, F *grad_c, const Deltas<F> &deltas)

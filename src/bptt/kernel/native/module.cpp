@@ -168,6 +168,34 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
           sums.add_up();
         },
         gil());
+  m.def(("looped_forward_" + type).c_str(),
+        [](SEQUENCE, int I, int H, bool relu, const std::vector<int64_t> &delays, const Addresses<Looped<F>> &net) {
+          MAKE_SEQUENCE;
+          Delays d{delays.data(), int(delays.size())};
+          for_each(shares(s, threads), [&](Share share, int) {
+            return layers<F>().looped_forward(s, share, I, H, relu, d, at<Looped<F>>(net));
+          });
+        },
+        gil());
+  m.def(("looped_backward_" + type).c_str(),
+        [](SEQUENCE, int I, int H, bool relu, const std::vector<int64_t> &delays, double omega,
+           const Addresses<Looped<F>> &net, const Addresses<LoopedGradients<F>> &grad) {
+          MAKE_SEQUENCE;
+          using G = LoopedGradients<F>;
+          auto cut = shares(s, threads);
+          Delays d{delays.data(), int(delays.size())};
+          int64_t h = H, i = I;
+          Sums<F, G> sums(at<G>(grad),
+                          {{&G::W, d.count * h * h}, {&G::U, h * i}, {&G::b, h}, {&G::leak, h}, {&G::gain, h},
+                           {&G::shift, h}, {&G::omega, 1}},
+                          cut.size());
+          for_each(cut, [&](Share share, int which) {
+            return layers<F>().looped_backward(s, share, I, H, relu, d, F(omega), at<Looped<F>>(net),
+                                               sums.of_share(which));
+          });
+          sums.add_up();
+        },
+        gil());
   m.def(("gru_forward_" + type).c_str(),
         [](SEQUENCE, int I, int H, const Addresses<Gru<F>> &net) {
           MAKE_SEQUENCE;

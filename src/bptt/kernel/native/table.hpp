@@ -23,6 +23,34 @@ template <class F> struct ElmanGradients {
   F *x, *U, *b, *p, *W, *h0;     // what goes out; null where it is not wanted, but for h0
 };
 
+// tanh and relu layers with more in their loop; see looped.hpp. W is (H, K H) for K delays, and h0 is
+// (farthest delay, B, H): h⁰, h⁻¹, …
+constexpr double norm_epsilon = 1e-5;  // what torch's layer_norm adds to σ²
+// Of a gradient that is smaller the type does not know the direction.
+template <class F> constexpr double least_norm = sizeof(F) == 4 ? 1e-30 : 1e-290;
+template <class F> constexpr double least_square = sizeof(F) == 4 ? 1e-30 : 1e-290;  // that keeps its digits
+struct Delays {
+  const int64_t *d;  // rising; the first is 1
+  int count;
+};
+
+template <class F> struct Looped {
+  const F *x;
+  const int64_t *tokens;
+  const F *U, *b;
+  const F *p;
+  const F *W, *h0;
+  const F *leak, *gain, *shift;  // (H) each, or null
+  // (N, H), (N) and (N, H), written by forward where there is a gain, and a leak; h itself else.
+  F *normal, *by_spread, *fresh;
+  F *h;
+};
+
+template <class F> struct LoopedGradients {
+  const F *h;
+  F *x, *U, *b, *p, *W, *leak, *gain, *shift, *h0, *omega;  // h0 is added to; omega: Ω itself, (1)
+};
+
 // r and z from σ(p + a), n = tanh(pₙ + r aₙ), h ← n + z (h − n), with a = c + W hᵗ⁻¹.
 template <class F> struct Gru {
   const F *x;
@@ -82,6 +110,9 @@ template <class F> struct Layers {
   bool (*elman_forward)(const Sequence &, Share, int I, int H, bool relu, const Elman<F> &);
   bool (*elman_backward)(const Sequence &, Share, int I, int H, bool relu, const Elman<F> &,
                          const ElmanGradients<F> &);
+  bool (*looped_forward)(const Sequence &, Share, int I, int H, bool relu, const Delays &, const Looped<F> &);
+  bool (*looped_backward)(const Sequence &, Share, int I, int H, bool relu, const Delays &, F omega,
+                          const Looped<F> &, const LoopedGradients<F> &);
   bool (*gru_forward)(const Sequence &, Share, int I, int H, const Gru<F> &);
   bool (*gru_backward)(const Sequence &, Share, int I, int H, const Gru<F> &, const GruGradients<F> &);
   bool (*free_run)(const FreeSizes &, Share, bool relu, const FreeLayer<F> *, const Free<F> &);
