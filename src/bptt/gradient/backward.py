@@ -25,6 +25,7 @@ from bptt.gradient.plan import choose, device_of, parallel_rows
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
 from bptt.gradient.truncation import Truncation, sweep_windows
+from bptt.model.dropout import units_dropped
 from bptt.model.state import Regime, is_random
 
 
@@ -87,7 +88,7 @@ def backward(
     sequences = Sequences.checked(y, x, regime, loss_weights, device_of(net))
     scale = 1 / _total_weight(sequences) if reduction == "mean" else 1.0
     leaves = [*net.parameters(), *_leaves_behind([x, *pytree.tree_leaves(state)])]
-    with _unchanged_on_failure(leaves), torch.enable_grad():
+    with _unchanged_on_failure(leaves), torch.enable_grad(), units_dropped(net):
         if window is None or window >= sequences.T:
             costs = None if budget is None else measure(net, sequences, state, budget)
             plan = choose(costs, sequences.T, budget, rows=parallel_rows(net, sequences))

@@ -11,15 +11,21 @@ from torch import Tensor, nn
 
 from bptt.errors import BpttError
 from bptt.gradient.sequences import Sequences
-from bptt.gradient.steps import Elman, Gru, Layer, Lstm, Parts, Passed, Site, Slopes
+from bptt.gradient.steps import Elman, Gru, Layer, Looped, Lstm, Parts, Passed, Site, Slopes
+from bptt.kernel.reference import Loop
 from bptt.model.closed_loop import as_rows
 from bptt.model.given import where
 from bptt.model.likelihoods import Likelihood
+from bptt.model.looped import LoopedRNN
 from bptt.model.network import Network, Reading
 from bptt.model.state import parts
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
 CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru", "LSTM": "lstm"}
+
+
+Entry = tuple[str, Tensor, Tensor | None]
+"""A parameter, what it is multiplied by, and which of its columns that meets; None: all."""
 
 
 class Enters(NamedTuple):
@@ -132,7 +138,7 @@ def layer_at(
     U, W, b_ih, b_hh = (None if w is None else w.detach() for w in weights.values())
     assert U is not None
     inputs = [(f"weight_ih{suffix}", *one) for one in enters]
-    loop: list[tuple[str, Tensor, Tensor | None]] = []
+    loop: list[Entry] = []
     before = h.new_empty(0)
     if W is not None:
         before = torch.cat([start[0].unsqueeze(0), h[:-1]])
@@ -142,15 +148,61 @@ def layer_at(
     inputs += [] if b_ih is None else [(f"bias_ih{suffix}", one, None)]
     loop += [] if b_hh is None else [(f"bias_hh{suffix}", one, None)]
     slopes: Slopes = Elman.at(cell, h)
-    if cell in ("gru", "lstm"):
+    apart: list[tuple[str, list[Entry]]] = []
+    skips: dict[int, Tensor] = {}
+    if isinstance(module, LoopedRNN):
+        kinds, more, skips = _loop_at(module, suffix, h, start, kept)
+        loop += more
+        apart += kinds
+        p = _project([(e.rows, _columns(U, e.columns)) for e in enters], b_ih, h)
+        assert W is not None
+        met = [before, *(rows for _, rows, _ in more)]
+        a = p + _project(list(zip(met, (W, *skips.values()), strict=True)), b_hh, h)
+        slopes = Looped.at(cell, _detached(module.loop(suffix)), a, before)
+    elif cell in ("gru", "lstm"):
         assert W is not None
         p = _project([(e.rows, _columns(U, e.columns)) for e in enters], b_ih, h)
         a = _project([(before, W)], b_hh, h)
         slopes = Gru.at(p, a, before) if cell == "gru" else Lstm.at(p + a, start[1], kept)
-    apart = [("p", inputs), ("a", loop)] if cell == "gru" else [("both", inputs + loop)]
+    apart += [("p", inputs), ("a", loop)] if cell == "gru" else [("both", inputs + loop)]
     asks = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
     sites = [_site(which, [e for e in some if not asks or e[0] in asks]) for which, some in apart]
-    return Layer(slopes, U, W, [site for site in sites if site is not None], mask)
+    return Layer(slopes, U, W, [site for site in sites if site is not None], mask, skips)
+
+
+def _loop_at(
+    module: LoopedRNN,
+    suffix: str,
+    h: Float[Tensor, "T B H"],
+    start: tuple[Tensor, ...],
+    kept: Float[Tensor, "T B 1"] | None,
+) -> tuple[
+    list[tuple[str, list[Entry]]],
+    list[Entry],
+    dict[int, Tensor],
+]:
+    """Return where the parameters enter that are no matrices, where the skips' do, and these."""
+    T, one = len(h), h.new_ones(*h.shape[:2], 1)
+    kinds: list[tuple[str, list[Entry]]] = [
+        (name, [(f"{name}{suffix}", one, None)]) for name in ("gain", "shift")
+    ]
+    kinds = kinds if module.options.norm else []
+    if module.options.learn_leak:
+        kinds.append(("leak", [(f"leak{suffix}", one, None)]))
+    history = torch.cat([torch.stack(start[::-1]), h])
+    more, skips = list[Entry](), dict[int, Tensor]()
+    for delay in module.options.skips:
+        rows = history[len(start) - delay :][:T]
+        for k in range(delay if kept is not None else 0):
+            assert kept is not None
+            rows = rows * torch.cat([torch.ones_like(kept[:k]), kept[: T - k]])
+        skips[delay] = getattr(module, f"weight_skip{delay}{suffix}").detach()
+        more.append((f"weight_skip{delay}{suffix}", rows, None))
+    return kinds, more, skips
+
+
+def _detached(loop: Loop) -> Loop:
+    return Loop(loop.delays, *[None if t is None else t.detach() for t in loop[1:]])
 
 
 def _project(
@@ -167,7 +219,7 @@ def _columns(weight: Tensor, columns: Tensor | None) -> Tensor:
     return weight if columns is None else weight[:, columns]
 
 
-def _site(which: str, enters: list[tuple[str, Tensor, Tensor | None]]) -> Site | None:
+def _site(which: str, enters: list[Entry]) -> Site | None:
     if not enters:
         return None
     at, owners = 0, []
@@ -201,7 +253,8 @@ def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
         fed = (~forced).unsqueeze(-1).to(R.dtype)
         V = net.readout.weight.detach()
         closed = Closed(R.detach(), V, fed, net.likelihood, read.said[1:])
-    seeds, scored = _seeds(net, part.y, part.weights, states, given.alive)
+    count = max(1, len(parts(given.hidden)))
+    seeds, scored = _seeds(net, part.y, part.weights, states, given.alive, count)
     return Chain(layers, seeds, scored, kept, closed)
 
 
@@ -248,8 +301,9 @@ def _seeds(
     weights: Float[Tensor, "T B"] | None,
     states: list[Float[Tensor, "T B H"]],
     alive: Bool[Tensor, "T B"] | None,
+    count: int,
 ) -> tuple[list[Parts], Bool[Tensor, "T B"]]:
-    """Return ∂(w · nll)/∂sⱼ of every layer, and which steps have a loss."""
+    """Return ∂(w · nll)/∂sⱼ of every layer, in `count` parts, and which steps have a loss."""
     top = states[-1]
     scored = torch.ones(top.shape[:2], dtype=torch.bool, device=top.device)
     if weights is not None:
@@ -268,6 +322,5 @@ def _seeds(
             "infinity: look at its weights, x and y"
         )
     zeros = torch.zeros_like(top)
-    count = 2 if net.cell == "lstm" else 1
     seeds: list[Parts] = [(zeros,) * count for _ in states[:-1]]
     return [*seeds, (grad_top, *(zeros,) * (count - 1))], scored

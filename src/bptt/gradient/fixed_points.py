@@ -12,6 +12,8 @@ from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
 from bptt.kernel import reference
+from bptt.model.layers import ACTIVATIONS
+from bptt.model.looped import LoopedRNN
 from bptt.model.network import Network
 from bptt.model.state import parts
 
@@ -80,12 +82,19 @@ class Step:
     def _cell(self, suffix: str) -> reference.Step:
         """Return a layer's step in float64."""
         layer, cell = self.net.recurrent, self.net.cell
+        if isinstance(layer, LoopedRNN):
+            loop = layer.loop(suffix)
+            parts_ = (None if t is None else t.detach().double() for t in loop[1:])
+            f = ACTIVATIONS[cell]
+            return reference.looped(
+                layer.weights(suffix).detach().double(), f, reference.Loop(loop.delays, *parts_)
+            )
         W = layer.part("weight_hh", suffix).detach().double()
         if cell == "gru":
             return reference.gru(W, layer.part("bias_hh", suffix).detach().double())
         if cell == "lstm":
             return reference.lstm(W)
-        return reference.elman(W, torch.tanh if cell == "tanh" else torch.relu)
+        return reference.elman(W, ACTIVATIONS[cell])
 
     def jacobian(self, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S S"]:
         """Return ∂F/∂s at every state."""

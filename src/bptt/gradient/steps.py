@@ -11,23 +11,29 @@ For tanh that is ∂hₘ/∂hₘ₋₁ = diag(1 − hₘ²) W (Goodfellow et al.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bptt.kernel.reference import NORM_EPSILON, Loop
+
 Parts = tuple[Float[Tensor, "J B H"], ...]
 """The gradient of a state: of h, or of h and c."""
 
 
 class Passed(NamedTuple):
-    """What a gradient makes of a step, before the weights: δp, δa, and what goes by W's side."""
+    """What a gradient makes of a step, before the weights: δp, δa, and what goes by W's side.
+
+    others: of parameters that are no matrices, by their names in a Site.
+    """
 
     p: Float[Tensor, "J B G"]
     a: Float[Tensor, "J B G"]
     beside: tuple[Float[Tensor, "J B H"] | None, ...]
+    others: dict[str, Float[Tensor, "J B H"]] = {}  # noqa: RUF012 (a NamedTuple's, never changed)
 
 
 class Slopes(Protocol):
@@ -52,6 +58,56 @@ class Elman(NamedTuple):
         """Return δ = f′ ⊙ d."""
         delta = d[0] * self.slope[steps]
         return Passed(delta, delta, (None,))
+
+
+class Looped(NamedTuple):
+    """h = (1 − α) ⊙ h₋ + α ⊙ f(ã), ã = gain ⊙ n + shift, n = (a − μ) / σ, for states (h, h₋, …).
+
+    slope: f′(ã), (T, B, H). leak: α, or None for 1. off: f(ã) − h₋. gain, normal, by_spread: n and
+    1/σ, (T, B, H) and (T, B, 1); None without a normalisation. learns: whether σ⁻¹(α) is learned.
+    """
+
+    states: int
+    slope: Float[Tensor, "T B H"]
+    leak: Float[Tensor, " H"] | None
+    off: Float[Tensor, "T B H"]
+    gain: Float[Tensor, " H"] | None
+    normal: Float[Tensor, "T B H"] | None
+    by_spread: Float[Tensor, "T B 1"] | None
+
+    @classmethod
+    def at(
+        cls, cell: str, loop: Loop, a: Float[Tensor, "T B H"], before: Float[Tensor, "T B H"]
+    ) -> Looped:
+        """Return the slopes where a is this, after states `before`."""
+        normal = by_spread = None
+        if loop.gain is not None and loop.shift is not None:
+            spread = a.var(-1, correction=0, keepdim=True)
+            by_spread = (spread + NORM_EPSILON).rsqrt()
+            normal = (a - a.mean(-1, keepdim=True)) * by_spread
+            a = loop.gain * normal + loop.shift
+        fresh = torch.tanh(a) if cell == "tanh" else torch.relu(a)
+        slope = Elman.at(cell, fresh).slope
+        return cls(loop.delays[-1], slope, loop.leak, fresh - before, loop.gain, normal, by_spread)
+
+    def back(self, d: Parts, steps: slice) -> Passed:
+        """Return what passes f; past it by the leak; and each older state to where it came from."""
+        into, leak, others = d[0], self.leak, dict[str, Tensor]()
+        aside = None if leak is None else into * (1 - leak)
+        if leak is not None:
+            others["leak"] = into * self.off[steps] * leak * (1 - leak)  # of σ⁻¹(α)
+            into = into * leak
+        delta = into * self.slope[steps]
+        if self.gain is not None and self.normal is not None and self.by_spread is not None:
+            normal = self.normal[steps]
+            others["gain"], others["shift"] = delta * normal, delta
+            delta = delta * self.gain
+            along = (delta * normal).mean(-1, keepdim=True)
+            delta = (delta - delta.mean(-1, keepdim=True) - along * normal) * self.by_spread[steps]
+        beside: list[Tensor | None] = [*d[1:], None]
+        if aside is not None:
+            beside[0] = aside if beside[0] is None else aside + beside[0]
+        return Passed(delta, delta, tuple(beside), others)
 
 
 class Gru(NamedTuple):
@@ -121,7 +177,8 @@ class Lstm(NamedTuple):
 class Site(NamedTuple):
     """Where weights enter: their gradient is Σ δ zᵀ.
 
-    which: "p", "a", or "both" where δp and δa are the same. z: what they are multiplied by.
+    which: "p", "a", or "both" where δp and δa are the same; or the name of one of Passed's others.
+    z: what they are multiplied by.
     columns: which columns of z are whose: (parameter, from, to, which columns of the parameter).
     """
 
@@ -131,6 +188,8 @@ class Site(NamedTuple):
 
     def delta(self, passed: Passed) -> Float[Tensor, "J B G"]:
         """Return the δ that goes with it."""
+        if self.which in passed.others:
+            return passed.others[self.which]
         return passed.a if self.which == "a" else passed.p
 
 
@@ -139,7 +198,7 @@ class Layer:
     """One layer of a run: its slopes, its weights, and where these enter.
 
     U: (G, I), what its input enters by. W: (G, H), or None where nothing loops over h. mask: what
-    dropout has multiplied its input by.
+    dropout has multiplied its input by. skips: by which matrix h enters with a delay besides W's.
     """
 
     slopes: Slopes
@@ -147,6 +206,7 @@ class Layer:
     W: Float[Tensor, "G H"] | None
     sites: list[Site]
     mask: Float[Tensor, "T B I"] | None = None
+    skips: dict[int, Float[Tensor, "G H"]] = field(default_factory=dict)
 
     def down(self, passed: Passed, steps: slice) -> Float[Tensor, "J B I"]:
         """Return the gradient of what entered, from the layer below."""
@@ -158,7 +218,8 @@ class Layer:
         passed = self.slopes.back(d, steps)
         if self.W is None:
             return passed, tuple(torch.zeros_like(part) for part in d)
-        through = passed.a @ self.W
-        first, *others = passed.beside
-        h = through if first is None else through.add_(first)
-        return passed, (h, *(part for part in others if part is not None))
+        before = list(passed.beside)
+        for delay, weight in ((1, self.W), *self.skips.items()):
+            beside, through = before[delay - 1], passed.a @ weight
+            before[delay - 1] = through if beside is None else through.add_(beside)
+        return passed, tuple(part for part in before if part is not None)

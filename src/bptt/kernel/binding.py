@@ -117,6 +117,7 @@ def looped_backward(
     layout: Layout,
     kept: tuple[Tensor, ...],
     grad_h: Tensor,
+    *,
     needs: tuple[bool, ...],
     omega: float,
 ) -> tuple[list[Tensor | None], float]:

@@ -62,17 +62,15 @@ class Layout:
         What lies before a reset is 0.
         """
         D, B, _ = h0.shape
-        if self.batch_sizes is None:
-            sizes = torch.full((len(h),), B)
-        else:
-            sizes = self.batch_sizes
+        if self.batch_sizes is None and self.resets is None and len(h) >= D:
+            return h[:D].clone() if self.reverse else h[len(h) - D :].flip(0)
+        sizes = torch.full((len(h),), B) if self.batch_sizes is None else self.batch_sizes
         rows, j = torch.arange(B), torch.arange(D).unsqueeze(1)
         lengths = (sizes.unsqueeze(1) > rows).sum(0)
         t = j.expand(D, B) if self.reverse else lengths - 1 - j
         within = j < lengths
         starts = sizes.cumsum(0) - sizes
-        index = (starts[t.clamp(0, len(h if self.batch_sizes is None else sizes) - 1)] + rows) * within
-        index = index.to(h.device)
+        index = ((starts[t.clamp(0, len(sizes) - 1)] + rows) * within).to(h.device)
         older = (j - lengths).clamp(min=0).to(h.device)
         states = torch.where(
             within.unsqueeze(-1).to(h.device),

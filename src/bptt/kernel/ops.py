@@ -142,7 +142,7 @@ class _LoopedLayer(torch.autograd.Function):
         else:
             run = (ctx.cell, given, loop, ctx.layout)
             weight = 0.0 if ctx.omega is None else ctx.omega.weight
-            grads, value = binding.looped_backward(*run, kept, grad_h, needs, weight)
+            grads, value = binding.looped_backward(*run, kept, grad_h, needs=needs, omega=weight)
             if ctx.omega is not None:
                 ctx.omega.value += value
         return *grads, None, None, None, None

@@ -122,9 +122,9 @@ def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:
 def looped(W: Float[Tensor, "H KH"], f: Activation, loop: Loop) -> Step:
     """Return the step of an Elman layer with more in its loop; the state is hᵗ, hᵗ⁻¹, ….
 
-    Delays: aᵗ = pᵗ + Σ_d W_d hᵗ⁻ᵈ (Lin et al. 1996; Goodfellow et al. 2016, section 10.9.1). Layer
-    normalisation: ã = gain ⊙ (a − μ) / σ + shift, over the units (Ba et al. 2016, equation 4). Leak:
-    hᵗ = (1 − α) ⊙ hᵗ⁻¹ + α ⊙ f(ã) (Jaeger et al. 2007; Goodfellow et al. 2016, section 10.9.2).
+    Delays: aᵗ = pᵗ + Σ_d W_d hᵗ⁻ᵈ (Lin et al. 1996; Goodfellow et al. 2016, section 10.9.1).
+    Layer normalisation over the units: ã = gain ⊙ (a − μ) / σ + shift (Ba et al. 2016, equation 4).
+    Leak: hᵗ = (1 − α) ⊙ hᵗ⁻¹ + α ⊙ f(ã) (Jaeger et al. 2007; Goodfellow et al., section 10.9.2).
     """
 
     def step(p: Float[Tensor, "B H"], state: State) -> State:

@@ -119,8 +119,17 @@ class Architecture:
         return cls.stacked(1, "both")
 
     @classmethod
-    def stacked(cls, n: int, recurrence: str = "hidden", *, source: str = "x") -> Architecture:
-        """Return n recurrent layers, one on top of the other; source: what its input is called.
+    def stacked(
+        cls,
+        n: int,
+        recurrence: str = "hidden",
+        *,
+        source: str = "x",
+        skips: Iterable[int] = (),
+    ) -> Architecture:
+        """Return n recurrent layers, one on top of the other.
+
+        source: what its input is called. skips: more delays by which h enters its own layer.
 
         >>> [str(edge) for edge in Architecture.stacked(2).edges][:3]
         ['x -> h1', 'h1 -> h2', 'h2 -> o']
@@ -131,7 +140,7 @@ class Architecture:
         up = [source, *hidden, "o"]
         edges = [(below, above, 0) for below, above in itertools.pairwise(up)]
         if recurrence != "output":
-            edges += [(h, h, 1) for h in hidden]
+            edges += [(h, h, delay) for h in hidden for delay in (1, *skips)]
         if recurrence != "hidden":
             edges.append(("o", hidden[0], 1))
         return cls(edges, (source,))

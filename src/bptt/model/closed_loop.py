@@ -20,6 +20,7 @@ from bptt.model import mean_loop as by_hand
 from bptt.model.encodings import BLANK
 from bptt.model.given import Given, where
 from bptt.model.layers import Feedforward, Hidden, Recurrent
+from bptt.model.looped import LoopedRNN
 from bptt.model.state import parts
 
 if TYPE_CHECKING:
@@ -47,7 +48,8 @@ Say = Callable[[Float[Tensor, "B O"], int], Tensor]
 def mean_loop(net: Network, given: Given) -> Loop:
     """Run with the mean of y fed back where it is not forced; the gradient goes through it."""
     R = net.feedback_weight(given.x)
-    if R is None or not by_hand.can(net.cell, given.alive):
+    is_looped = isinstance(net.recurrent, LoopedRNN)
+    if R is None or is_looped or not by_hand.can(net.cell, given.alive):
         return plain_loop(net, given, lambda o, t: net.likelihood.mean(o))
     layer = net.recurrent
     base, forced = _base(net, given, R)
@@ -64,7 +66,7 @@ def mean_loop(net: Network, given: Given) -> Loop:
         enters = [R if k == 0 else layer.part("weight_ih", suffix)]
         enters += [layer.part("weight_hh", suffix)] if has_loop else []
         layers.append((torch.cat(enters, dim=1), None if k == 0 else layer.input_bias(suffix)))
-    readout = (net.readout.weight, net.readout.bias)
+    readout = (net.V, net.readout.bias)
     outputs, states, said = by_hand.mean_loop(how, base, own, hidden, readout, layers)
     return Loop(outputs, states[-1], said, states[:, -1] if has_loop else None)
 
@@ -77,7 +79,8 @@ def free_run(
 
     They are fed back where it is not forced.
     """
-    if kernel.can(net.recurrent, noise) and given.alive is None:
+    is_looped = isinstance(net.recurrent, LoopedRNN)
+    if not is_looped and given.alive is None and kernel.can(net.recurrent, noise):
         return _kernel_run(net, given, noise, temperature)
     loop = plain_loop(net, given, lambda o, t: net.likelihood.draw(o, noise[t], temperature))
     return loop.said, loop.last
@@ -97,7 +100,7 @@ def plain_loop(net: Network, given: Given, say: Say) -> Loop:
         if R is not None:
             p = p + reference.project(_unless(forced[t], own), R)
         top, moved = _move(layer, p, states)
-        outputs.append(net.readout(top))
+        outputs.append(net.outputs_of(top))
         tops.append(top)
         new = say(outputs[-1], t)
         if given.alive is None:
@@ -190,7 +193,7 @@ def _kernel_run(
         p=net.project_x(given.x),
         layers=layers,
         R=net.feedback_weight(given.x),
-        V=net.readout.weight,
+        V=net.V,
         c=net.readout.bias,
         hidden=hidden,
         own0=given.own0,

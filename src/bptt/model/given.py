@@ -105,12 +105,14 @@ def start_of(net: Network, state: State | None, B: int) -> tuple[Hidden, Tensor,
     hidden = zero if hidden is None else hidden
     if len(parts(hidden)) != len(parts(zero)):
         raise BpttError(
-            f'state.hidden is another cell\'s; expected (h, c) for "lstm", None for recurrence '
-            f'"output", else h: this is cell "{net.cell}", recurrence "{net.recurrence}"'
+            f"state.hidden is another network's: it has {len(parts(hidden))} parts; expected "
+            f'(h, c) for "lstm", the last h for skips, None for recurrence "output", else h: this '
+            f'is cell "{net.cell}", recurrence "{net.recurrence}", skips {net.loop.skips}'
         )
-    for name, got, want in zip("hc", parts(hidden), parts(zero), strict=False):
-        require_shape(f"state.hidden ({name})", got.shape, "(layers, B, H)", want.shape)
-        require_dtype(f"state.hidden ({name})", got, want)
+    for i, (got, want) in enumerate(zip(parts(hidden), parts(zero), strict=True)):
+        name = "state.hidden" if len(parts(zero)) == 1 else f"state.hidden[{i}]"
+        require_shape(name, got.shape, "(layers, B, H)", want.shape)
+        require_dtype(name, got, want)
     weight, encoding = net.readout.weight, net.likelihood.encoding
     blank = net.likelihood.blank(B, weight)
     y = blank if y is None else y

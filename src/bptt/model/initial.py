@@ -79,6 +79,8 @@ class Initial:
 def initialise(net: Network, initial: Initial) -> None:
     """Give a network its first weights; b starts at 0, and torch's second bias is frozen there.
 
+    So is b where it is normalised away, and the shift has its place. W and the skips' matrices
+    share what W alone would have: what they carry together is then no more than that.
     Unless they are to be small or Gaussian, columns of U and R that stand for a token are drawn
     from N(0, 1), as in torch.nn.Embedding, and the rest of U and R, V and c uniformly within
     ±1/√H, as in torch.nn.Linear.
@@ -87,10 +89,12 @@ def initialise(net: Network, initial: Initial) -> None:
     for name, parameter in layer.named_parameters():
         if name.startswith("bias"):
             nn.init.zeros_(parameter)
-            parameter.requires_grad_(not name.startswith("bias_hh"))
-        elif name.startswith("weight_hh"):
+            parameter.requires_grad_(not name.startswith("bias_hh") and not net.loop.norm)
+        elif name.startswith(("weight_hh", "weight_skip")):
             for gate in parameter.split(layer.hidden_size):
                 _first_w(gate, initial)
+            if initial.W != "gaussian" or initial.radius is not None:
+                parameter.div_(len(net.loop.delays))
     _first_others(net, initial)
     if initial.forget_bias is not None or initial.chrono is not None:
         for name, parameter in layer.named_parameters():

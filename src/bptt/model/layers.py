@@ -6,8 +6,9 @@ loop, and for a token it is no product but a look-up (see `bptt.model.encodings`
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -41,6 +42,7 @@ class Recurrent(RNNBase):
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
     omega: ops.Omega | None = None
+    dropped: Mapping[str, Tensor] = MappingProxyType({})
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 
@@ -48,7 +50,11 @@ class Recurrent(RNNBase):
         self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, on its input or on the projection of it."""
-        cell, W, b_hh = CELLS[self.mode], self.part("weight_hh", suffix), self.part("bias_hh", suffix)
+        cell, W, b_hh = (
+            CELLS[self.mode],
+            self.part("weight_hh", suffix),
+            self.part("bias_hh", suffix),
+        )
         given = Given(rows, None, W, None, b_hh if cell == "gru" else None, state[0])
         if not is_projected:
             U, b_ih = self.part("weight_ih", suffix), self.part("bias_ih", suffix)
@@ -69,7 +75,7 @@ class Recurrent(RNNBase):
 
     def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
-        return getattr(self, name + suffix, None)
+        return _kept(self, name + suffix)
 
     def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return what is added to a layer's projected input: torch's two biases in one."""
@@ -161,6 +167,12 @@ class Recurrent(RNNBase):
         self.check_forward_args(rows, hidden, sizes)  # type: ignore[arg-type]
         outs, last = self.run(rows, hidden, Layout(sizes))
         return PackedSequence(outs[-1], sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
+
+
+def _kept(layer: Recurrent | Feedforward, name: str) -> Any:
+    """Return a parameter without the units that dropout leaves out; None if there is none."""
+    weight: Any = getattr(layer, name, None)
+    return weight * layer.dropped[name] if name in layer.dropped else weight
 
 
 class RNN(Recurrent):
@@ -271,6 +283,7 @@ def accelerate(model: Module) -> Module:
 class Feedforward(nn.Module):
     """hᵗ = f(pᵗ): a stack of layers without hidden-to-hidden recurrence, hence without a loop."""
 
+    dropped: Mapping[str, Tensor] = MappingProxyType({})
     weight_ih_l0: Tensor
     bias_ih_l0: Tensor
 
@@ -295,7 +308,7 @@ class Feedforward(nn.Module):
 
     def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_ih_l0, or None for a W, which there is not."""
-        return getattr(self, name + suffix, None)
+        return _kept(self, name + suffix)
 
     def input_bias(self, suffix: str = "_l0") -> Tensor:
         """Return what is added to a layer's projected input."""

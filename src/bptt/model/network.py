@@ -19,6 +19,7 @@ from bptt.errors import BpttError, require_choice, require_memory, require_whole
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.model.architecture import RECURRENCES, Architecture
 from bptt.model.closed_loop import as_rows, free_run, mean_loop
+from bptt.model.dropout import units_dropped
 from bptt.model.encodings import (
     Encoding,
     Tokens,
@@ -31,6 +32,7 @@ from bptt.model.given import Given, batch_size, checked, start_of, where
 from bptt.model.initial import Initial, initialise
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward, Hidden
 from bptt.model.likelihoods import Likelihood, likelihood_from_config
+from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
 from bptt.model.state import (
     Output,
     Regime,
@@ -78,6 +80,7 @@ class Network(nn.Module):
 
     init: how the weights start: "orthogonal", "identity" or "gaussian" for W, or an Initial, which
     says more.
+    leak, learn_leak, skips, norm, dropout: what the loop has besides W; see LoopOptions.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
@@ -96,6 +99,11 @@ class Network(nn.Module):
         cell: str = "tanh",
         layers: int = 1,
         init: str | Initial = "orthogonal",
+        leak: float | tuple[float, float] | None = None,
+        learn_leak: bool = False,
+        skips: int | Sequence[int] = (),
+        norm: bool = False,
+        dropout: float = 0.0,
     ) -> None:
         super().__init__()
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
@@ -104,16 +112,22 @@ class Network(nn.Module):
         require_whole("hidden", hidden, 1)
         require_whole("layers", layers, 1)
         self.init.require(cell, recurrence)
+        self.loop = LoopOptions(
+            leak=leak, learn_leak=learn_leak, skips=as_delays(skips), norm=norm, dropout=dropout
+        )
+        self.loop.require(cell, recurrence)
+        self.dropped: Tensor | None = None
         self.likelihood = likelihood
         self.inputs = as_encoding(inputs)
         self.recurrence, self.cell = recurrence, cell
         width = self.inputs.width + (likelihood.encoding.width if self.feeds_back else 0)
-        weights = GATES[cell] * hidden * (width + hidden + (layers - 1) * 2 * hidden)
+        loops = len(self.loop.delays)
+        weights = GATES[cell] * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
         require_memory(
             f"a network of {layers:,} x {hidden:,} hidden units",
             4 * (weights + hidden * likelihood.outputs),
         )
-        self.recurrent = _recurrent_layer(width, hidden, recurrence, cell, layers)
+        self.recurrent = self._recurrent_layer(width, hidden, layers)
         self.readout = nn.Linear(hidden, likelihood.outputs)
         initialise(self, self.init)
 
@@ -127,6 +141,7 @@ class Network(nn.Module):
             "cell": self.cell,
             "layers": self.recurrent.num_layers,
             "init": asdict(self.init),
+            **asdict(self.loop),
         }
 
     @classmethod
@@ -159,11 +174,22 @@ class Network(nn.Module):
         return self.recurrent.weight_ih_l0[:, self.inputs.width :]
 
     @property
+    def V(self) -> Float[Tensor, "O H"]:
+        """Hidden to output, without the units that dropout leaves out."""
+        weight = self.readout.weight
+        return weight if self.dropped is None else weight * self.dropped
+
+    def outputs_of(self, h: Float[Tensor, "... H"]) -> Float[Tensor, "... O"]:
+        """Return o = c + V h."""
+        return nn.functional.linear(h, self.V, self.readout.bias)
+
+    @property
     def architecture(self) -> Architecture:
         """The network as a graph; its input is called y where that is only what it said before."""
         has_x = self.inputs.width > 0
         layers = int(self.recurrent.num_layers)
-        return Architecture.stacked(layers, self.recurrence, source="x" if has_x else "y")
+        source = "x" if has_x else "y"
+        return Architecture.stacked(layers, self.recurrence, source=source, skips=self.loop.skips)
 
     def fresh_state(self, B: int) -> State:
         """Return h⁰ = 0 and y⁰ = 0 for B sequences."""
@@ -201,8 +227,9 @@ class Network(nn.Module):
         lengths: (B,), where each sequence ends if that is before T.
         resets: (T, B), the steps before which a sequence's state is zeroed.
         """
-        read = self.read(y, x, state, Regime(lengths, resets, forcing, feedback))
-        outputs = self.readout(read.states[-1]) if read.outputs is None else read.outputs
+        with units_dropped(self):
+            read = self.read(y, x, state, Regime(lengths, resets, forcing, feedback))
+            outputs = self.outputs_of(read.states[-1]) if read.outputs is None else read.outputs
         true, alive = read.given.y, read.given.alive
         nll = None if true is None else self.likelihood.nll(outputs, true)
         if nll is not None and alive is not None:
@@ -224,7 +251,8 @@ class Network(nn.Module):
         how = Regime(**regime)
         if self.is_parallel(how):
             return Reading(checked(self, y, x, state, how), [], None).after(how.lengths)
-        return self.read(y, x, state, how).after(how.lengths)
+        with units_dropped(self):
+            return self.read(y, x, state, how).after(how.lengths)
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""
@@ -241,9 +269,10 @@ class Network(nn.Module):
     ) -> list[State]:
         """Return what `advance` would return after each of several numbers of steps, from one run.
 
-        Under teacher forcing, and not for an LSTM: of its c only the last is kept.
+        Under teacher forcing, and where the state is h alone: of other parts only the last is kept.
         """
-        read = self.read(y, x, state, Regime(**regime), every=True)
+        with units_dropped(self):
+            read = self.read(y, x, state, Regime(**regime), every=True)
         given, history, lengths = read.given, read.history, regime.get("lengths")
         at = torch.as_tensor(steps, device=history.device).unsqueeze(1).expand(-1, given.B)
         at = at if lengths is None else torch.minimum(at, lengths)
@@ -396,24 +425,26 @@ class Network(nn.Module):
             return self.R
         return self.U if x is None and self.x_can_be_previous_y else None
 
-
-def _recurrent_layer(
-    width: int, hidden: int, recurrence: str, cell: str, layers: int
-) -> RNN | GRU | LSTM | Feedforward:
-    if recurrence == "output" and cell in ("gru", "lstm"):
-        raise BpttError(
-            f'recurrence is "output" with cell "{cell}"; expected tanh or relu, '
-            "since a gated cell carries h in its gates"
-        )
-    if recurrence == "output":
-        return Feedforward(width, hidden, layers, nonlinearity=cell)
-    columns = max(width, 1)
-    layer = (
-        RNN(columns, hidden, layers, nonlinearity=cell)
-        if cell in ("tanh", "relu")
-        else (GRU if cell == "gru" else LSTM)(columns, hidden, layers)
-    )
-    if width == 0:  # nothing comes in but the state, which torch's constructors refuse
-        layer.input_size = 0
-        layer.weight_ih_l0 = nn.Parameter(layer.weight_ih_l0.detach()[:, :0])
-    return layer
+    def _recurrent_layer(
+        self, width: int, hidden: int, layers: int
+    ) -> RNN | GRU | LSTM | LoopedRNN | Feedforward:
+        cell = self.cell
+        if self.recurrence == "output" and cell in ("gru", "lstm"):
+            raise BpttError(
+                f'recurrence is "output" with cell "{cell}"; expected tanh or relu, '
+                "since a gated cell carries h in its gates"
+            )
+        if self.recurrence == "output":
+            return Feedforward(width, hidden, layers, nonlinearity=cell)
+        columns = max(width, 1)
+        layer: RNN | GRU | LSTM | LoopedRNN
+        if self.loop.named:
+            layer = LoopedRNN(columns, hidden, layers, cell, self.loop)
+        elif cell in ("tanh", "relu"):
+            layer = RNN(columns, hidden, layers, nonlinearity=cell)
+        else:
+            layer = (GRU if cell == "gru" else LSTM)(columns, hidden, layers)
+        if width == 0:  # nothing comes in but the state, which torch's constructors refuse
+            layer.input_size = 0
+            layer.weight_ih_l0 = nn.Parameter(layer.weight_ih_l0.detach()[:, :0])
+        return layer

@@ -125,6 +125,7 @@ def diagnose(
         net, y, x, window=window, max_lag=max_lag, lengths=lengths, loss_weights=weights
     )
     size = sum(part.numel() for part in parts(net.recurrent.zero_state(1)))
+    is_plain = net.cell in ("tanh", "relu") and not net.loop.named
     whole = lengths is None and flow.T > FREE_STEPS + 1
     loops = flow.has_path and whole
     fits = 64 * size * size * y.element_size() < MOST_JACOBIANS
@@ -136,7 +137,7 @@ def diagnose(
         trained=trained,
         others=others,
         jacobians=jacobians(net, one.y, one.x) if loops and fits else None,
-        spectrum=spectrum(net) if flow.has_path and net.cell in ("tanh", "relu") else None,
+        spectrum=spectrum(net) if flow.has_path and is_plain else None,
         lyapunov=(
             lyapunov_exponents(net, y, x, count=min(MOST_EXPONENTS, size)) if loops else None
         ),
@@ -153,7 +154,7 @@ def _windows(
     net: Network, sample: Sample, flow: GradientFlow, window: int | None, stride: int | None
 ) -> tuple[Truncated | None, tuple[Truncated, ...]]:
     """Return what the trained window costs, and others: as long as the horizon, and twice that."""
-    net = copy.deepcopy(net)
+    net = copy.deepcopy(net).eval()
     how: dict[str, Any] = {"lengths": sample.lengths, "loss_weights": sample.loss_weights}
 
     def gradient(**cut: Any) -> Tensor:

@@ -108,7 +108,8 @@ class Omega:
             W = self.layer.get_parameter(f"weight_hh{suffix}")
             self.value += float(ratio.omega) / self.sequences
             if W.grad is not None:
-                W.grad.add_(ratio.gradient, alpha=self.weight / self.sequences)
+                scale = self.layer.dropped.get(f"weight_hh{suffix}", 1)
+                W.grad.add_(ratio.gradient * scale, alpha=self.weight / self.sequences)
 
     def _listen(self, suffix: str, p: Tensor, h: Tensor, h0: Tensor, layout: Layout) -> None:
         """Wait for the gradient of p, which is δ."""
@@ -156,6 +157,11 @@ def require_omega(net: Network) -> None:
     """Raise BpttError unless the network has what Ω is about."""
     if net.cell not in ("tanh", "relu"):
         raise BpttError(f'omega is given with cell "{net.cell}"; expected tanh or relu')
+    if net.loop.named:
+        raise BpttError(
+            f"omega is given with {' and '.join(net.loop.named)}; expected one or the other: it "
+            "keeps the gradient on its one way through W, and theirs has others"
+        )
     if isinstance(net.recurrent, Feedforward):
         raise BpttError(
             'omega is given with recurrence "output"; expected "hidden" or "both", which have a W'
