@@ -267,7 +267,7 @@ X = torch.zeros(T, B, 2).double()
             torch.zeros(T, B).long(),
             X,
             {"state": bptt.State(torch.zeros(1, B, H))},
-            r"state.hidden \(h\) has dtype torch.float32",
+            r"state.hidden has dtype torch.float32",
         ),
         (
             torch.zeros(T, B).long(),

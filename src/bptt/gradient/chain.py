@@ -183,12 +183,10 @@ def _loop_at(
 ]:
     """Return where the parameters enter that are no matrices, where the skips' do, and these."""
     T, one = len(h), h.new_ones(*h.shape[:2], 1)
+    names = ["gain", "shift"] * module.options.norm + ["leak"] * module.options.learn_leak
     kinds: list[tuple[str, list[Entry]]] = [
-        (name, [(f"{name}{suffix}", one, None)]) for name in ("gain", "shift")
+        (name, [(f"{name}{suffix}", one, None)]) for name in names
     ]
-    kinds = kinds if module.options.norm else []
-    if module.options.learn_leak:
-        kinds.append(("leak", [(f"leak{suffix}", one, None)]))
     history = torch.cat([torch.stack(start[::-1]), h])
     more, skips = list[Entry](), dict[int, Tensor]()
     for delay in module.options.skips:

@@ -49,7 +49,7 @@ def _draw(net: Network) -> None:
     for k in range(layer.num_layers):
         like = net.readout.weight
         kept = torch.rand(layer.hidden_size, dtype=like.dtype, device=like.device) >= p
-        scale: Tensor = kept / (1 - p)
+        scale: Tensor = kept.to(like.dtype) / (1 - p)
         loops = (f"weight_hh_l{k}", *(f"weight_skip{d}_l{k}" for d in net.loop.skips))
         entered = names.intersection([*loops, f"weight_ih_l{k + 1}"])
         dropped.update(dict.fromkeys(entered, scale))
