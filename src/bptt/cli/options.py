@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from cyclopts import Parameter
+from collections.abc import Sequence
+
+from cyclopts import Parameter, Token
 
 MOST_SEED = 2**63 - 1
 TEMPERATURE = 0.7
@@ -10,3 +12,20 @@ TEMPERATURE = 0.7
 COMMAS = Parameter(
     converter=lambda _, tokens: tuple(name for one in tokens for name in one.value.split(","))
 )
+"""Several names, with commas between."""
+
+
+def numbers(kind: type[int] | type[float]) -> Parameter:
+    """Return what reads several numbers, with commas between."""
+
+    def read(_: object, tokens: Sequence[Token]) -> tuple[float, ...]:
+        found = []
+        for said in (part for one in tokens for part in one.value.split(",")):
+            try:
+                found.append(kind(said))
+            except ValueError:
+                wanted = "whole numbers" if kind is int else "numbers"
+                raise ValueError(f"got {said!r}; expected {wanted} with commas between") from None
+        return tuple(found)
+
+    return Parameter(converter=read)

@@ -15,7 +15,7 @@ from rich.console import Console
 import bptt
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
-from bptt.cli.options import COMMAS, MOST_SEED, TEMPERATURE
+from bptt.cli.options import COMMAS, MOST_SEED, TEMPERATURE, numbers
 from bptt.errors import BpttError, require_whole
 from bptt.training.settings import Settings
 
@@ -48,6 +48,23 @@ class NetworkOptions:
     recurrence: Literal["hidden", "output", "both"] | None = None
     """Where the loop runs: hidden to hidden, output to hidden, or both; by default both, and for
     tasks that have inputs hidden."""
+
+    leak: Annotated[tuple[float, ...], numbers(float)] = ()
+    """Leaky units (tanh and relu): how much of a unit's state is new at each step, such as 0.1; or
+    two numbers, such as 0.01,1, over which the units are spread."""
+
+    learn_leak: bool = False
+    """Learn the leak of each unit, from there on."""
+
+    skips: Annotated[tuple[int, ...], numbers(int)] = ()
+    """Skip connections through time (tanh and relu): more delays by which the hidden state enters,
+    such as 4,16."""
+
+    norm: bool = False
+    """Layer normalisation of what the units add up (tanh and relu)."""
+
+    dropout: float = 0.0
+    """The probability with which a hidden unit is left out of all steps of an update alike."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,7 +258,8 @@ def _network(
         forget_bias=start.forget_bias,
         chrono=start.chrono,
     )
-    shape = {**asdict(network), "recurrence": recurrence}
+    leak = network.leak[0] if len(network.leak) == 1 else network.leak or None
+    shape = {**asdict(network), "recurrence": recurrence, "leak": leak}
     return bptt.Network(likelihood, inputs=inputs, init=init, **shape)
 
 

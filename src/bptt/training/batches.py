@@ -33,9 +33,13 @@ class Batch(NamedTuple):
 
 
 class Batches(ABC):
-    """The batches of an epoch. steps: how many yᵗ they have, over all sequences."""
+    """The batches of an epoch.
+
+    steps: how many yᵗ they have, over all sequences. longest: how long a sequence is, at most.
+    """
 
     steps: int
+    longest: int
 
     @abstractmethod
     def __len__(self) -> int:
@@ -115,7 +119,7 @@ class Streams(Batches):
         batch = min(batch, len(y))
         self.y, self.x = streams(y, batch), None if x is None else streams(x, batch)
         self.warm_up = warm_up
-        self.steps = (len(self.y) - warm_up) * batch
+        self.steps, self.longest = (len(self.y) - warm_up) * batch, len(self.y)
         self.count = math.ceil(len(self.y) / (steps or len(self.y)))
 
     def __len__(self) -> int:
@@ -149,7 +153,7 @@ class Padded(Batches):
         self.y, self.x, self.lengths = y, x, lengths
         self.chosen = np.asarray(chosen)
         self.batch, self.seed = min(batch, len(self.chosen)), seed
-        self.steps = int(lengths[self.chosen].sum())
+        self.steps, self.longest = (int(f(lengths[self.chosen])) for f in (np.sum, np.max))
         self.epoch, self.order = -1, list[np.ndarray]()
 
     def __len__(self) -> int:

@@ -25,7 +25,7 @@ from bptt.model.state import State
 from bptt.training import checkpoint
 from bptt.training.batches import Batches, Data
 from bptt.training.data import Text
-from bptt.training.remedies import Omega, require_omega
+from bptt.training.remedies import Omega, clip_gradient, require_omega
 from bptt.training.run import Run, under
 from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
 from bptt.training.tasks import Task
@@ -163,6 +163,7 @@ class Trainer:
         self.progress = Progress(seed=int(torch.randint(2**31, ())))
         self._read_batches()
         self._require_memory()
+        self._require_delays()
         self.total = _total_steps(settings, data, len(self.batches))
         self.validate_every = settings.validate_every or self._validation_interval()
         self.carried: State | None = None
@@ -245,7 +246,7 @@ class Trainer:
             weights = torch.ones(batch.y.shape[:2])
             weights[: batch.unscored] = 0
         B = batch.y.shape[1]
-        omega = self.settings.omega
+        omega = self.settings.omega_at(self.progress.step)
         remedy = Omega(self.net, omega, sequences=B) if omega > 0 else nullcontext()
         with torch.random.fork_rng(), remedy:
             torch.manual_seed(self.progress.seed + self.progress.step)
@@ -264,10 +265,8 @@ class Trainer:
             )
         loss = self._require_number("loss", float(done.loss))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        if self.settings.clip_value is not None:
-            torch.nn.utils.clip_grad_value_(parameters, self.settings.clip_value)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.clip)
-        self._require_number("gradient's norm", float(norm))
+        norm = clip_gradient(parameters, self.settings.clip, self.settings.clip_value)
+        self._require_number("gradient's norm", norm)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.progress.step, self.total, self.settings)
         self.optimizer.step()
@@ -297,6 +296,15 @@ class Trainer:
         planned = plan(self.net, reach, y.shape[1], settings.memory, y=y, x=x)
         weights = sum(p.numel() for p in self.net.parameters())
         require_memory("training", 4 * 4 * weights + (planned.memory or 0))
+
+    def _require_delays(self) -> None:
+        """Raise BpttError if a skip leads back beyond the start of every sequence."""
+        farthest, steps = self.net.loop.delays[-1], self.batches.longest
+        if farthest >= steps:
+            raise BpttError(
+                f"a skip's delay is {farthest:,}, and the sequences have {steps:,} steps; expected "
+                "delays below that"
+            )
 
     def validate(self) -> float:
         """Return the loss on the validation part, in nats per step."""

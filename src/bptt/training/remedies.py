@@ -9,6 +9,8 @@ its hands already, δₖ₊₁ = ∂L/∂aₖ₊₁ and what is left of it a ste
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
 from types import TracebackType
 from typing import NamedTuple
 
@@ -29,6 +31,26 @@ SMALL = {torch.float32: 1e-15, torch.float64: 1e-150}
 
 
 Rows = slice | Tensor
+
+
+def clip_gradient(
+    parameters: Iterable[Tensor], norm: float = math.inf, value: float | None = None
+) -> float:
+    """Clip the gradient in place, each part to a value first, and then the whole to a norm.
+
+    g ← g · min(1, norm / ‖g‖) (Pascanu et al. 2013, algorithm 1). Returns ‖g‖ as it was before
+    that. It is added up in float64: exploding gradients are those whose squares overflow.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    if value is not None:
+        for grad in grads:
+            grad.clamp_(-value, value)
+    norms = [torch.linalg.vector_norm(grad, dtype=torch.float64) for grad in grads]
+    found = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    if norm < found < math.inf:
+        for grad in grads:
+            grad.mul_(norm / found)
+    return found
 
 
 class Ratio(NamedTuple):

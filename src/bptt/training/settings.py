@@ -79,6 +79,10 @@ class Settings:
     omega: float = 0.0
     """The weight of Ω, which keeps the gradient's norm on its way back in time (tanh and relu)."""
 
+    omega_halved_after: int | None = None
+    """After how many optimizer steps n the weight of Ω is half of what it was, and a third after
+    2 n, and so on; by default it stays."""
+
     validate_every: int | None = None
     """Optimizer steps between two validations; by default such that they take little time."""
 
@@ -107,6 +111,10 @@ class Settings:
         """Raise BpttError unless what is measured has a sensible size."""
         if not 0 <= self.omega < math.inf:
             raise BpttError(f"omega is {self.omega}; expected a number of at least 0")
+        if self.omega_halved_after is not None:
+            require_whole("omega_halved_after", self.omega_halved_after, 1, 2**31)
+            if self.omega == 0:
+                raise BpttError("omega_halved_after is given without omega; expected both")
         for name in ("epochs", "max_seconds", "learning_rate", "clip", "clip_value"):
             value = getattr(self, name)
             if value is not None and not value > 0:
@@ -160,6 +168,10 @@ class Settings:
         }
         end = self.forcing if self.forcing_end is None else self.forcing_end
         return end + (self.forcing - end) * left[self.forcing_schedule]
+
+    def omega_at(self, step: int) -> float:
+        """Return the weight of Ω at an optimizer step."""
+        return self.omega / (1 + step / (self.omega_halved_after or math.inf))
 
     @property
     def steps(self) -> int | None:

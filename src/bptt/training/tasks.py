@@ -119,7 +119,7 @@ class Drawing(Batches):
     def __init__(self, task: Task, batch: int, count: int, seed: int | None) -> None:
         self.task, self.batch, self.count, self.seed = task, batch, count, seed
         y, _, unscored = task.kind.draw(task.lengths[1], 1, torch.Generator().manual_seed(0))
-        self.steps = (len(y) - unscored) * batch * count
+        self.steps, self.longest = (len(y) - unscored) * batch * count, len(y)
 
     def __len__(self) -> int:
         """How many batches an epoch has."""
