@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.training.remedies import Omega, omega_of
+from bptt.kernel import ops
+from bptt.training.remedies import Omega, clip_gradient, omega_of
 from bptt.training.tasks import Task
-from tests.networks import make
+from tests.networks import flat_gradient, make
 from tests.oracles import FLOAT64
 
 T, B = 9, 3
@@ -60,8 +61,13 @@ def by_autograd(net, y, x, lengths=None) -> dict[str, tuple[float, Tensor]]:
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cell", ["tanh", "relu"])
 @pytest.mark.parametrize("recurrence", ["hidden", "both"])
-def test_omega_adds_its_immediate_gradient(recurrence, cell, layers, with_lengths):
+@pytest.mark.parametrize("way", ["kernel", "listener"])
+def test_omega_adds_its_immediate_gradient(
+    monkeypatch, way, recurrence, cell, layers, with_lengths
+):
     torch.manual_seed(0)
+    if way == "listener":
+        monkeypatch.setattr(ops, "can_omega", lambda given: False)
     net, y, x = make(recurrence, cell, T, B, layers=layers)
     lengths = torch.tensor([5, 9, 7]) if with_lengths else None
     expected = by_autograd(net, y, x, lengths)
@@ -108,21 +114,54 @@ def test_omega_survives_where_no_gradient_comes():
         assert (found.gradient == 0).all()
 
 
-def test_a_failure_adds_nothing_and_the_layer_is_left_alone():
+@pytest.mark.parametrize("cell", ["tanh", "relu"])
+@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("cut", [{}, {"window": 4}, {"lengths": torch.tensor([9, 1, 6])}])
+def test_the_kernel_and_the_listener_agree_about_resets_and_windows(monkeypatch, cell, layers, cut):
+    net, y, x = make("both", cell, T, B, layers=layers)
+    resets = torch.rand(T, B) < 0.25
+    found = []
+    for way in (True, False):
+        monkeypatch.setattr(ops, "can_omega", lambda given, way=way: way)
+        net.zero_grad()
+        with Omega(net, 2.0, sequences=B) as omega:
+            bptt.backward(net, y, x, resets=resets, **cut)
+        found.append((omega.value, flat_gradient(net)))
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
+    torch.testing.assert_close(found[0][1], found[1][1], **FLOAT64)
+
+
+@pytest.mark.parametrize("size", [1e-10, 1e-18, 1e-24])
+def test_the_kernels_omega_does_not_depend_on_the_size_of_the_gradient(size):
+    torch.manual_seed(0)
+    net = bptt.Network(bptt.Categorical(5), hidden=20)
+    y, W = torch.randint(5, (12, B)), net.recurrent.weight_hh_l0
+    added = []
+    for scale in (1.0, size):
+        weights = torch.zeros(12, B)
+        weights[-1] = scale
+        grads = []
+        for omega in (0.0, 1.0):
+            net.zero_grad()
+            with Omega(net, omega, sequences=B) as found:
+                bptt.backward(net, y, loss_weights=weights, reduction="sum")
+            grads.append(W.grad.clone())
+        added.append((grads[1] - grads[0], found.value))
+    torch.testing.assert_close(added[0], added[1], rtol=1e-3, atol=1e-4)
+
+
+def test_a_failure_leaves_the_layer_alone():
     net, y, x = make("hidden")
 
     def fail() -> None:
         with Omega(net, 1.0, sequences=3):
-            bptt.backward(net, y, x)
             raise KeyError
 
-    bptt.backward(net, y, x)
-    plain = net.recurrent.weight_hh_l0.grad.clone()
-    net.zero_grad()
     with pytest.raises(KeyError):
         fail()
-    assert torch.equal(net.recurrent.weight_hh_l0.grad, plain)
     assert net.recurrent.listener is None
+    assert net.recurrent.omega is None
+    bptt.backward(net, y, x)
 
 
 @pytest.mark.parametrize(
@@ -130,6 +169,7 @@ def test_a_failure_adds_nothing_and_the_layer_is_left_alone():
     [
         ({"cell": "gru"}, 'cell "gru"'),
         ({"recurrence": "output"}, 'recurrence "output"'),
+        ({"leak": 0.5, "norm": True}, "omega is given with leak and norm; expected one or the oth"),
     ],
 )
 def test_omega_where_there_is_none(how, words):
@@ -283,3 +323,30 @@ def test_the_start_is_written_down_with_the_network():
     assert again.init == net.init
     old = {key: value for key, value in net.config().items() if key != "init"}
     assert bptt.Network.from_config(old).init == bptt.Initial()
+
+
+def test_clipping_is_torchs_also_where_squares_overflow():
+    grads = [torch.randn(3, 4), torch.randn(5)]
+    for size in (1e-3, 1.0, 1e25):
+        mine, theirs = ([torch.zeros_like(g).requires_grad_() for g in grads] for _ in range(2))
+        for parameters in (mine, theirs):
+            for parameter, grad in zip(parameters, grads, strict=True):
+                parameter.grad = grad * size
+        found = clip_gradient(mine, 0.5)
+        exact = torch.cat([g.double().flatten() for g in grads]).norm() * size
+        assert found == pytest.approx(float(exact), rel=1e-6)
+        clipped = torch.cat([p.grad.flatten() for p in mine])
+        assert float(clipped.norm()) == pytest.approx(min(0.5, float(exact)), rel=1e-5)
+        if size < 1e20:
+            torch.nn.utils.clip_grad_norm_(theirs, 0.5)
+            torch.testing.assert_close(mine[0].grad, theirs[0].grad, rtol=1e-5, atol=1e-7)
+
+
+def test_clipping_each_part_comes_first():
+    parameter = torch.zeros(2).requires_grad_()
+    parameter.grad = torch.tensor([3.0, -0.1])
+    assert clip_gradient([parameter], 10.0, 0.5) == pytest.approx(math.hypot(0.5, 0.1))
+    assert parameter.grad.tolist() == pytest.approx([0.5, -0.1])
+    parameter.grad = torch.tensor([math.inf, 1.0])
+    assert clip_gradient([parameter], 1.0) == math.inf
+    assert parameter.grad.tolist() == [math.inf, 1.0]  # for whoever asks to see

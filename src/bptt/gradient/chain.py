@@ -80,6 +80,11 @@ class Chain:
         """Whether anything leads from one step to the next."""
         return self.T > 1 and (self.closed is not None or self.layers[0].W is not None)
 
+    @property
+    def gated(self) -> bool:
+        """Whether the layers have gates."""
+        return isinstance(self.layers[0].slopes, Gru | Lstm)
+
     def require_finite(self) -> Chain:
         """Return the chain, or raise BpttError unless its states and inputs are numbers."""
         sites = [site for layer in self.layers for site in layer.sites]

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, bytes_as_text, memory_here, require_whole
+from bptt.gradient.advice import Remedy, remedies
 from bptt.gradient.chain import Chain, chain_of
 from bptt.gradient.growth import Growth
 from bptt.gradient.lags import ByLoss, Sums, Whole, lags, whole
@@ -39,7 +40,7 @@ class GradientFlow:
     against the exact one, over all trained parameters of the recurrent layers.
     growth: by which factor a typical gradient grows a step back in time: the slope of the log norm;
     growth_interval: its 95% interval over the sequences. NaN where no slope can be seen.
-    window: the window that it is trained with, by default T.
+    window: the window that it is trained with, by default T. gated: whether the layers have gates.
     """
 
     norms: Float[np.ndarray, "T lags"]
@@ -53,6 +54,7 @@ class GradientFlow:
     growth_interval: tuple[float, float]
     window: int
     has_path: bool
+    gated: bool = False
 
     @property
     def T(self) -> int:
@@ -79,6 +81,14 @@ class GradientFlow:
         if low > 0 and self.window * _log(low) > math.log(EXPLODED):
             return "exploding"
         return "stable"
+
+    @property
+    def remedies(self) -> list[Remedy]:
+        """What would change the verdict: the options of bptt train, and in words what they do.
+
+        None where the gradient neither vanishes nor explodes, or where gates could keep it already.
+        """
+        return remedies(self)
 
     def horizon(self, tolerance: float = 0.05) -> int | None:
         """Return the smallest window from which on every one is within the tolerance.
@@ -169,6 +179,7 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
         interval,
         T if window is None else window,
         chain.has_path,
+        chain.gated,
     )
 
 

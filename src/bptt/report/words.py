@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import math
 
+from bptt.gradient.advice import Remedy
 from bptt.gradient.flow import NO_PATH, GradientFlow
 from bptt.training.diagnosis import Diagnosis, Truncated
 
 TOLERANCE = 0.05
 STEADY = 0.002
 """A growth that is within this of 1 is called steady."""
-KEEPING = (
-    "what helps is to keep it, by gates (--cell gru or lstm), by Ω (--omega 1), or by a start near "
-    "the edge (--radius 0.95)",
-    "the gates have not learnt to keep anything for so long, be it that nothing was worth it",
-)
 NEARER, NEGLIGIBLE = 0.6, 0.01
 """Another window is advised if its error is below this part of the trained one's, and that is
 above the second."""
@@ -106,10 +102,7 @@ def _windows(found: Diagnosis, flow: GradientFlow) -> list[str]:
 
 def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
     if flow.verdict == "exploding":
-        return (
-            "What helps: clip the gradient's norm (--clip 1, or lower), a lower learning rate, and "
-            "smaller first weights (--radius 0.9), for a relu network above all."
-        )
+        return f"What helps is a lower learning rate; {_listed(flow.remedies)}."
     words, trained = [], found.trained
     if trained is not None and (better := _better(trained, found.others)) is not None:
         words.append(
@@ -119,11 +112,22 @@ def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
     if flow.verdict == "vanishing":
         words.append(
             "To learn from further back a longer window does not help, since there is no gradient "
-            f"left to come from there: {KEEPING[found.cell in ('gru', 'lstm')]}."
+            "left to come from there."
+        )
+        words.append(
+            f"What would keep it: {_listed(flow.remedies)}."
+            if flow.remedies
+            else "The gates have not learnt to keep anything for so long, be it that nothing was "
+            "worth it."
         )
     return " ".join(words) or (
         "Nothing needs to be done: the window that you train with keeps what there is to keep."
     )
+
+
+def _listed(named: list[Remedy]) -> str:
+    *most, last = map(str, named)
+    return f"{'; '.join(most)}; or {last}"
 
 
 def _better(trained: Truncated, others: tuple[Truncated, ...]) -> Truncated | None:

@@ -50,14 +50,12 @@ class Truncated(NamedTuple):
 class Diagnosis:
     """What was found. Every part may be missing: a report shows what there is.
 
-    name: of what was looked at. unit: what a step is called. cell: the network's. trained: the
-    window that it is trained with; others: windows that might do. snapshots: the flow at earlier
-    steps of training.
+    name: of what was looked at. unit: what a step is called. trained: the window that it is trained
+    with; others: windows that might do. snapshots: the flow at earlier steps of training.
     """
 
     name: str = "a network"
     unit: str = "step"
-    cell: str = "tanh"
     flow: GradientFlow | None = None
     trained: Truncated | None = None
     others: tuple[Truncated, ...] = ()
@@ -132,7 +130,6 @@ def diagnose(
     one = Sample(y[:, :1], None if x is None else x[:, :1])
     trained, others = _windows(net, sample, flow, window, stride)
     return Diagnosis(
-        cell=net.cell,
         flow=flow,
         trained=trained,
         others=others,
