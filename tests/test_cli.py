@@ -13,7 +13,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import bptt
 from bptt.cli import main
 
 SMALL = ["--hidden", "8", "--batch", "4", "--window", "10", "--max-steps", "20"]
@@ -430,6 +432,19 @@ def test_remedies_are_flags(here: Path, bptt_says: Callable[..., tuple]) -> None
     ("arguments", "words"),
     [
         (["--cell", "gru", "--omega", "1"], 'omega is given with cell "gru"'),
+        (["--cell", "gru", "--leak", "0.1"], 'leak is given with cell "gru"'),
+        (["--recurrence", "output", "--skips", "4"], 'skips is given with recurrence "output"'),
+        (
+            ["--skips", "4,100", "--length", "60"],
+            "a skip's delay is 100, and the sequences have 60",
+        ),
+        (["--skips", "4,x"], "got 'x'; expected whole numbers with commas between"),
+        (["--skips", "8,4"], "skips are (8, 4); expected delays that rise"),
+        (["--leak", "2"], "leak is 2.0; expected a number above 0 and at most 1"),
+        (["--learn-leak"], "learn_leak is given without a leak"),
+        (["--norm", "--omega", "1"], "omega is given with norm; expected one or the other"),
+        (["--dropout", "1"], "dropout is 1.0; expected a probability below 1"),
+        (["--omega-halved-after", "9"], "omega_halved_after is given without omega"),
         (["--chrono", "50"], 'chrono is given with cell "tanh"'),
         (["--cell", "lstm", "--init", "identity"], 'identity with cell "lstm"'),
         (["--cell", "lstm", "--chrono", "9", "--forget-bias", "1"], "expected one of them"),
@@ -444,3 +459,31 @@ def test_remedies_that_contradict_the_network(
     assert words in err
     assert err.count("\n") == 1
     assert not (here / "no").exists()
+
+
+def test_what_the_loop_has_comes_back_with_the_run(
+    here: Path, bptt_says: Callable[..., tuple]
+) -> None:
+    more = ["--leak", "0.1,0.9", "--learn-leak", "--skips", "2,8", "--norm", "--dropout", "0.1"]
+    common = ["--length", "20", "--hidden", "6", "--max-steps", "3", "--out", "looped"]
+    status, _, err = bptt_says("train", "task:order", *common, *more, "--report")
+    assert (status, err) == (0, "")
+    net = bptt.Run.open(here / "looped").network()
+    assert (net.loop.leak, net.loop.skips, net.loop.dropout) == ((0.1, 0.9), (2, 8), 0.1)
+    assert net.loop.learn_leak
+    assert net.loop.norm
+    status, out, err = bptt_says("train", "--resume", "looped", "--max-steps", "5")
+    assert (status, err) == (0, "")
+    assert "after 5 steps" in out
+
+
+def test_dropout_goes_on_bit_for_bit(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    common = ["--length", "20", "--hidden", "6", "--dropout", "0.5", "--skips", "3"]
+    bptt_says("train", "task:order", *common, "--max-steps", "6", "--out", "whole")
+    bptt_says(
+        "train", "task:order", *common, "--max-steps", "6", "--max-seconds", "1e-9", "--out", "cut"
+    )
+    assert bptt.Run.open(here / "cut").load()[1]["step"] == 1
+    bptt_says("train", "--resume", "cut")
+    weights = [bptt.Run.open(here / name).network().state_dict() for name in ("whole", "cut")]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

@@ -20,6 +20,8 @@ from bptt.training.snapshots import Snapshot
 
 NAME = "<script>alert('run')</script> & co"
 
+TASK = bptt.Task.parse("order", 20).criterion
+
 
 @pytest.fixture(scope="module")
 def found() -> Diagnosis:
@@ -28,9 +30,9 @@ def found() -> Diagnosis:
     net = bptt.Network(bptt.Categorical(5), hidden=16)
     seen = diagnose(net, Sample(torch.randint(5, (80, 4))), window=20)
     parts = {key: value for key, value in vars(seen).items() if value is not None}
-    rows = tuple({"step": s, "seconds": s, "train_nll": 2 - s / 9} for s in (1, 2))
+    rows = tuple({"step": s, "seconds": s, "train_nll": 2 - s / 9, "judged": 0.5} for s in (1, 2))
     shots = tuple(Snapshot(s, 5 + s, 0.9, [1.0, 0.5]) for s in (1, 2))
-    return Diagnosis(**{**parts, "name": NAME, "metrics": rows, "snapshots": shots})
+    return Diagnosis(**{**parts, "name": NAME, "metrics": rows, "snapshots": shots}, criterion=TASK)
 
 
 @pytest.fixture(scope="module")
@@ -72,11 +74,13 @@ def test_the_page_has_every_part_and_fits_in_a_mail(page: Path, found: Diagnosis
         "Eigenvalues of W",
         "Lyapunov exponents",
         "How it learnt",
+        "How near it is to solving the task",
         "How the horizon grew",
         "What teacher forcing costs",
         "The architecture",
         "The same, unfolded in time",
     ]
+    assert "without memory: 0.75" in text
     assert "<script>alert" not in text
     assert "http://" not in text[text.index("<body>") :]
     assert "https://" not in text[text.index("<body>") :]

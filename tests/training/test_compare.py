@@ -178,3 +178,5 @@ def test_the_command_prints_a_table_and_writes_a_page(tmp_path, monkeypatch, cap
     assert "0 of 1" in out
     page = (tmp_path / "runs" / "compare-task-sine" / "report.html").read_text(encoding="utf-8")
     assert "<td>clipped</td><td>1</td><td>0 of 1</td>" in page
+    assert "How near they came to solving the task" in page
+    assert "without memory: " in page

@@ -8,23 +8,28 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from bptt.report.page import Section, write_page
+from bptt.report.series_plots import draw_criterion
 from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, styled
 from bptt.training.compare import Comparison, Outcome, summary
 from bptt.training.run import Run
+from bptt.training.tasks import Task
 
 COLORS = [BLUE, RED, GREEN, ORANGE, GREY, "#8a4fbf", "#00a1a1", "#b5651d"]
 
 
-def plot_comparison(what: Comparison, folder: Path) -> go.Figure:
-    """Return the validation losses of all runs against their steps, a colour a setting."""
+def plot_comparison(what: Comparison, folder: Path, key: str = "validation_nll") -> go.Figure:
+    """Return the validation losses of all runs against their steps, a colour a setting.
+
+    key: of metrics.jsonl, what to show in their place.
+    """
     figure = go.Figure()
     colors = {name: COLORS[i % len(COLORS)] for i, name in enumerate(what.settings)}
     shown = set[str]()
     for job in what.jobs(folder):
-        rows = [row for row in Run.open(job.folder).metrics() if "validation_nll" in row]
+        rows = [row for row in Run.open(job.folder).metrics() if key in row]
         figure.add_scatter(
             x=[row["step"] for row in rows],
-            y=[row["validation_nll"] for row in rows],
+            y=[row[key] for row in rows],
             name=job.name,
             legendgroup=job.name,
             showlegend=job.name not in shown,
@@ -55,4 +60,12 @@ def write_comparison(
             plot_comparison(what, Path(folder)),
         ),
     ]
+    found = Run.open(what.jobs(Path(folder))[0].folder)
+    if found.kind == "task":
+        task = found.read_data()
+        assert isinstance(task, Task)
+        judged = plot_comparison(what, Path(folder), "judged")
+        draw_criterion(judged, task.criterion)
+        words = "What counts as success, on held-out sequences."
+        sections.insert(1, Section("How near they came to solving the task", words, judged))
     write_page(path, f"{data}: {', '.join(what.settings)}", lead, sections)

@@ -17,7 +17,13 @@ from bptt.report.flow_plots import (
     plot_truncation,
 )
 from bptt.report.graphs import plot_architecture, plot_unfolded
-from bptt.report.series_plots import plot_exposure, plot_forecast, plot_learning, write_figure
+from bptt.report.series_plots import (
+    plot_exposure,
+    plot_forecast,
+    plot_judged,
+    plot_learning,
+    write_figure,
+)
 
 __all__ = [
     "plot_architecture",
@@ -27,6 +33,7 @@ __all__ = [
     "plot_exposure",
     "plot_forecast",
     "plot_horizon",
+    "plot_judged",
     "plot_learning",
     "plot_lyapunov",
     "plot_norms",

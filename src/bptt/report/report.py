@@ -10,7 +10,7 @@ from bptt.model.architecture import Architecture
 from bptt.report import flow_plots as draw
 from bptt.report.graphs import plot_architecture, plot_unfolded
 from bptt.report.page import Section, write_page
-from bptt.report.series_plots import plot_exposure, plot_learning
+from bptt.report.series_plots import plot_exposure, plot_judged, plot_learning
 from bptt.report.words import headline
 from bptt.training.diagnosis import Diagnosis
 
@@ -118,6 +118,15 @@ def _training(found: Diagnosis) -> list[Section]:
                 f"The loss on the data that it trains on, and on what was held out, in nats per "
                 f"{found.unit}; a gap that widens is overfitting.",
                 plot_learning(found.metrics),
+            )
+        )
+    if found.criterion is not None and any("judged" in row for row in found.metrics):
+        sections.append(
+            Section(
+                "How near it is to solving the task",
+                "What counts as success, on held-out sequences, beside what a network without "
+                "memory reaches.",
+                plot_judged(found.metrics, found.criterion),
             )
         )
     if found.snapshots:

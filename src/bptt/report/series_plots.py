@@ -11,10 +11,11 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bptt.errors import BpttError
-from bptt.report.style import BLUE, GREY, RED, styled
+from bptt.report.style import BLUE, GREEN, GREY, RED, styled
 from bptt.training.exposure import Exposure
 from bptt.training.series import SeriesForecast
 from bptt.training.tables import Table
+from bptt.training.task_kinds import Criterion
 
 STEPS_SHOWN = 3
 """Of the past as many steps are shown as this times those ahead, and at least a hundred."""
@@ -68,6 +69,33 @@ def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
     figure.update_xaxes(title="optimizer step")
     figure.update_yaxes(title="loss, nats per step")
     return styled(figure)
+
+
+def plot_judged(metrics: Sequence[dict[str, float]], criterion: Criterion) -> go.Figure:
+    """Return what a task's criterion measured, beside what does without memory, and what solves."""
+    rows = [row for row in metrics if "judged" in row]
+    figure = go.Figure()
+    figure.add_scatter(
+        x=[row["step"] for row in rows],
+        y=[row["judged"] for row in rows],
+        name="held out",
+        line_color=BLUE,
+    )
+    draw_criterion(figure, criterion)
+    return styled(figure)
+
+
+def draw_criterion(figure: go.Figure, criterion: Criterion) -> None:
+    """Draw where a task counts as solved, and what a network without memory reaches, as lines."""
+    for level, said, color in (
+        (criterion.baseline, "without memory", RED),
+        (criterion.solved, "solved", GREEN),
+    ):
+        figure.add_hline(
+            level, line_dash="dash", line_color=color, annotation_text=f"{said}: {level:.3g}"
+        )
+    figure.update_xaxes(title="optimizer step")
+    figure.update_yaxes(title=criterion.measure, rangemode="tozero")
 
 
 def plot_exposure(found: Exposure) -> go.Figure:

@@ -23,6 +23,8 @@ from bptt.training.exposure import Exposure, exposure
 from bptt.training.run import Run
 from bptt.training.sample import Sample, held_out
 from bptt.training.snapshots import Snapshot, read_snapshots
+from bptt.training.task_kinds import Criterion
+from bptt.training.tasks import Task
 
 SEQUENCES = 16
 LEAST_STEPS, MOST_STEPS = 200, 400
@@ -52,6 +54,7 @@ class Diagnosis:
 
     name: of what was looked at. unit: what a step is called. trained: the window that it is trained
     with; others: windows that might do. snapshots: the flow at earlier steps of training.
+    criterion: when the task that it is trained on counts as solved.
     """
 
     name: str = "a network"
@@ -64,6 +67,7 @@ class Diagnosis:
     lyapunov: Lyapunov | None = None
     exposure: Exposure | None = None
     metrics: tuple[dict[str, float], ...] = ()
+    criterion: Criterion | None = None
     snapshots: tuple[Snapshot, ...] = ()
     architecture: Architecture | None = None
 
@@ -96,6 +100,7 @@ def diagnose_run(
         unit=run.unit,
         metrics=tuple(run.metrics()),
         snapshots=tuple(read_snapshots(run)),
+        criterion=found.criterion if isinstance(found, Task) else None,
     )
 
 
