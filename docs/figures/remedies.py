@@ -22,11 +22,17 @@ REMEDIES: dict[str, tuple[dict[str, object], dict[str, object]]] = {
     "spectral radius 0.95": ({"init": NEAR_ONE}, {}),
     "orthogonal start": ({"init": "orthogonal"}, {}),
     "Ω": ({"init": GAUSSIAN}, {"omega": 1.0}),
+    "leaks from 0.02 to 1": ({"init": GAUSSIAN, "leak": (0.02, 1.0)}, {}),
+    "skips of 5 and 25": ({"init": GAUSSIAN, "skips": (5, 25)}, {}),
+    "layer normalisation": ({"init": GAUSSIAN, "norm": True}, {}),
     "identity start, relu": ({"init": "identity", "cell": "relu"}, {}),
     "lstm": ({"cell": "lstm"}, {}),
     "lstm, chrono": ({"cell": "lstm", "init": bptt.Initial(chrono=LENGTH)}, {}),
 }
-COLORS = ["#4a4f59", "#8a8f98", "#2a9d5c", "#d3242c", "#d98a1f", "#2459d3", "#8a4fbf"]
+COLORS = [
+    *("#4a4f59", "#8a8f98", "#2a9d5c", "#d3242c", "#00a1a1"),
+    *("#b5651d", "#e377c2", "#d98a1f", "#2459d3", "#8a4fbf"),
+]
 
 
 def look(net: bptt.Network, task: bptt.Task) -> bptt.GradientFlow:
