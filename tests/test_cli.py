@@ -445,6 +445,8 @@ def test_remedies_are_flags(here: Path, bptt_says: Callable[..., tuple]) -> None
         (["--norm", "--omega", "1"], "omega is given with norm; expected one or the other"),
         (["--dropout", "1"], "dropout is 1.0; expected a probability below 1"),
         (["--omega-halved-after", "9"], "omega_halved_after is given without omega"),
+        (["--omega", "1", "--forcing", "0.5", "--feedback", "mean"], "with means fed back"),
+        (["--leak", "0.99999999", "--learn-leak"], "expected it to start away from 0 and 1"),
         (["--chrono", "50"], 'chrono is given with cell "tanh"'),
         (["--cell", "lstm", "--init", "identity"], 'identity with cell "lstm"'),
         (["--cell", "lstm", "--chrono", "9", "--forget-bias", "1"], "expected one of them"),

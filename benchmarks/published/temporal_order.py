@@ -33,7 +33,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "plain": {"optimizer": "sgd", "learning-rate": 0.01, "init-std": 0.1},
     "omega": {"learning-rate": 0.0003, "omega": 4, "radius": 1.0, "init-std": 0.01},
 }
-MIXED, LONGER = "50-200", (50, 200, 500, 1000, 2000, 5000)
+MIXED, UPDATES_MIXED, LONGER = "50-200", 30_000, (50, 200, 500, 1000, 2000, 5000)
 
 
 def asked(length: int, seeds: int) -> Comparison:
@@ -54,10 +54,11 @@ def line(length: int, name: str, outcomes: list[Outcome]) -> str:
 
 def generalise(folder: Path) -> None:
     """Train one network on mixed lengths; print how it does on these and on longer ones."""
-    what = Comparison("task:order", (0,), {**COMMON, "length": MIXED}, {"omega": SETTINGS["omega"]})
+    flags = {**COMMON, **SETTINGS["omega"], "length": MIXED, "max-steps": UPDATES_MIXED}
+    what = Comparison("task:order", (0,), flags, {"omega": {"stop-when-solved": False}})
     (outcome,) = compare(what, folder)
     net = bptt.Run.open(folder / "omega" / "seed-0").network()
-    print(f"trained on lengths {MIXED} for {outcome.steps:,} updates; wrong of 2,000 sequences:")
+    print(f"{UPDATES_MIXED:,} updates on lengths {MIXED}, solved after {outcome.steps:,}; wrong:")
     for length in LONGER:
         print(f"{length:>6}  {bptt.Task.parse('order', length).judge(net):.2%}", flush=True)
 

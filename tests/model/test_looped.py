@@ -303,8 +303,14 @@ def test_dropout_is_for_training_alone() -> None:
         ({"leak": 0.0}, "leak is 0.0; expected a number above 0 and at most 1"),
         ({"leak": 1.5}, "leak is 1.5; expected a number above 0"),
         ({"leak": (0.1, 0.2, 0.3)}, "expected one number, or two"),
+        ({"leak": []}, "expected one number, or two"),
+        ({"leak": True}, "leak is True; expected a number above 0"),
+        ({"leak": 1 - 1e-9, "learn_leak": True}, "expected it to start away from 0 and 1"),
+        ({"skips": 4.5}, "skips are 4.5; expected a whole number, or several"),
+        ({"skips": None}, "skips are None; expected a whole number"),
+        ({"dropout": "0.5"}, "dropout is 0.5; expected a probability"),
         ({"learn_leak": True}, "learn_leak is given without a leak"),
-        ({"leak": 1.0, "learn_leak": True}, "a leak of 1 is to be learned"),
+        ({"leak": 1.0, "learn_leak": True}, "a leak of 1.0 is to be learned"),
         ({"skips": (1,)}, "a skip's delay is 1; expected"),
         ({"skips": (4, 2)}, r"skips are \(4, 2\); expected delays that rise"),
         ({"skips": (2, 2)}, "expected delays that rise"),
@@ -338,3 +344,39 @@ def test_all_of_it_can_be_combined() -> None:
         net, y, x = network(leak=leak, skips=skips, norm=norm, dropout=dropout)
         bptt.backward(net, y, x, forcing=0.5)
         assert bool(flat_gradient(net).isfinite().all())
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_the_states_after_some_steps_are_those_of_shorter_runs(loop: dict[str, object]) -> None:
+    net, y, x = network(**loop)
+    resets, lengths = torch.rand(T, B) < 0.2, torch.tensor([T, 5, 0])
+    found = net.states_after([0, 3, 4, T], y, x, resets=resets, lengths=lengths)
+    for steps, state in zip((0, 3, 4, T), found, strict=True):
+        if steps == 0:
+            assert all(not bool(part.any()) for part in parts(state.hidden))
+            continue
+        short = {"resets": resets[:steps], "lengths": lengths.clamp(max=steps)}
+        expected = net.advance(y[:steps], x[:steps], **short)
+        for mine, its in zip(parts(state.hidden), parts(expected.hidden), strict=True):
+            torch.testing.assert_close(mine, its, **FLOAT64)
+
+
+def test_what_runs_freely_or_is_measured_has_all_units() -> None:
+    net, y, x = make("both", T=T, B=B, dropout=0.9)
+    ahead = torch.cat([x, torch.randn(4, B, FEATURES).double()])
+    said = [net.generate(4, x=ahead, prompt=y, temperature=0.0) for _ in range(10)]
+    assert all(torch.equal(said[0], other) for other in said[1:])
+    assert net.training
+
+
+def test_a_run_shorter_than_a_skip_with_resets_can_be_looked_into() -> None:
+    net, y, x = make("both", T=3, B=2, skips=5)
+    resets = torch.tensor([[False, False], [False, True], [False, False]])
+    flow = bptt.gradient_flow(net, y, x, resets=resets)
+    bptt.backward(net, y, x, resets=resets, window=1, stride=1)
+    truncated = torch.cat([p.grad.flatten() for p in net.recurrent.parameters() if p.requires_grad])
+    net.zero_grad()
+    bptt.backward(net, y, x, resets=resets)
+    exact = torch.cat([p.grad.flatten() for p in net.recurrent.parameters() if p.requires_grad])
+    error = float((truncated - exact).norm() / exact.norm())
+    assert flow.truncation_error[1] == pytest.approx(error)

@@ -53,7 +53,7 @@ def test_a_gradient_that_explodes():
     assert "13 steps back it is ten times as large" in words  # 1.2 ** 13 = 10.7
     assert "Over the 50 steps that were looked at it explodes" in words
     assert "has grown by 10^4 over 50 steps" in words  # 1.2 ** 50 = 9,100
-    assert "(--clip 1)" in words
+    assert "(--clip 0.1)" in words
     assert "W 0.83 times as large would bring the factor to 1" in words
 
 
@@ -92,7 +92,7 @@ def test_nothing_to_do():
 
 
 def test_gates_are_not_advised_to_gates():
-    gated = replace(flow_with(0.8), gated=True)
+    gated = replace(flow_with(0.8), loop="gates")
     assert gated.remedies == []
     assert "--cell" not in said(gated)
     assert "The gates have not learnt to keep" in said(gated)
@@ -109,3 +109,17 @@ def test_no_path_and_no_time():
 
 def test_nothing_measured():
     assert headline(Diagnosis(name="it")) == ["it: nothing was measured of its gradient."]
+
+
+def test_what_the_network_cannot_have_is_not_advised():
+    options = [remedy.options for remedy in replace(flow_with(0.8), loop="more").remedies]
+    assert options == ["--cell lstm --chrono 50"]
+    options = [remedy.options for remedy in replace(flow_with(0.8), loop="output").remedies]
+    assert options == ["--recurrence both"]
+    options = [remedy.options for remedy in replace(flow_with(1.2), loop="output").remedies]
+    assert options == ["--clip 0.1"]
+    long = [remedy.options for remedy in flow_with(0.9, window=200_000).remedies]
+    assert not any("--skips" in option for option in long)  # it would be 9,152
+    gone = " ".join(map(str, flow_with(0.0, interval=(0.0, 0.0)).remedies))
+    assert "--radius" not in gone
+    assert "1e+06" not in gone

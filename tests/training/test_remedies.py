@@ -350,3 +350,31 @@ def test_clipping_each_part_comes_first():
     parameter.grad = torch.tensor([math.inf, 1.0])
     assert clip_gradient([parameter], 1.0) == math.inf
     assert parameter.grad.tolist() == [math.inf, 1.0]  # for whoever asks to see
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, native):
+    net, y, x = make("both", "tanh", 240, B)
+    whole = bptt.Network.from_config({**net.config(), "dropout": 0.5}).double()
+    whole.load_state_dict(net.state_dict())
+    found = []
+    for way in (True, native):
+        monkeypatch.setattr(ops, "can_omega", lambda given, way=way: way and given.x.numel() > 0)
+        torch.manual_seed(1)
+        whole.zero_grad()
+        with Omega(whole, 2.0, sequences=B) as omega:
+            bptt.backward(whole, y, x)
+        found.append((omega.value, flat_gradient(whole)))
+    assert found[0][0] == pytest.approx(found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1], **FLOAT64)
+    plain = []
+    for budget in (None, "10MB"):
+        net.zero_grad()
+        with Omega(net, 2.0, sequences=B) as omega:
+            bptt.backward(net, y, x, memory=budget)
+        plain.append((omega.value, flat_gradient(net)))
+    assert plain[0][0] == pytest.approx(plain[1][0])
+    torch.testing.assert_close(plain[0][1], plain[1][1], **FLOAT64)
+    with Omega(net, 2.0, sequences=B) as omega:
+        bptt.backward(net, y, x, lengths=torch.tensor([4, 3, 0]), window=4)
+    assert omega.value > 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from bptt.model.looped import MOST_DELAY
+
 if TYPE_CHECKING:
     from bptt.gradient.flow import GradientFlow
 
@@ -27,47 +29,52 @@ class Remedy(NamedTuple):
 def remedies(flow: GradientFlow) -> list[Remedy]:
     """Return the remedies for a flow that vanishes or explodes over its window; none for others.
 
-    Gates are the remedy for vanishing themselves.
+    What the network has already, or cannot have beside that, is not among them.
     """
     if flow.verdict == "exploding":
         return _for_exploding(flow)
-    if flow.verdict == "vanishing" and not flow.gated:
-        return _for_vanishing(flow)
-    return []
+    if flow.verdict != "vanishing" or flow.loop == "gates":
+        return []
+    if flow.loop == "output":
+        change = "a loop from hidden to hidden too, on which the state can be kept"
+        return [Remedy("--recurrence both", change)]
+    gates = Remedy(
+        f"--cell lstm --chrono {max(flow.window, 3)}",
+        "gates, whose biases can start such that units keep their state over up to "
+        f"{flow.window:,} steps",
+    )
+    return [gates, *(_beside_w(flow) if flow.loop == "W" else [])]
 
 
 def _for_exploding(flow: GradientFlow) -> list[Remedy]:
     grown = flow.window * math.log10(flow.growth)
-    return [
-        Remedy(
-            "--clip 1",
-            "a norm that is clipped before the update, which a gradient that has grown by "
-            f"10^{grown:.0f} over {flow.window:,} steps would else decide alone",
-        ),
-        Remedy(
-            "--radius 0.9",
-            f"smaller first weights, for W {1 / flow.growth:.2g} times as large would bring the "
-            "factor to 1 where the states stayed the same",
-        ),
-    ]
+    clip = Remedy(
+        "--clip 0.1",
+        "a lower clip of the gradient's norm, so that one which has grown by "
+        f"10^{grown:.0f} over {flow.window:,} steps moves the weights no further than others",
+    )
+    radius = Remedy(
+        "--radius 0.9",
+        f"smaller first weights, for W {1 / flow.growth:.2g} times as large would bring the factor "
+        "to 1 where the states stayed the same",
+    )
+    return [clip, radius] if flow.loop == "W" else [clip]
 
 
-def _for_vanishing(flow: GradientFlow) -> list[Remedy]:
-    window, growth = flow.window, max(flow.growth if flow.growth > 0 else 0.0, SMALLEST)
+def _beside_w(flow: GradientFlow) -> list[Remedy]:
+    """Return what keeps a gradient that W alone lets vanish."""
+    window, growth = flow.window, flow.growth
     leak = 1 - KEPT ** (1 / window)
-    skip = math.ceil(window * math.log(growth) / math.log(KEPT))
     found = [
-        Remedy(
-            f"--cell lstm --chrono {max(window, 3)}",
-            f"gates, whose biases can start such that units keep their state over up to {window:,} "
-            "steps",
-        ),
         Remedy(
             f"--leak {leak:.2g}",
             f"leaky units, which pass on 1 − {leak:.2g} of it beside W: a tenth over the window",
-        ),
+        )
     ]
-    if 2 <= skip < window:
+    if not growth > SMALLEST:
+        return [*found, Remedy("--omega 1", "Ω, which keeps its norm while W is learnt")]
+    skip = math.ceil(window * math.log(growth) / math.log(KEPT))
+    if 2 <= skip < min(window, MOST_DELAY):
         found.append(
             Remedy(
                 f"--skips {skip}",
@@ -75,7 +82,8 @@ def _for_vanishing(flow: GradientFlow) -> list[Remedy]:
                 f"{math.ceil(window / skip)}, and a tenth is left",
             )
         )
-    found += [
+    return [
+        *found,
         Remedy(
             "--omega 1", f"Ω, which pulls the factor of {growth:.2g} towards 1 while W is learnt"
         ),
@@ -85,4 +93,3 @@ def _for_vanishing(flow: GradientFlow) -> list[Remedy]:
             "factor to 1 where the states stayed the same",
         ),
     ]
-    return found

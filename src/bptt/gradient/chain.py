@@ -81,9 +81,14 @@ class Chain:
         return self.T > 1 and (self.closed is not None or self.layers[0].W is not None)
 
     @property
-    def gated(self) -> bool:
-        """Whether the layers have gates."""
-        return isinstance(self.layers[0].slopes, Gru | Lstm)
+    def loop(self) -> str:
+        """What closes the loop: "W" alone, W with "gates" or with "more", or the "output"."""
+        first = self.layers[0]
+        if first.W is None:
+            return "output"
+        if isinstance(first.slopes, Gru | Lstm):
+            return "gates"
+        return "more" if isinstance(first.slopes, Looped) else "W"
 
     def require_finite(self) -> Chain:
         """Return the chain, or raise BpttError unless its states and inputs are numbers."""
@@ -196,7 +201,7 @@ def _loop_at(
     more, skips = list[Entry](), dict[int, Tensor]()
     for delay in module.options.skips:
         rows = history[len(start) - delay :][:T]
-        for k in range(delay if kept is not None else 0):
+        for k in range(min(delay, T) if kept is not None else 0):
             assert kept is not None
             rows = rows * torch.cat([torch.ones_like(kept[:k]), kept[: T - k]])
         skips[delay] = getattr(module, f"weight_skip{delay}{suffix}").detach()

@@ -20,7 +20,6 @@ from torch.utils import _pytree as pytree
 from bptt.errors import BpttError, require_shape
 from bptt.gradient.sequences import Part
 from bptt.model.network import Network
-from bptt.model.state import parts
 
 
 class Graph(NamedTuple):
@@ -69,8 +68,7 @@ def without_graph(net: nn.Module, part: Part, state: Any) -> Any:
 def states_after(net: nn.Module, part: Part, state: Any, steps: Sequence[int]) -> list[Any]:
     """Return the state after each of several numbers of steps, which rise, of the chunk."""
     options = part.regime.options()
-    is_h_alone = isinstance(net, Network) and len(parts(net.recurrent.zero_state(1))) <= 1
-    if isinstance(net, Network) and is_h_alone and "forcing" not in options:
+    if isinstance(net, Network) and net.cell != "lstm" and "forcing" not in options:
         with torch.no_grad():
             return net.states_after(steps, part.y, part.x, state=state, **options)
     states, at = [], 0

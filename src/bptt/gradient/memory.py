@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bptt.gradient.chunks import as_leaves, unsynchronised, with_graph, without_graph
 from bptt.gradient.sequences import Sequences
+from bptt.model.layers import Recurrent
 
 BYTES_BESIDES_NUMBERS = 1024
 """What a tensor takes besides its numbers: its objects, and its node in the graph, about."""
@@ -125,7 +128,8 @@ def _curve(
     net: nn.Module, sequences: Sequences, state: Any, steps: int
 ) -> Float64[np.ndarray, " moments"]:
     """Return the bytes in use as a pass forward and back goes on; .grad and the like stay."""
-    with torch.random.fork_rng(), unsynchronised(net), torch.enable_grad(), Tally() as tally:
+    quiet = _nobody_listens(net)
+    with torch.random.fork_rng(), unsynchronised(net), quiet, torch.enable_grad(), Tally() as tally:
         part = sequences.part(0, steps)
         leaves = as_leaves(state, wanted=True)
         ends = pytree.tree_leaves(without_graph(net, part, leaves))
@@ -135,6 +139,20 @@ def _curve(
         if run.roots and asked:
             torch.autograd.grad(run.roots, asked, run.root_grads, allow_unused=True)
     return np.array(tally.curve, dtype=np.float64)
+
+
+@contextmanager
+def _nobody_listens(net: nn.Module) -> Iterator[None]:
+    """Keep Ω and the like from taking a probe for a gradient."""
+    layers = [module for module in net.modules() if isinstance(module, Recurrent)]
+    before = [(layer.omega, layer.listener) for layer in layers]
+    for layer in layers:
+        layer.omega = layer.listener = None
+    try:
+        yield
+    finally:
+        for layer, (omega, listener) in zip(layers, before, strict=True):
+            layer.omega, layer.listener = omega, listener
 
 
 def _state_bytes(net: nn.Module, sequences: Sequences, state: Any) -> int:

@@ -63,8 +63,9 @@ class Elman(NamedTuple):
 class Looped(NamedTuple):
     """h = (1 − α) ⊙ h₋ + α ⊙ f(ã), ã = gain ⊙ n + shift, n = (a − μ) / σ, for states (h, h₋, …).
 
-    slope: f′(ã), (T, B, H). leak: α, or None for 1. off: f(ã) − h₋. gain, normal, by_spread: n and
-    1/σ, (T, B, H) and (T, B, 1); None without a normalisation. learns: whether σ⁻¹(α) is learned.
+    states: how many parts the state has. slope: f′(ã), (T, B, H). leak: α, or None for 1. off:
+    f(ã) − h₋. gain, normal, by_spread: n and 1/σ, (T, B, H) and (T, B, 1); None without a
+    normalisation.
     """
 
     states: int

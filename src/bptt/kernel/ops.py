@@ -78,7 +78,7 @@ def _wants_gradient(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
 
 
-class Omega:
+class OmegaTerm:
     """What Ω is to weigh in a backward pass, for each sequence, and what it came to; see remedies.
 
     value: Σ Ω over the backward passes until now.
@@ -89,7 +89,11 @@ class Omega:
 
 
 def looped_layer(
-    cell: str, given: Given, loop: Loop = PLAIN, layout: Layout = DENSE, omega: Omega | None = None
+    cell: str,
+    given: Given,
+    loop: Loop = PLAIN,
+    layout: Layout = DENSE,
+    omega: OmegaTerm | None = None,
 ) -> tuple[Float[Tensor, "... H"], Float[Tensor, "D B H"]]:
     """Run a tanh or relu layer with more in its loop; return every hᵗ and each row's last D.
 

@@ -79,8 +79,7 @@ def free_run(
 
     They are fed back where it is not forced.
     """
-    is_looped = isinstance(net.recurrent, LoopedRNN)
-    if not is_looped and given.alive is None and kernel.can(net.recurrent, noise):
+    if kernel.can(net.recurrent, noise) and given.alive is None:
         return _kernel_run(net, given, noise, temperature)
     loop = plain_loop(net, given, lambda o, t: net.likelihood.draw(o, noise[t], temperature))
     return loop.said, loop.last

@@ -39,6 +39,17 @@ def units_dropped(net: nn.Module) -> Iterator[None]:
             network.dropped = None
 
 
+@contextmanager
+def every_unit(net: nn.Module) -> Iterator[None]:
+    """Put a model in the mode in which nothing is left out, for a with block."""
+    mode = net.training
+    net.eval()
+    try:
+        yield
+    finally:
+        net.train(mode)
+
+
 def _is_due(net: Network) -> bool:
     return net.training and net.loop.dropout > 0 and net.dropped is None
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
 from bptt.model.closed_loop import free_run
+from bptt.model.dropout import every_unit
 from bptt.model.given import Given, batch_size, checked_x, leading, start_of
 from bptt.model.layers import Hidden
 from bptt.model.likelihoods import require_temperature
@@ -123,7 +124,9 @@ def _after_prompt(
         return state, future, batch_size(x, state)
     T, B = leading(prompt, None, "prompt")
     prompt = net.likelihood.checked("prompt", prompt, T, B, net.readout.weight)
-    return net.advance(prompt, None if x is None else x[:before], state=state), future, B
+    with every_unit(net):  # as in the free run itself
+        state = net.advance(prompt, None if x is None else x[:before], state=state)
+    return state, future, B
 
 
 def _repeated(state: State, times: int) -> State:

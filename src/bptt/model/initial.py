@@ -30,6 +30,8 @@ class Initial:
     all other weights near 0 (Le, Jaitly and Hinton 2015); or "gaussian": all weights from
     N(0, std²), biases 0, as in Pascanu, Mikolov and Bengio 2013.
     radius: what the spectral radius of W, or of each gate's, is then scaled to; None for as it is.
+    With skips, W and their matrices are at last divided by how many there are, unless they are
+    Gaussian without a radius.
     forget_bias: what the bias of the gate that keeps the state starts at (Gers et al. 2000;
     Jozefowicz et al. 2015 have 1). chrono: the longest dependency that is expected, in steps: the
     gates' biases start as log u and −log u, u uniform from 1 to chrono − 1, so that units forget
@@ -80,7 +82,8 @@ def initialise(net: Network, initial: Initial) -> None:
     """Give a network its first weights; b starts at 0, and torch's second bias is frozen there.
 
     So is b where it is normalised away, and the shift has its place. W and the skips' matrices
-    share what W alone would have: what they carry together is then no more than that.
+    share what W alone would have, unless they are Gaussian with a spread that was asked for: what
+    they carry together is then no more than that.
     Unless they are to be small or Gaussian, columns of U and R that stand for a token are drawn
     from N(0, 1), as in torch.nn.Embedding, and the rest of U and R, V and c uniformly within
     ±1/√H, as in torch.nn.Linear.

@@ -38,10 +38,10 @@ CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru"}
 class Recurrent(RNNBase):
     """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's."""
 
-    states: ClassVar[int] = 1
+    states: int = 1
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
-    omega: ops.Omega | None = None
+    omega: ops.OmegaTerm | None = None
     dropped: Mapping[str, Tensor] = MappingProxyType({})
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
@@ -63,14 +63,12 @@ class Recurrent(RNNBase):
             given = given._replace(h0=state[0].unsqueeze(0))
             h, last = ops.looped_layer(cell, given, PLAIN, layout, self.omega)
             return h, (last[0],)
-        if self.listener is not None:
-            if given.U is not None:
-                p = reference.project(rows, given.U, self.input_bias(suffix))
-                given = given._replace(x=p, U=None, b_ih=None, b_hh=b_hh if cell == "gru" else None)
-            h, end = ops.layer(cell, given, layout)
-            self.listener(suffix, given.x, h, state[0], layout)
-            return h, (end,)
+        if self.listener is not None and given.U is not None:
+            p = reference.project(rows, given.U, self.input_bias(suffix))
+            given = given._replace(x=p, U=None, b_ih=None, b_hh=b_hh if cell == "gru" else None)
         h, end = ops.layer(cell, given, layout)
+        if self.listener is not None:
+            self.listener(suffix, given.x, h, state[0], layout)
         return h, (end,)
 
     def part(self, name: str, suffix: str) -> Any:
@@ -235,7 +233,7 @@ class LSTM(Recurrent):
     It is here so that the three layers go together.
     """
 
-    states: ClassVar[int] = 2
+    states = 2
     torch_layer = nn.LSTM
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]

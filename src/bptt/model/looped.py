@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 import torch
@@ -18,6 +20,8 @@ from bptt.kernel.reference import Given, Loop, State
 from bptt.model.layers import ACTIVATIONS, Recurrent
 
 MOST_DELAY = 4096
+NEARLY_0, NEARLY_1 = 1e-6, 1 - 1e-6
+"""Between these lies a leak that is to be learned, so that σ⁻¹ of it is a number."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +39,7 @@ class LoopOptions:
     and Ghahramani 2016); see `bptt.model.dropout`.
     """
 
-    leak: float | tuple[float, float] | None = None
+    leak: float | tuple[float, ...] | None = None
     learn_leak: bool = False
     skips: tuple[int, ...] = ()
     norm: bool = False
@@ -43,22 +47,20 @@ class LoopOptions:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "skips", as_delays(self.skips))
-        if isinstance(self.leak, list | tuple):
-            object.__setattr__(self, "leak", tuple(self.leak))
-        for alpha in self._leaks:
-            if not isinstance(alpha, int | float) or not 0 < alpha <= 1:
-                raise BpttError(f"leak is {self.leak}; expected a number above 0 and at most 1")
-        if len(self._leaks) > 2:
-            raise BpttError(f"leak is {self.leak}; expected one number, or two")
+        if self.leak is not None:
+            object.__setattr__(self, "leak", _checked_leak(self.leak))
         if self.learn_leak and self.leak is None:
             raise BpttError("learn_leak is given without a leak; expected where it starts, as 0.5")
-        if self.learn_leak and 1 in self._leaks:
-            raise BpttError("a leak of 1 is to be learned; expected it to start below 1, as 0.9")
+        if self.learn_leak and not all(NEARLY_0 <= alpha <= NEARLY_1 for alpha in self._leaks):
+            raise BpttError(
+                f"a leak of {self.leak} is to be learned; expected it to start away from 0 and 1, "
+                "as at 0.9"
+            )
         for delay in self.skips:
             require_whole("a skip's delay", delay, 2, MOST_DELAY)
         if list(self.skips) != sorted(set(self.skips)):
             raise BpttError(f"skips are {self.skips}; expected delays that rise, such as (2, 8)")
-        if not 0 <= self.dropout < 1:
+        if not _is_number(self.dropout) or not 0 <= self.dropout < 1:
             raise BpttError(f"dropout is {self.dropout}; expected a probability below 1")
 
     @property
@@ -97,8 +99,30 @@ class LoopOptions:
 
 
 def as_delays(delays: int | Sequence[int]) -> tuple[int, ...]:
-    """Return one delay or several as a tuple."""
-    return (delays,) if isinstance(delays, int) else tuple(delays)
+    """Return one delay or several as a tuple, or raise BpttError."""
+    several = delays if isinstance(delays, list | tuple) else (delays,)
+    try:
+        return tuple(operator.index(delay) for delay in several)
+    except TypeError:
+        raise BpttError(
+            f"skips are {delays!r}; expected a whole number, or several, such as (2, 8)"
+        ) from None
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _checked_leak(leak: Any) -> float | tuple[float, ...]:
+    """Return a leak or two as plain numbers, or raise BpttError."""
+    several = tuple(leak) if isinstance(leak, list | tuple) else (leak,)
+    if len(several) not in (1, 2):
+        raise BpttError(f"leak is {leak}; expected one number, or two")
+    for alpha in several:
+        if not _is_number(alpha) or not 0 < alpha <= 1:
+            raise BpttError(f"leak is {leak!r}; expected a number above 0 and at most 1")
+    found = tuple(map(float, several))
+    return found if len(found) > 1 else found[0]
 
 
 class LoopedRNN(Recurrent):
@@ -112,8 +136,8 @@ class LoopedRNN(Recurrent):
         self, input_size: int, hidden_size: int, num_layers: int, cell: str, options: LoopOptions
     ) -> None:
         super().__init__(f"RNN_{cell.upper()}", input_size, hidden_size, num_layers)
-        self.nonlinearity, self.options = cell, options
-        self.states = options.delays[-1]  # type: ignore[misc]
+        self.activation, self.options = cell, options
+        self.states = options.delays[-1]
         for suffix in (f"_l{k}" for k in range(num_layers)):
             self._add_parts(suffix, hidden_size)
 
@@ -135,8 +159,9 @@ class LoopedRNN(Recurrent):
 
     def extra_repr(self) -> str:
         """Return what print(net) shows of it."""
-        given = {name: getattr(self.options, name) for name in self.options.named}
-        more = "".join(f", {name}={value}" for name, value in given.items())
+        usual = LoopOptions()
+        pairs = ((name, getattr(self.options, name)) for name in vars(usual))
+        more = "".join(f", {k}={value}" for k, value in pairs if value != getattr(usual, k))
         return f"{super().extra_repr()}{more}"
 
     def loop(self, suffix: str) -> Loop:
@@ -164,12 +189,12 @@ class LoopedRNN(Recurrent):
             names = ("weight_ih", "bias_ih", "bias_hh")
             U, b_ih, b_hh = (self.part(name, suffix) for name in names)
             given = Given(rows, U, W, b_ih, b_hh, start)
-        h, last = ops.looped_layer(self.nonlinearity, given, self.loop(suffix), layout)
+        h, last = ops.looped_layer(self.activation, given, self.loop(suffix), layout)
         return h, tuple(last)
 
     def step(self, suffix: str) -> reference.Step:
         """Return a layer's step, whose state is hᵗ, hᵗ⁻¹, …."""
-        f = ACTIVATIONS[self.nonlinearity]
+        f = ACTIVATIONS[self.activation]
         return reference.looped(self.weights(suffix), f, self.loop(suffix))
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:  # noqa: A002 (torch's name)

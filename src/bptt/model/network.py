@@ -39,6 +39,7 @@ from bptt.model.state import (
     State,
     at_ends,
     each,
+    parts,
 )
 
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
@@ -269,22 +270,32 @@ class Network(nn.Module):
     ) -> list[State]:
         """Return what `advance` would return after each of several numbers of steps, from one run.
 
-        Under teacher forcing, and where the state is h alone: of other parts only the last is kept.
+        Under teacher forcing, and not for an LSTM: of its c only the last is kept.
         """
+        if self.cell == "lstm":
+            raise BpttError('states_after is asked of cell "lstm"; expected another, or advance')
         with units_dropped(self):
             read = self.read(y, x, state, Regime(**regime), every=True)
         given, history, lengths = read.given, read.history, regime.get("lengths")
         at = torch.as_tensor(steps, device=history.device).unsqueeze(1).expand(-1, given.B)
         at = at if lengths is None else torch.minimum(at, lengths)
         row = torch.arange(given.B, device=at.device)
-        if not isinstance(given.hidden, Tensor):
+        if given.hidden is None:
             return [State(None, y) for y in history[at, row]]
-        parts = [
-            torch.where((at > 0).unsqueeze(-1), h[(at - 1).clamp(min=0), row], h0)
-            for h, h0 in zip(read.states, given.hidden, strict=True)
+        starts, found = parts(given.hidden), []
+        series = [  # of each layer, h⁰ and what was before it in front
+            torch.cat([*(start[k].unsqueeze(0) for start in reversed(starts)), h])
+            for k, h in enumerate(read.states)
         ]
-        hidden = torch.stack(parts, dim=1)  # (steps, layers, B, H)
-        return [State(h, y) for h, y in zip(hidden, history[at, row], strict=True)]
+        for j in range(len(starts)):
+            hidden = torch.stack([h[at + len(starts) - 1 - j, row] for h in series], dim=1)
+            if given.resets is not None:  # nothing is left of what lies before one
+                resets = torch.cat([row[None] * 0, given.resets.cumsum(0)])
+                cut = resets[at, row] > resets[(at - j).clamp(min=0), row]
+                hidden = hidden.masked_fill(cut[:, None, :, None], 0)
+            found.append(hidden)  # (steps, layers, B, H)
+        states = zip(*found, strict=True) if len(found) > 1 else found[0]
+        return [State(h, y) for h, y in zip(states, history[at, row], strict=True)]
 
     def read(
         self,

@@ -32,7 +32,7 @@ LEAST_STEPS, MOST_STEPS = 200, 400
 FREE_STEPS, FREE_STARTS = 50, 20
 MOST_JACOBIANS = 64 << 20
 """Bytes for the Jacobians of 64 steps of one sequence; larger ones are left out of a diagnosis."""
-MOST_EXPONENTS = 64
+MOST_EXPONENTS, MOST_STATE = 64, 4096
 
 
 class Truncated(NamedTuple):
@@ -141,7 +141,9 @@ def diagnose(
         jacobians=jacobians(net, one.y, one.x) if loops and fits else None,
         spectrum=spectrum(net) if flow.has_path and is_plain else None,
         lyapunov=(
-            lyapunov_exponents(net, y, x, count=min(MOST_EXPONENTS, size)) if loops else None
+            lyapunov_exponents(net, y, x, count=min(MOST_EXPONENTS, size))
+            if loops and size <= MOST_STATE
+            else None
         ),
         exposure=(
             exposure(net, y, x, steps=FREE_STEPS, starts=FREE_STARTS)

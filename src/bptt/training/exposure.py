@@ -14,6 +14,7 @@ from bptt.errors import BpttError, require_choice, require_whole
 from bptt.gradient.plan import device_of
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.truncation import batch_axes, side_by_side, states_before
+from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import FEEDBACKS, Regime
 
@@ -82,12 +83,9 @@ def exposure(
         )
     stride = max(1, (last - 1) // max(1, starts - 1))
     places = range(1, last + 1, stride)[:starts]
-    mode = net.training
-    net.eval()
-    with torch.random.fork_rng():
+    with torch.random.fork_rng(), every_unit(net):
         torch.manual_seed(seed)
         rows = _runs(net, sequences, places, steps, feedback)
-    net.train(mode)
     return _summary(rows, sequences.B)
 
 

@@ -20,6 +20,7 @@ import bptt
 from bptt.errors import BpttError, require_memory
 from bptt.gradient.backward import backward
 from bptt.gradient.plan import plan
+from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training import checkpoint
@@ -377,17 +378,15 @@ class Trainer:
 @torch.no_grad()
 def evaluate(net: Network, batches: Batches) -> float:
     """Return the mean NLL of all batches under teacher forcing, in nats per step."""
-    mode = net.training
-    net.eval()
     state, total = None, 0.0
-    for i in range(len(batches)):
-        batch = batches.get(0, i)
-        start = None if batch.is_start else state
-        out = net(batch.y, batch.x, state=start, lengths=batch.lengths)
-        assert out.nll is not None
-        total += float(out.nll[batch.unscored :].sum(dtype=torch.float64))
-        state = out.state
-    net.train(mode)
+    with every_unit(net):
+        for i in range(len(batches)):
+            batch = batches.get(0, i)
+            start = None if batch.is_start else state
+            out = net(batch.y, batch.x, state=start, lengths=batch.lengths)
+            assert out.nll is not None
+            total += float(out.nll[batch.unscored :].sum(dtype=torch.float64))
+            state = out.state
     return total / batches.steps
 
 

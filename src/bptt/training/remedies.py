@@ -94,7 +94,8 @@ def _norms(rows: Float[Tensor, "K H"]) -> Float[Tensor, "K 1"]:
 class Omega:
     """Adds weight · ∂Ω/∂W to W's .grad, from the backward passes inside its with block.
 
-    Ω is the mean over sequences, and summed over the pairs of steps that were run together.
+    Ω is the mean over sequences, and summed over the pairs of steps that were run together. Where
+    means are fed back, or under torch.compile, there is none.
     value: Ω, after the block.
 
     >>> import bptt
@@ -109,8 +110,8 @@ class Omega:
         require_omega(net)
         self.layer, self.cell = net.recurrent, net.cell
         self.weight, self.sequences = weight, sequences
-        self.by_kernel = ops.Omega(weight / sequences)
-        self.found: list[tuple[str, Ratio]] = []
+        self.by_kernel = ops.OmegaTerm(weight / sequences)
+        self.found: list[tuple[str, Ratio, Tensor | float]] = []
         self.value = 0.0
 
     def __enter__(self) -> Omega:
@@ -126,17 +127,17 @@ class Omega:
         if kind is not None:
             return
         self.value = self.by_kernel.value / self.sequences
-        for suffix, ratio in self.found:
+        for suffix, ratio, kept in self.found:
             W = self.layer.get_parameter(f"weight_hh{suffix}")
             self.value += float(ratio.omega) / self.sequences
             if W.grad is not None:
-                scale = self.layer.dropped.get(f"weight_hh{suffix}", 1)
-                W.grad.add_(ratio.gradient * scale, alpha=self.weight / self.sequences)
+                W.grad.add_(ratio.gradient * kept, alpha=self.weight / self.sequences)
 
     def _listen(self, suffix: str, p: Tensor, h: Tensor, h0: Tensor, layout: Layout) -> None:
         """Wait for the gradient of p, which is δ."""
-        if not p.requires_grad or not torch.is_grad_enabled():
+        if not p.requires_grad or not torch.is_grad_enabled() or p.numel() == 0:
             return
+        kept = self.layer.dropped.get(f"weight_hh{suffix}", 1.0)
         states, from_above = h.detach(), list[Tensor]()
         h.register_hook(from_above.append)
 
@@ -147,7 +148,7 @@ class Omega:
             rows = [some.flatten(0, -2) for some in (delta, back, slope)]
             before, after = _pairs(layout, delta)
             later, earlier, its_slope = rows[0][after], rows[1][before], rows[2][before]
-            self.found.append((suffix, omega_of(later, earlier, its_slope)))
+            self.found.append((suffix, omega_of(later, earlier, its_slope), kept))
 
         p.register_hook(take)
 

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 
 from bptt.errors import BpttError
+from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training.tables import Columns, Table, read_table
@@ -35,11 +36,12 @@ class OneStepAhead:
 def one_step_ahead(net: Network, table: Table) -> OneStepAhead:
     """Measure what a network forecasts one step ahead, given all true values before."""
     batches, state, means = table.validation_batches(1), None, []
-    for i in range(len(batches)):
-        batch = batches.get(0, i)
-        out = net(batch.y, batch.x, state=state)
-        state = out.state
-        means.append(net.likelihood.mean(out.outputs)[batch.unscored :, 0].numpy())
+    with every_unit(net):
+        for i in range(len(batches)):
+            batch = batches.get(0, i)
+            out = net(batch.y, batch.x, state=state)
+            state = out.state
+            means.append(net.likelihood.mean(out.outputs)[batch.unscored :, 0].numpy())
     before = table.levels[table.cut - 1 : -1]
     true, expected = table.levels[table.cut :], table.restore_each(np.concatenate(means), before)
     errors = [np.sqrt(((guess - true) ** 2).mean(0)) for guess in (expected, before)]

@@ -115,6 +115,11 @@ class Settings:
             require_whole("omega_halved_after", self.omega_halved_after, 1, 2**31)
             if self.omega == 0:
                 raise BpttError("omega_halved_after is given without omega; expected both")
+        if self.omega > 0 and self.feedback == "mean" and not self.is_forced:
+            raise BpttError(
+                'omega is given with means fed back; expected feedback "sample", or forcing 1: '
+                "the loop through the output has no Ω"
+            )
         for name in ("epochs", "max_seconds", "learning_rate", "clip", "clip_value"):
             value = getattr(self, name)
             if value is not None and not value > 0:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
+from bptt.model.dropout import every_unit
 from bptt.model.encodings import Encoding
 from bptt.model.likelihoods import Likelihood
 from bptt.model.network import Network
@@ -141,14 +142,13 @@ class Drawing(Batches):
 @torch.no_grad()
 def judge(net: Network, batches: Batches, measure: str) -> float:
     """Return a criterion's measure: the mean over all scored steps."""
-    mode, total, count = net.training, 0.0, 0
-    net.eval()
-    for i in range(len(batches)):
-        batch = batches.get(0, i)
-        each = _judged(net, batch, measure)[batch.unscored :]
-        total += float(each.sum(dtype=torch.float64))
-        count += each.numel()
-    net.train(mode)
+    total, count = 0.0, 0
+    with every_unit(net):
+        for i in range(len(batches)):
+            batch = batches.get(0, i)
+            each = _judged(net, batch, measure)[batch.unscored :]
+            total += float(each.sum(dtype=torch.float64))
+            count += each.numel()
     return total / count
 
 
