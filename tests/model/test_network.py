@@ -285,7 +285,7 @@ X = torch.zeros(T, B, 2).double()
             torch.zeros(T, B).long(),
             X,
             {"state": bptt.State(torch.zeros(1, B + 1, H).double())},
-            r"state.hidden \(h\) has shape \(1, 4, 4\); expected \(layers, B, H\) = \(1, 3, 4\)",
+            r"state.hidden has shape \(1, 4, 4\); expected \(layers, B, H\) = \(1, 3, 4\)",
         ),
         (
             torch.zeros(T, B).long(),
@@ -297,7 +297,7 @@ X = torch.zeros(T, B, 2).double()
             torch.zeros(T, B).long(),
             X,
             {"state": bptt.State((torch.zeros(1, B, H).double(),) * 2)},
-            "state.hidden is another cell's",
+            "state.hidden is another network's",
         ),
         (
             torch.zeros(T, B).long(),
