@@ -127,7 +127,7 @@ def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
 
 def _listed(named: list[Remedy]) -> str:
     *most, last = map(str, named)
-    return f"{'; '.join(most)}; or {last}"
+    return "; ".join([*most, f"or {last}" if most else last])
 
 
 def _better(trained: Truncated, others: tuple[Truncated, ...]) -> Truncated | None:
