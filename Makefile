@@ -30,6 +30,7 @@ bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/forcing.py
 	$(BIN)/python benchmarks/flow.py
 	$(BIN)/python benchmarks/omega.py
+	$(BIN)/python benchmarks/named_remedies.py
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/series.py
 

@@ -92,7 +92,7 @@ def test_nothing_to_do():
 
 
 def test_gates_are_not_advised_to_gates():
-    gated = replace(flow_with(0.8), loop="gates")
+    gated = replace(flow_with(0.8), closed_by="gates")
     assert gated.remedies == []
     assert "--cell" not in said(gated)
     assert "The gates have not learnt to keep" in said(gated)
@@ -112,14 +112,22 @@ def test_nothing_measured():
 
 
 def test_what_the_network_cannot_have_is_not_advised():
-    options = [remedy.options for remedy in replace(flow_with(0.8), loop="more").remedies]
+    options = [remedy.options for remedy in replace(flow_with(0.8), closed_by="more").remedies]
     assert options == ["--cell lstm --chrono 50"]
-    options = [remedy.options for remedy in replace(flow_with(0.8), loop="output").remedies]
+    options = [remedy.options for remedy in replace(flow_with(0.8), closed_by="output").remedies]
     assert options == ["--recurrence both"]
-    options = [remedy.options for remedy in replace(flow_with(1.2), loop="output").remedies]
+    options = [remedy.options for remedy in replace(flow_with(1.2), closed_by="output").remedies]
     assert options == ["--clip 0.1"]
     long = [remedy.options for remedy in flow_with(0.9, window=200_000).remedies]
     assert not any("--skips" in option for option in long)  # it would be 9,152
     gone = " ".join(map(str, flow_with(0.0, interval=(0.0, 0.0)).remedies))
     assert "--radius" not in gone
     assert "1e+06" not in gone
+
+
+@pytest.mark.parametrize("closed_by", ["more", "output"])
+@pytest.mark.parametrize("growth", [0.8, 1.2])
+def test_a_remedy_by_itself_is_no_list(closed_by, growth):
+    words = said(replace(flow_with(growth), closed_by=closed_by))
+    assert "; or " not in words.replace("learning rate; ", "")
+    assert ": ;" not in words

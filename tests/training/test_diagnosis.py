@@ -84,7 +84,7 @@ def test_what_makes_no_sense_is_left_out():
     assert forced.others == ()
     lengths = torch.tensor([60, 4, 33])
     ragged = diagnose(network(cell="gru"), Sample(torch.randint(5, (60, 3)), None, lengths))
-    assert ragged.flow.loop == "gates"
+    assert ragged.flow.closed_by == "gates"
     assert (ragged.exposure, ragged.lyapunov, ragged.spectrum, ragged.trained) == (None,) * 4
     full = diagnose(network(cell="tanh"), Sample(torch.randint(5, (60, 3))))
     assert None not in (full.exposure, full.lyapunov, full.spectrum, full.jacobians)

@@ -33,9 +33,9 @@ def remedies(flow: GradientFlow) -> list[Remedy]:
     """
     if flow.verdict == "exploding":
         return _for_exploding(flow)
-    if flow.verdict != "vanishing" or flow.loop == "gates":
+    if flow.verdict != "vanishing" or flow.closed_by == "gates":
         return []
-    if flow.loop == "output":
+    if flow.closed_by == "output":
         change = "a loop from hidden to hidden too, on which the state can be kept"
         return [Remedy("--recurrence both", change)]
     gates = Remedy(
@@ -43,7 +43,7 @@ def remedies(flow: GradientFlow) -> list[Remedy]:
         "gates, whose biases can start such that units keep their state over up to "
         f"{flow.window:,} steps",
     )
-    return [gates, *(_beside_w(flow) if flow.loop == "W" else [])]
+    return [gates, *(_beside_w(flow) if flow.closed_by == "W" else [])]
 
 
 def _for_exploding(flow: GradientFlow) -> list[Remedy]:
@@ -58,7 +58,7 @@ def _for_exploding(flow: GradientFlow) -> list[Remedy]:
         f"smaller first weights, for W {1 / flow.growth:.2g} times as large would bring the factor "
         "to 1 where the states stayed the same",
     )
-    return [clip, radius] if flow.loop == "W" else [clip]
+    return [clip, radius] if flow.closed_by == "W" else [clip]
 
 
 def _beside_w(flow: GradientFlow) -> list[Remedy]:

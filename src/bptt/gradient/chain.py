@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from bptt.errors import BpttError
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.steps import Elman, Gru, Layer, Looped, Lstm, Parts, Passed, Site, Slopes
-from bptt.kernel.reference import Loop
 from bptt.model.closed_loop import as_rows
 from bptt.model.given import where
 from bptt.model.likelihoods import Likelihood
@@ -81,7 +80,7 @@ class Chain:
         return self.T > 1 and (self.closed is not None or self.layers[0].W is not None)
 
     @property
-    def loop(self) -> str:
+    def closed_by(self) -> str:
         """What closes the loop: "W" alone, W with "gates" or with "more", or the "output"."""
         first = self.layers[0]
         if first.W is None:
@@ -161,14 +160,14 @@ def layer_at(
     apart: list[tuple[str, list[Entry]]] = []
     skips: dict[int, Tensor] = {}
     if isinstance(module, LoopedRNN):
-        kinds, more, skips = _loop_at(module, suffix, h, start, kept)
-        loop += more
-        apart += kinds
+        apart += _scales_at(module, suffix, h)
+        delayed, skips = _skips_at(module, suffix, h, start, kept)
+        loop += delayed
         p = _project([(e.rows, _columns(U, e.columns)) for e in enters], b_ih, h)
         assert W is not None
-        met = [before, *(rows for _, rows, _ in more)]
+        met = [before, *(rows for _, rows, _ in delayed)]
         a = p + _project(list(zip(met, (W, *skips.values()), strict=True)), b_hh, h)
-        slopes = Looped.at(cell, _detached(module.loop(suffix)), a, before)
+        slopes = Looped.at(cell, module.loop(suffix).each(Tensor.detach), a, before)
     elif cell in ("gru", "lstm"):
         assert W is not None
         p = _project([(e.rows, _columns(U, e.columns)) for e in enters], b_ih, h)
@@ -180,37 +179,33 @@ def layer_at(
     return Layer(slopes, U, W, [site for site in sites if site is not None], mask, skips)
 
 
-def _loop_at(
+def _scales_at(
+    module: LoopedRNN, suffix: str, h: Float[Tensor, "T B H"]
+) -> list[tuple[str, list[Entry]]]:
+    """Return where the parameters enter that are no matrices, by their names in a Site."""
+    one = h.new_ones(*h.shape[:2], 1)
+    names = ["gain", "shift"] * module.options.norm + ["leak"] * module.options.learn_leak
+    return [(name, [(f"{name}{suffix}", one, None)]) for name in names]
+
+
+def _skips_at(
     module: LoopedRNN,
     suffix: str,
     h: Float[Tensor, "T B H"],
     start: tuple[Tensor, ...],
     kept: Float[Tensor, "T B 1"] | None,
-) -> tuple[
-    list[tuple[str, list[Entry]]],
-    list[Entry],
-    dict[int, Tensor],
-]:
-    """Return where the parameters enter that are no matrices, where the skips' do, and these."""
-    T, one = len(h), h.new_ones(*h.shape[:2], 1)
-    names = ["gain", "shift"] * module.options.norm + ["leak"] * module.options.learn_leak
-    kinds: list[tuple[str, list[Entry]]] = [
-        (name, [(f"{name}{suffix}", one, None)]) for name in names
-    ]
-    history = torch.cat([torch.stack(start[::-1]), h])
-    more, skips = list[Entry](), dict[int, Tensor]()
+) -> tuple[list[Entry], dict[int, Tensor]]:
+    """Return where the skips' matrices enter and the states they meet; and these by delay."""
+    T, history = len(h), torch.cat([torch.stack(start[::-1]), h])
+    entries, weights = list[Entry](), dict[int, Tensor]()
     for delay in module.options.skips:
         rows = history[len(start) - delay :][:T]
-        for k in range(min(delay, T) if kept is not None else 0):
+        for k in range(min(delay, T) if kept is not None else 0):  # a reset at any step between
             assert kept is not None
             rows = rows * torch.cat([torch.ones_like(kept[:k]), kept[: T - k]])
-        skips[delay] = getattr(module, f"weight_skip{delay}{suffix}").detach()
-        more.append((f"weight_skip{delay}{suffix}", rows, None))
-    return kinds, more, skips
-
-
-def _detached(loop: Loop) -> Loop:
-    return Loop(loop.delays, *[None if t is None else t.detach() for t in loop[1:]])
+        weights[delay] = getattr(module, f"weight_skip{delay}{suffix}").detach()
+        entries.append((f"weight_skip{delay}{suffix}", rows, None))
+    return entries, weights
 
 
 def _project(

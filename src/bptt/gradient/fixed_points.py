@@ -83,12 +83,9 @@ class Step:
         """Return a layer's step in float64."""
         layer, cell = self.net.recurrent, self.net.cell
         if isinstance(layer, LoopedRNN):
-            loop = layer.loop(suffix)
-            parts_ = (None if t is None else t.detach().double() for t in loop[1:])
-            f = ACTIVATIONS[cell]
-            return reference.looped(
-                layer.weights(suffix).detach().double(), f, reference.Loop(loop.delays, *parts_)
-            )
+            loop = layer.loop(suffix).each(lambda t: t.detach().double())
+            weights = layer.weights(suffix).detach().double()
+            return reference.looped(weights, ACTIVATIONS[cell], loop)
         W = layer.part("weight_hh", suffix).detach().double()
         if cell == "gru":
             return reference.gru(W, layer.part("bias_hh", suffix).detach().double())

@@ -40,8 +40,8 @@ class GradientFlow:
     against the exact one, over all trained parameters of the recurrent layers.
     growth: by which factor a typical gradient grows a step back in time: the slope of the log norm;
     growth_interval: its 95% interval over the sequences. NaN where no slope can be seen.
-    window: the window that it is trained with, by default T. loop: what closes the loop: "W"
-    alone, W with "gates", W with "more" (a leak, skips, a normalisation), or the "output".
+    window: the window that it is trained with, by default T. closed_by: what closes the
+    loop: "W" alone, with "gates", with "more" (a leak, skips, a normalisation), or the "output".
     """
 
     norms: Float[np.ndarray, "T lags"]
@@ -55,7 +55,7 @@ class GradientFlow:
     growth_interval: tuple[float, float]
     window: int
     has_path: bool
-    loop: str = "W"
+    closed_by: str = "W"
 
     @property
     def T(self) -> int:
@@ -180,7 +180,7 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
         interval,
         T if window is None else window,
         chain.has_path,
-        chain.loop,
+        chain.closed_by,
     )
 
 

@@ -90,9 +90,9 @@ def spectrum(net: Network, layer: int = 0) -> Spectrum:
         )
     if net.recurrence == "output":
         raise BpttError('the recurrence is "output"; expected "hidden" or "both", which have a W')
-    if net.loop.named:
+    if net.loop.beside_w:
         raise BpttError(
-            f"the network has {' and '.join(net.loop.named)}; expected W alone in its loop: for "
+            f"the network has {' and '.join(net.loop.beside_w)}; expected W alone in its loop: for "
             "the whole loop see bptt.jacobians"
         )
     W = net.recurrent.get_parameter(f"weight_hh_l{layer}").detach().cpu().numpy()

@@ -65,11 +65,8 @@ def backward(
     grad_h0 = None
     if h0 is not None:
         grad_h0 = torch.zeros_like(h0) if grad_last is None else grad_last.clone()
-    grad_x = torch.empty_like(x) if needs[0] else None
+    grad_x, grad_U = _room_for_input(given, needs)
     grad_W = torch.empty_like(W) if W is not None and needs[2] else None
-    grad_U = None
-    if U is not None and needs[1]:
-        grad_U = U.new_empty(U.shape[::-1]) if _is_tokens(x) else torch.empty_like(U)
     is_gru = cell == "gru"
     G, _ = _widths(given)
     grad_b = h.new_empty(G) if needs[3] or (needs[4] and not is_gru) else None
@@ -83,14 +80,12 @@ def backward(
         net, leaving = [*net, W, h0, h], [*leaving, grad_h0]
         _run("elman_backward", layout, given, (cell == "relu",), net, leaving)
         grad_b, grad_c = _of_biases(grad_b, needs)
-    if grad_U is not None and _is_tokens(x):
-        grad_U = grad_U.t()
-    return [grad_x, grad_U, grad_W, grad_b, grad_c, grad_h0]
+    return [grad_x, _as_given(grad_U, x), grad_W, grad_b, grad_c, grad_h0]
 
 
 def looped_forward(cell: str, given: Given, loop: Loop, layout: Layout) -> tuple[Tensor, ...]:
     """Return h, and what else the kernel's backward needs, each of no size where it is not."""
-    given, loop = _contiguous(given), _contiguous_loop(loop)
+    given, loop = _contiguous(given), loop.each(Tensor.contiguous)
     x, U, W, _, _, h0 = given
     assert W is not None
     rows = x.shape if _is_tokens(x) else x.shape[:-1]
@@ -125,13 +120,10 @@ def looped_backward(
 
     omega: the weight of Ω's immediate gradient, which is added to that of W.
     """
-    given, loop = _contiguous(given), _contiguous_loop(loop)
+    given, loop = _contiguous(given), loop.each(Tensor.contiguous)
     x, U, W, _, _, h0 = given
     h, *more = kept
-    grad_x = torch.empty_like(x) if needs[0] else None
-    grad_U = None
-    if U is not None and needs[1]:
-        grad_U = U.new_empty(U.shape[::-1]) if _is_tokens(x) else torch.empty_like(U)
+    grad_x, grad_U = _room_for_input(given, needs)
     grad_b = h.new_empty(h.shape[-1]) if needs[3] or needs[4] else None
     of_input = (None, None, None, grad_x) if U is None else (grad_x, grad_U, grad_b, None)
     found = [
@@ -145,11 +137,23 @@ def looped_backward(
     leaving = [grad_h.contiguous(), *of_input, *found, grad_h0, value]
     options = (cell == "relu", loop.delays, omega)
     _run("looped_backward", layout, given, options, net, leaving)
-    if grad_U is not None and _is_tokens(x):
-        grad_U = grad_U.t()
     grad_W, *of_loop = found
-    grads = [grad_x, grad_U, grad_W, *_of_biases(grad_b, needs), grad_h0, *of_loop]
+    biases = _of_biases(grad_b, needs)
+    grads = [grad_x, _as_given(grad_U, x), grad_W, *biases, grad_h0, *of_loop]
     return grads, 0.0 if value is None else float(value)
+
+
+def _room_for_input(given: Given, needs: tuple[bool, ...]) -> tuple[Tensor | None, Tensor | None]:
+    """Return memory for the gradients of x and U, where needed; that of tokens is (I, G)."""
+    x, U, *_ = given
+    grad_U = None
+    if U is not None and needs[1]:
+        grad_U = U.new_empty(U.shape[::-1]) if _is_tokens(x) else torch.empty_like(U)
+    return torch.empty_like(x) if needs[0] else None, grad_U
+
+
+def _as_given(grad_U: Tensor | None, x: Tensor) -> Tensor | None:
+    return grad_U.t() if grad_U is not None and _is_tokens(x) else grad_U
 
 
 def _of_biases(grad_b: Tensor | None, needs: tuple[bool, ...]) -> tuple[Tensor | None, ...]:
@@ -178,10 +182,6 @@ def _input(x: Tensor, U: Tensor | None, b: Tensor | None, p: Tensor) -> list[Ten
 
 def _contiguous(given: Given) -> Given:
     return Given(*[None if t is None else t.contiguous() for t in given])  # type: ignore[arg-type]
-
-
-def _contiguous_loop(loop: Loop) -> Loop:
-    return Loop(loop.delays, *[None if t is None else t.contiguous() for t in loop[1:]])
 
 
 def _run(

@@ -8,6 +8,7 @@ derivatives of derivatives) goes by way of the reference, so that every derivati
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -78,14 +79,15 @@ def _wants_gradient(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.requires_grad
 
 
+@dataclass
 class OmegaTerm:
     """What Ω is to weigh in a backward pass, for each sequence, and what it came to; see remedies.
 
     value: Σ Ω over the backward passes until now.
     """
 
-    def __init__(self, weight: float) -> None:
-        self.weight, self.value = weight, 0.0
+    weight: float
+    value: float = 0.0
 
 
 def looped_layer(

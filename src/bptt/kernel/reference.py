@@ -80,6 +80,10 @@ class Loop(NamedTuple):
     gain: Float[Tensor, " H"] | None = None
     shift: Float[Tensor, " H"] | None = None
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> Loop:
+        """Return the loop with every tensor changed."""
+        return Loop(self.delays, *[None if t is None else change(t) for t in self[1:]])
+
 
 PLAIN = Loop()
 """W alone."""

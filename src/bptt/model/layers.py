@@ -50,12 +50,10 @@ class Recurrent(RNNBase):
         self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, on its input or on the projection of it."""
-        cell, W, b_hh = (
-            CELLS[self.mode],
-            self.part("weight_hh", suffix),
-            self.part("bias_hh", suffix),
-        )
-        given = Given(rows, None, W, None, b_hh if cell == "gru" else None, state[0])
+        cell = CELLS[self.mode]
+        W, b_hh = self.part("weight_hh", suffix), self.part("bias_hh", suffix)
+        b_inside = b_hh if cell == "gru" else None  # the others' stand outside the loop
+        given = Given(rows, None, W, None, b_inside, state[0])
         if not is_projected:
             U, b_ih = self.part("weight_ih", suffix), self.part("bias_ih", suffix)
             given = Given(rows, U, W, b_ih, b_hh, state[0])
@@ -65,7 +63,7 @@ class Recurrent(RNNBase):
             return h, (last[0],)
         if self.listener is not None and given.U is not None:
             p = reference.project(rows, given.U, self.input_bias(suffix))
-            given = given._replace(x=p, U=None, b_ih=None, b_hh=b_hh if cell == "gru" else None)
+            given = given._replace(x=p, U=None, b_ih=None, b_hh=b_inside)
         h, end = ops.layer(cell, given, layout)
         if self.listener is not None:
             self.listener(suffix, given.x, h, state[0], layout)

@@ -70,8 +70,8 @@ class LoopOptions:
         return self.leak if isinstance(self.leak, tuple) else (self.leak,)
 
     @property
-    def named(self) -> list[str]:
-        """Which parts there are that only a layer of tanh or relu units with a W can have."""
+    def beside_w(self) -> list[str]:
+        """Which of these there are: a leak, skips, a normalisation; for tanh and relu with a W."""
         return [name for name in ("leak", "skips", "norm") if getattr(self, name)]
 
     @property
@@ -81,15 +81,15 @@ class LoopOptions:
 
     def require(self, cell: str, recurrence: str) -> None:
         """Raise BpttError unless all of this goes with the cell and the recurrence."""
-        if self.named and cell not in ("tanh", "relu"):
+        if self.beside_w and cell not in ("tanh", "relu"):
             raise BpttError(
-                f'{self.named[0]} is given with cell "{cell}"; expected tanh or relu: gates do '
+                f'{self.beside_w[0]} is given with cell "{cell}"; expected tanh or relu: gates do '
                 "what it is for"
             )
-        if self.named and recurrence == "output":
+        if self.beside_w and recurrence == "output":
             raise BpttError(
-                f'{self.named[0]} is given with recurrence "output"; expected "hidden" or "both", '
-                "which loop over h"
+                f'{self.beside_w[0]} is given with recurrence "output"; expected "hidden" or '
+                '"both", which loop over h'
             )
 
     def first_leak(self, H: int) -> Float[Tensor, " H"]:

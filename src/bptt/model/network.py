@@ -290,7 +290,7 @@ class Network(nn.Module):
         for j in range(len(starts)):
             hidden = torch.stack([h[at + len(starts) - 1 - j, row] for h in series], dim=1)
             if given.resets is not None:  # nothing is left of what lies before one
-                resets = torch.cat([row[None] * 0, given.resets.cumsum(0)])
+                resets = nn.functional.pad(given.resets.cumsum(0), (0, 0, 1, 0))
                 cut = resets[at, row] > resets[(at - j).clamp(min=0), row]
                 hidden = hidden.masked_fill(cut[:, None, :, None], 0)
             found.append(hidden)  # (steps, layers, B, H)
@@ -449,7 +449,7 @@ class Network(nn.Module):
             return Feedforward(width, hidden, layers, nonlinearity=cell)
         columns = max(width, 1)
         layer: RNN | GRU | LSTM | LoopedRNN
-        if self.loop.named:
+        if self.loop.beside_w:
             layer = LoopedRNN(columns, hidden, layers, cell, self.loop)
         elif cell in ("tanh", "relu"):
             layer = RNN(columns, hidden, layers, nonlinearity=cell)

@@ -32,7 +32,9 @@ LEAST_STEPS, MOST_STEPS = 200, 400
 FREE_STEPS, FREE_STARTS = 50, 20
 MOST_JACOBIANS = 64 << 20
 """Bytes for the Jacobians of 64 steps of one sequence; larger ones are left out of a diagnosis."""
-MOST_EXPONENTS, MOST_STATE = 64, 4096
+MOST_EXPONENTS = 64
+MOST_STATE = 4096
+"""Numbers of a state beyond which its Lyapunov exponents would take minutes: left out, too."""
 
 
 class Truncated(NamedTuple):
@@ -128,7 +130,7 @@ def diagnose(
         net, y, x, window=window, max_lag=max_lag, lengths=lengths, loss_weights=weights
     )
     size = sum(part.numel() for part in parts(net.recurrent.zero_state(1)))
-    is_plain = net.cell in ("tanh", "relu") and not net.loop.named
+    is_plain = net.cell in ("tanh", "relu") and not net.loop.beside_w
     whole = lengths is None and flow.T > FREE_STEPS + 1
     loops = flow.has_path and whole
     fits = 64 * size * size * y.element_size() < MOST_JACOBIANS

@@ -180,9 +180,9 @@ def require_omega(net: Network) -> None:
     """Raise BpttError unless the network has what Ω is about."""
     if net.cell not in ("tanh", "relu"):
         raise BpttError(f'omega is given with cell "{net.cell}"; expected tanh or relu')
-    if net.loop.named:
+    if net.loop.beside_w:
         raise BpttError(
-            f"omega is given with {' and '.join(net.loop.named)}; expected one or the other: it "
+            f"omega is given with {' and '.join(net.loop.beside_w)}; expected one or the other: it "
             "keeps the gradient on its one way through W, and theirs has others"
         )
     if isinstance(net.recurrent, Feedforward):

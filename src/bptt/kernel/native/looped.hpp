@@ -42,23 +42,20 @@ struct Source {
 template <class F> class Past {
  public:
   Past(const Sequence &s, Share share, int H, const Looped<F> &net)
-      : s(s), share(share), H(H), net(net), begins(static_cast<int64_t *>(malloc(share.rows() * sizeof(int64_t)))) {
-    if (!begins) return;
+      : s(s), share(share), H(H), net(net), begins(share.rows()) {
+    if (!begins.at) return;
     int64_t t = s.T;
     for (int64_t r = share.first; r < share.last; r++) {
       while (t > 0 && s.rows_at(t - 1) <= r) t--;
-      begins[r - share.first] = s.reversed ? s.T - t : 0;
+      begins.at[r - share.first] = s.reversed ? s.T - t : 0;
     }
   }
-  ~Past() { free(begins); }
-  Past(const Past &) = delete;
-  Past &operator=(const Past &) = delete;
 
-  bool ready() const { return begins != nullptr; }
+  bool ready() const { return begins.at != nullptr; }
   int64_t row_at(int64_t i, int64_t r) const { return s.start_of(s.nth(i)) + r; }
 
   Source of(int64_t i, int64_t r, int d) const {
-    int64_t age = i - begins[r - share.first];
+    int64_t age = i - begins.at[r - share.first];
     for (int64_t k = 0; s.resets && k < d && k <= age; k++)
       if (s.resets[row_at(i - k, r)]) return {-1, 0, true};
     return d <= age ? Source{i - d, 0, false} : Source{-1, d - 1 - age, false};
@@ -85,7 +82,7 @@ template <class F> class Past {
   const Share share;
   const int H;
   const Looped<F> &net;
-  int64_t *begins;
+  const Space<int64_t> begins;  // which step, counted as i is, is each row's first
 };
 
 // ã from a, in a row of H; what was normalised stays in `normal`, and 1/σ is returned.
