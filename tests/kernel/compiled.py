@@ -1,15 +1,17 @@
-"""torch.compile(fullgraph=True) of the layers: run by test_ops.py, in a process of its own."""
+"""torch.compile of the layers, mostly with fullgraph: run by test_ops.py, in its own process."""
 
 from __future__ import annotations
 
 import sys
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import bptt
 from bptt.kernel.layout import Layout
+from bptt.training.remedies import Omega
 
 calls: list[str] = []
 
@@ -27,6 +29,22 @@ def gradients(layer: nn.Module, run: Any, x: Tensor) -> list[Tensor]:
     output, last = run(x)
     loss = output.square().sum() + last.sum()
     return [output, last, *torch.autograd.grad(loss, [x, *layer.parameters()])]
+
+
+def check_omega() -> None:
+    """Compare a compiled network's Ω with the same network's as it is."""
+    net, y = bptt.Network(bptt.Categorical(5), hidden=8), torch.randint(5, (30, 2))
+    found = []
+    for run in (net, torch.compile(net, backend="eager")):
+        net.zero_grad()
+        with Omega(net, 4.0, sequences=2) as omega:
+            run(y).nll.sum().backward()
+        found.append((omega.value, net.recurrent.weight_hh_l0.grad))
+    assert found[0][0] > 0
+    torch.testing.assert_close(found[1], found[0])
+    words = "expected torch.compile without"
+    with Omega(net, 4.0, sequences=2), pytest.raises(torch._dynamo.exc.Unsupported, match=words):
+        torch.compile(net.recurrent, **BACKEND)(torch.randn(6, 4, 5))
 
 
 def main() -> None:
@@ -54,6 +72,7 @@ def main() -> None:
     torch.testing.assert_close(batched(xs), torch.stack([layer(x)[0] for x in xs]))
     slope = torch.func.grad(lambda x: layer(x)[0].square().sum())
     torch.testing.assert_close(torch.compile(slope, **BACKEND)(xs[0]), slope(xs[0]))
+    check_omega()
     text = f"{kernels} layers compiled to one operation each, 2 transforms inside\n"
     sys.stdout.write(text)
 

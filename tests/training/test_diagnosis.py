@@ -135,6 +135,8 @@ def test_a_run_is_looked_at_on_its_held_out_data(run: bptt.Run):
     assert (found.trained.window, found.trained.stride) == (10, 10)
     assert len(found.metrics) == len(run.metrics()) > 0
     assert len(found.snapshots) == 30
+    by_path = diagnose_run(run.path, sequences=2, steps=64, max_lag=40)
+    assert by_path.flow.growth == found.flow.growth
 
 
 @pytest.mark.parametrize("how", [{"steps": 0}, {"sequences": 0}, {"max_lag": -1}, {"max_lag": 999}])

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt.errors import require_choice
+from bptt.errors import BpttError, require_choice
 from bptt.kernel import ops, reference
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.reference import PLAIN, Given, State
@@ -57,6 +57,9 @@ class Recurrent(RNNBase):
         if not is_projected:
             U, b_ih = self.part("weight_ih", suffix), self.part("bias_ih", suffix)
             given = Given(rows, U, W, b_ih, b_hh, state[0])
+        if self.omega is not None and torch.compiler.is_compiling():
+            # Without fullgraph, the compiler then leaves this layer as it is, and its Ω to us.
+            raise BpttError("omega is given under fullgraph=True; expected torch.compile without")
         if self.omega is not None and ops.can_omega(given):
             given = given._replace(h0=state[0].unsqueeze(0))
             h, last = ops.looped_layer(cell, given, PLAIN, layout, self.omega)

@@ -75,7 +75,7 @@ class Diagnosis:
 
 
 def diagnose_run(
-    run: Run,
+    run: str | Path | Run,
     data: str | Path | None = None,
     *,
     steps: int | None = None,
@@ -89,6 +89,7 @@ def diagnose_run(
     if steps is not None:
         require_whole("steps", steps, 1)
     require_whole("sequences", sequences, 1)
+    run = run if isinstance(run, Run) else Run.open(run)
     found, settings = run.read_data(data), run.settings()
     window = settings.reach
     steps = steps or max(LEAST_STEPS, min(2 * (window or 0), MOST_STEPS), 3 * (window or 0) // 2)

@@ -95,7 +95,7 @@ class Omega:
     """Adds weight · ∂Ω/∂W to W's .grad, from the backward passes inside its with block.
 
     Ω is the mean over sequences, and summed over the pairs of steps that were run together. Where
-    means are fed back, or under torch.compile, there is none.
+    means are fed back, there is none. torch.compile leaves the layer alone while Ω is asked for.
     value: Ω, after the block.
 
     >>> import bptt
