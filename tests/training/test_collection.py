@@ -10,7 +10,7 @@ import torch
 
 import bptt
 from bptt.training.batches import Padded
-from bptt.training.fit import evaluate
+from bptt.training.evaluation import evaluate
 
 RANDOM = np.random.default_rng(0)
 

@@ -19,7 +19,8 @@ from safetensors.torch import load_file, save_file
 
 import bptt
 from bptt.training.batches import streams
-from bptt.training.fit import Step, evaluate, learning_rate
+from bptt.training.evaluation import evaluate
+from bptt.training.fit import Step
 from bptt.training.run import Run
 
 SMALL = bptt.Settings(batch=4, window=10, max_steps=40, validate_every=10)
@@ -95,7 +96,7 @@ def test_sgd_is_the_textbooks_update(text_file: Path, how: dict[str, Any], steps
     bptt.backward(by_hand, part, window=how["window"], stride=how.get("stride"))
     for mine, its in zip(net.parameters(), by_hand.parameters(), strict=True):
         grad = 0 if its.grad is None else its.grad
-        torch.testing.assert_close(mine, its - learning_rate(0, 1, settings) * grad)
+        torch.testing.assert_close(mine, its - settings.learning_rate_at(0, 1) * grad)
 
 
 def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) -> None:
@@ -113,7 +114,7 @@ def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) ->
 
 
 def test_the_schedule_warms_up_and_comes_down() -> None:
-    rates = [learning_rate(step, 1000, SMALL) for step in range(1000)]
+    rates = [SMALL.learning_rate_at(step, 1000) for step in range(1000)]
     peak = SMALL.learning_rate
     assert rates.index(max(rates)) == 99
     assert max(rates) == pytest.approx(peak)

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import bptt
+from bptt.training.evaluation import judge
 from bptt.training.task_kinds import BLANK, KINDS, NOISE, NOW, THREE, TWO, _runge_kutta
-from bptt.training.tasks import HELD_OUT, Task, judge
+from bptt.training.tasks import HELD_OUT, Task
 
 NAMES = list(KINDS)
 

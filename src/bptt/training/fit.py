@@ -20,12 +20,12 @@ import bptt
 from bptt.errors import BpttError, require_memory
 from bptt.gradient.backward import backward
 from bptt.gradient.plan import plan
-from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training import checkpoint
-from bptt.training.batches import Batches, Data
+from bptt.training.batches import Data
 from bptt.training.data import Text
+from bptt.training.evaluation import evaluate
 from bptt.training.remedies import Omega, clip_gradient, require_omega
 from bptt.training.run import Run, under
 from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
@@ -269,7 +269,7 @@ class Trainer:
         norm = clip_gradient(parameters, self.settings.clip, self.settings.clip_value)
         self._require_number("gradient's norm", norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.progress.step, self.total, self.settings)
+            group["lr"] = self.settings.learning_rate_at(self.progress.step, self.total)
         self.optimizer.step()
         self.carried = done.state
         return loss, done.steps
@@ -373,33 +373,6 @@ class Trainer:
             f"the {name} became {value} after step {self.progress.step}.{kept} "
             "Try a lower learning rate, a smaller clip, or the tanh cell"
         )
-
-
-@torch.no_grad()
-def evaluate(net: Network, batches: Batches) -> float:
-    """Return the mean NLL of all batches under teacher forcing, in nats per step."""
-    state, total = None, 0.0
-    with every_unit(net):
-        for i in range(len(batches)):
-            batch = batches.get(0, i)
-            start = None if batch.is_start else state
-            out = net(batch.y, batch.x, state=start, lengths=batch.lengths)
-            assert out.nll is not None
-            total += float(out.nll[batch.unscored :].sum(dtype=torch.float64))
-            state = out.state
-    return total / batches.steps
-
-
-def learning_rate(step: int, total: int, settings: Settings) -> float:
-    """Return the rate of a step: a linear warm-up, then half a cosine down to a tenth.
-
-    It depends on how many steps there are, never on the clock, so that runs can be repeated.
-    """
-    warm_up = min(100, total // 10 + 1)
-    if step < warm_up:
-        return settings.learning_rate * (step + 1) / warm_up
-    share = (step - warm_up) / max(1, total - warm_up)
-    return settings.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
 
 
 @contextmanager

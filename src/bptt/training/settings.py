@@ -174,6 +174,17 @@ class Settings:
         end = self.forcing if self.forcing_end is None else self.forcing_end
         return end + (self.forcing - end) * left[self.forcing_schedule]
 
+    def learning_rate_at(self, step: int, total: int) -> float:
+        """Return the rate of an optimizer step: a linear warm-up, then half a cosine to a tenth.
+
+        It depends on how many steps there are, never on the clock, so that runs can be repeated.
+        """
+        warm_up = min(100, total // 10 + 1)
+        if step < warm_up:
+            return self.learning_rate * (step + 1) / warm_up
+        share = (step - warm_up) / max(1, total - warm_up)
+        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
+
     def omega_at(self, step: int) -> float:
         """Return the weight of Ω at an optimizer step."""
         return self.omega / (1 + step / (self.omega_halved_after or math.inf))

@@ -9,14 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
-from bptt.model.dropout import every_unit
 from bptt.model.encodings import Encoding
 from bptt.model.likelihoods import Likelihood
 from bptt.model.network import Network
 from bptt.training.batches import Batch, Batches, Data
+from bptt.training.evaluation import judge
 from bptt.training.task_kinds import KINDS, Criterion, Kind
 
 EPOCH, HELD_OUT, HELD_OUT_BATCH = 100, 2000, 250
@@ -137,30 +136,3 @@ class Drawing(Batches):
             T = low + int(torch.randint(high - low + 1, (), generator=generator))
         y, x, unscored = self.task.kind.draw(T, self.batch, generator)
         return Batch(y, x, None, True, unscored)
-
-
-@torch.no_grad()
-def judge(net: Network, batches: Batches, measure: str) -> float:
-    """Return a criterion's measure: the mean over all scored steps."""
-    total, count = 0.0, 0
-    with every_unit(net):
-        for i in range(len(batches)):
-            batch = batches.get(0, i)
-            each = _judged(net, batch, measure)[batch.unscored :]
-            total += float(each.sum(dtype=torch.float64))
-            count += each.numel()
-    return total / count
-
-
-def _judged(net: Network, batch: Batch, measure: str) -> Tensor:
-    """Return the measure at every step, (T, B)."""
-    out = net(batch.y, batch.x, lengths=batch.lengths)
-    if measure == "wrong":
-        wrong: Tensor = out.outputs.argmax(-1) != batch.y
-        return wrong.double()
-    if measure == "squared error":
-        off: Tensor = net.likelihood.mean(out.outputs) - batch.y
-        return off.square().mean(-1)
-    assert out.nll is not None
-    nll: Tensor = out.nll
-    return nll
