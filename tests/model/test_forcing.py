@@ -103,7 +103,7 @@ def test_a_probability_of_one_or_zero_is_a_mask(number: float, mask: str, feedba
 def test_a_probability_is_drawn_for_every_step_and_sequence() -> None:
     net, *_ = make(inputs=0)
     steps, rows, forcing = 40, 50, 0.3
-    with mock.patch("bptt.model.network.free_run", wraps=bptt.model.network.free_run) as run:
+    with mock.patch("bptt.model.reading.free_run", wraps=bptt.model.reading.free_run) as run:
         net(torch.randint(5, (steps, rows)), forcing=forcing)
     forced = run.call_args.args[1].forced
     assert float(forced.double().mean()) == pytest.approx(forcing, abs=0.03)

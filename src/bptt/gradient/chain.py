@@ -16,7 +16,8 @@ from bptt.model.closed_loop import as_rows
 from bptt.model.given import where
 from bptt.model.likelihoods import Likelihood
 from bptt.model.looped import LoopedRNN
-from bptt.model.network import Network, Reading
+from bptt.model.network import Network
+from bptt.model.reading import Reading, read, run_layers
 from bptt.model.state import parts
 
 NAMES = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
@@ -237,53 +238,52 @@ def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
     """Run the network over the sequences, and return the run."""
     part = sequences.part(0, sequences.T)
     regime = part.regime
-    read = net.read(part.y, part.x, state, regime, every=True)
-    given, R = read.given, net.feedback_weight(read.given.x)
+    reading = read(net, part.y, part.x, state, regime, every=True)
+    given, R = reading.given, net.feedback_weight(reading.given.x)
     kept = None if given.resets is None else (~given.resets).unsqueeze(-1).to(net.U.dtype)
-    enters, states = _enters(net, read), read.states
+    enters, states = _enters(net, reading), reading.states
     is_closed = given.forced is not None and regime.feedback == "mean"
     if is_closed:
-        states = net.run_layers(_previous(net, read), given, every=True)[0]  # of every layer
+        states = run_layers(net, _previous(net, reading), given, every=True)[0]  # of every layer
     starts: list[tuple[Tensor, ...]] = list(zip(*parts(given.hidden), strict=True))
     layers = []
     for k, h in enumerate(states):
         start = starts[k] if starts else ()
         layers.append(layer_at(net.recurrent, f"_l{k}", net.cell, enters, h, start, kept=kept))
         enters = [Enters(h)]
-    closed = None
-    if is_closed and R is not None and given.forced is not None and read.said is not None:
-        forced = given.forced if given.resets is None else given.forced | given.resets
-        fed = (~forced).unsqueeze(-1).to(R.dtype)
+    closed, not_own = None, given.not_own
+    if is_closed and R is not None and not_own is not None and reading.said is not None:
+        fed = (~not_own).unsqueeze(-1).to(R.dtype)
         V = net.readout.weight.detach()
-        closed = Closed(R.detach(), V, fed, net.likelihood, read.said[1:])
+        closed = Closed(R.detach(), V, fed, net.likelihood, reading.said[1:])
     count = max(1, len(parts(given.hidden)))
     seeds, scored = _seeds(net, part.y, part.weights, states, given.alive, count)
     return Chain(layers, seeds, scored, kept, closed)
 
 
-def _previous(net: Network, read: Reading) -> Shaped[Tensor, "T B *y"] | None:
+def _previous(net: Network, reading: Reading) -> Shaped[Tensor, "T B *y"] | None:
     """Return what entered as yᵗ⁻¹: the true one, or the network's own."""
-    given, encoding = read.given, net.likelihood.encoding
+    given, encoding = reading.given, net.likelihood.encoding
     if net.feedback_weight(given.x) is None:
         return None
     true = given.previous(net.likelihood.blank(given.B, net.readout.weight))
-    if read.said is None or given.forced is None:
+    not_own = given.not_own
+    if reading.said is None or not_own is None:
         return true
-    said = read.said[:-1]
-    forced = given.forced if given.resets is None else given.forced | given.resets
+    said = reading.said[:-1]
     if said.is_floating_point() and not true.is_floating_point():
         true = as_rows(true, said.new_empty(0, encoding.width)).squeeze(0)
-    return where(forced, true, said)
+    return where(not_own, true, said)
 
 
-def _enters(net: Network, read: Reading) -> list[Enters]:
+def _enters(net: Network, reading: Reading) -> list[Enters]:
     """Return what entered the first layer."""
-    at, found = 0, []
-    given = read.given
+    at, found = 0, list[Enters]()
+    given = reading.given
     if given.x is not None:
         found.append(_as_columns(given.x, 0, net.inputs.width))
         at = net.inputs.width
-    previous = _previous(net, read)
+    previous = _previous(net, reading)
     if previous is not None:
         found.append(_as_columns(previous, at, net.likelihood.encoding.width))
     dtype = net.readout.weight.dtype

@@ -123,8 +123,8 @@ def _base(
     """Return b + U xᵗ, with R yᵗ⁻¹ where it is forced, and where that is, resets included."""
     base = net.project_x(given.x)
     base = base.expand(given.T, given.B, base.shape[-1])
-    assert given.forced is not None
-    forced = given.forced if given.resets is None else given.forced | given.resets
+    forced = given.not_own
+    assert forced is not None
     if R is None:
         return base, forced
     previous = given.previous(net.likelihood.blank(given.B, base))

@@ -37,6 +37,13 @@ class Given(NamedTuple):
     resets: Bool[Tensor, "T B"] | None = None
     forced: Bool[Tensor, "T B"] | None = None
 
+    @property
+    def not_own(self) -> Bool[Tensor, "T B"] | None:
+        """Where the network's own yᵗ⁻¹ does not enter: the true one does, or after a reset none."""
+        if self.forced is None or self.resets is None:
+            return self.forced
+        return self.forced | self.resets
+
     def previous(self, blank: Tensor) -> Shaped[Tensor, "T B *y"]:
         """Return the true yᵗ⁻¹ of every step, `blank` after a reset and where there is none."""
         known = blank.expand(self.T - 1, *blank.shape) if self.y is None else self.y[:-1]

@@ -8,67 +8,36 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, replace
-from typing import Any, NamedTuple
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_memory, require_whole
-from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.model.architecture import RECURRENCES, Architecture
-from bptt.model.closed_loop import as_rows, free_run, mean_loop
 from bptt.model.dropout import units_dropped
 from bptt.model.encodings import (
     Encoding,
-    Tokens,
     as_encoding,
     encoding_config,
     encoding_from_config,
 )
 from bptt.model.free_run import Forecast, forecast, stream
-from bptt.model.given import Given, batch_size, checked, start_of, where
+from bptt.model.given import batch_size, checked, start_of
 from bptt.model.initial import Initial, initialise
-from bptt.model.layers import GRU, LSTM, RNN, Feedforward, Hidden
+from bptt.model.layers import GRU, LSTM, RNN, Feedforward
 from bptt.model.likelihoods import Likelihood, likelihood_from_config
 from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
+from bptt.model.reading import Reading, read
 from bptt.model.state import (
     Output,
     Regime,
     State,
-    at_ends,
-    each,
-    parts,
 )
 
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
-
-
-class Reading(NamedTuple):
-    """What a network made of a sequence, but for its losses.
-
-    given: what it read. states: hᵗ, (T, B, H), of every layer or of the top one alone; last: each
-    sequence's. said: what the network said itself, with what it said before in front, (T + 1, B,
-    ...); None if it was forced throughout. outputs: oᵗ, if they had to be computed on the way.
-    """
-
-    given: Given
-    states: list[Float[Tensor, "T B H"]]
-    last: Hidden
-    said: Tensor | None = None
-    outputs: Float[Tensor, "T B O"] | None = None
-
-    @property
-    def history(self) -> Tensor:
-        """The true y⁰ and, if y is given, y¹ to yᵀ."""
-        first = self.given.y0.unsqueeze(0)
-        return first if self.given.y is None else torch.cat([first, self.given.y])
-
-    def after(self, lengths: Tensor | None) -> State:
-        """Return each sequence's state at its own end."""
-        y = None if self.given.y is None else at_ends(self.history, lengths)
-        return State(self.last, y, None if self.said is None else at_ends(self.said, lengths))
 
 
 class Network(nn.Module):
@@ -229,13 +198,14 @@ class Network(nn.Module):
         resets: (T, B), the steps before which a sequence's state is zeroed.
         """
         with units_dropped(self):
-            read = self.read(y, x, state, Regime(lengths, resets, forcing, feedback))
-            outputs = self.outputs_of(read.states[-1]) if read.outputs is None else read.outputs
-        true, alive = read.given.y, read.given.alive
+            reading = read(self, y, x, state, Regime(lengths, resets, forcing, feedback))
+            states, outputs = reading.states[-1], reading.outputs
+            outputs = self.outputs_of(states) if outputs is None else outputs
+        true, alive = reading.given.y, reading.given.alive
         nll = None if true is None else self.likelihood.nll(outputs, true)
         if nll is not None and alive is not None:
             nll = nll.masked_fill(~alive, 0)
-        return Output(nll, outputs, read.states[-1], read.after(lengths))
+        return Output(nll, outputs, states, reading.after(lengths))
 
     def advance(
         self,
@@ -253,7 +223,7 @@ class Network(nn.Module):
         if self.is_parallel(how):
             return Reading(checked(self, y, x, state, how), [], None).after(how.lengths)
         with units_dropped(self):
-            return self.read(y, x, state, how).after(how.lengths)
+            return read(self, y, x, state, how).after(how.lengths)
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""
@@ -275,58 +245,8 @@ class Network(nn.Module):
         if self.cell == "lstm":
             raise BpttError('states_after is asked of cell "lstm"; expected another, or advance')
         with units_dropped(self):
-            read = self.read(y, x, state, Regime(**regime), every=True)
-        given, history, lengths = read.given, read.history, regime.get("lengths")
-        at = torch.as_tensor(steps, device=history.device).unsqueeze(1).expand(-1, given.B)
-        at = at if lengths is None else torch.minimum(at, lengths)
-        row = torch.arange(given.B, device=at.device)
-        if given.hidden is None:
-            return [State(None, y) for y in history[at, row]]
-        starts, found = parts(given.hidden), []
-        series = [  # of each layer, h⁰ and what was before it in front
-            torch.cat([*(start[k].unsqueeze(0) for start in reversed(starts)), h])
-            for k, h in enumerate(read.states)
-        ]
-        for j in range(len(starts)):
-            hidden = torch.stack([h[at + len(starts) - 1 - j, row] for h in series], dim=1)
-            if given.resets is not None:  # nothing is left of what lies before one
-                resets = nn.functional.pad(given.resets.cumsum(0), (0, 0, 1, 0))
-                cut = resets[at, row] > resets[(at - j).clamp(min=0), row]
-                hidden = hidden.masked_fill(cut[:, None, :, None], 0)
-            found.append(hidden)  # (steps, layers, B, H)
-        states = zip(*found, strict=True) if len(found) > 1 else found[0]
-        return [State(h, y) for h, y in zip(states, history[at, row], strict=True)]
-
-    def read(
-        self,
-        y: Tensor | None,
-        x: Tensor | None,
-        state: State | None,
-        regime: Regime,
-        *,
-        every: bool = False,
-    ) -> Reading:
-        """Run the recurrent layers over y and x, which are checked first."""
-        given = checked(self, y, x, state, regime)
-        blank = self.likelihood.blank(given.B, self.readout.weight)
-        previous = given.previous(blank) if self.feedback_weight(given.x) is not None else None
-        said = None
-        if given.forced is not None and regime.feedback == "mean":
-            loop = mean_loop(self, given)
-            said = torch.cat([as_rows(given.own0, loop.said), loop.said])
-            return Reading(given, [loop.states], loop.last, said, loop.outputs)
-        if given.forced is not None and previous is not None:
-            if given.own0.is_floating_point() != previous.is_floating_point():
-                raise BpttError(
-                    'state.own holds means; expected samples: the state comes from feedback "mean"'
-                )
-            noise = self.likelihood.noise(given.T, given.B, self.readout.weight)
-            drawn, _ = free_run(self, given, noise)
-            said = torch.cat([given.own0.unsqueeze(0), drawn])
-            forced = given.forced if given.resets is None else given.forced | given.resets
-            previous = where(forced, previous, said[:-1])
-        states, last = self.run_layers(previous, given, every=every)
-        return Reading(given, states, last, said)
+            reading = read(self, y, x, state, Regime(**regime), every=True)
+        return reading.states_after(steps, regime.get("lengths"))
 
     def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:
         """Yield what `generate` returns, given the same arguments, a few steps at a time."""
@@ -383,46 +303,6 @@ class Network(nn.Module):
         """
         how: dict[str, Any] = {"x": x, "prompt": prompt, "state": state, "paths": paths}
         return forecast(self, steps, generator=generator, **how)
-
-    def run_layers(
-        self, previous: Tensor | None, given: Given, *, every: bool = False
-    ) -> tuple[list[Tensor], Hidden]:
-        """Run the recurrent layers on x and yᵗ⁻¹; return the states of every one or of the top."""
-        rows, is_projected = self._rows(previous, given)
-        resets = given.resets
-        if given.alive is None:
-            layout = DENSE if resets is None else Layout(resets=resets)
-            states, last = self.recurrent.run(rows, given.hidden, layout, is_projected=is_projected)
-            return states if every else states[-1:], last
-        packing = Packing.of(given.alive)
-        layout = packing.layout
-        states, last = self.recurrent.run(
-            packing.pack(rows),
-            each(packing.sort, given.hidden),
-            layout if resets is None else replace(layout, resets=packing.pack(resets)),
-            is_projected=is_projected,
-        )
-        shown = [packing.unpack(h, given.T) for h in (states if every else states[-1:])]
-        return shown, each(packing.unsort, last)
-
-    def _rows(self, previous: Tensor | None, given: Given) -> tuple[Tensor, bool]:
-        """Return what enters the recurrent layer, and whether it is pᵗ = b + U xᵗ + R yᵗ⁻¹.
-
-        It need not be where x or yᵗ⁻¹ is all that enters, or both are rows of numbers.
-        """
-        encoding, R = self.likelihood.encoding, self.feedback_weight(given.x)
-        enter = [] if given.x is None else [(self.inputs, given.x, self.U)]
-        if previous is not None and R is not None:
-            enter.append((encoding, previous, R))
-        if len(enter) == 1:
-            return enter[0][1], False
-        if enter and not any(isinstance(kind, Tokens) for kind, _, _ in enter):
-            return torch.cat([values for _, values, _ in enter], dim=-1), False
-        p = self.recurrent.input_bias()
-        assert p is not None  # a Network's layers all have one
-        for kind, values, weight in enter:
-            p = p + kind.project(values, weight)
-        return p.expand(given.T, given.B, -1), True
 
     def project_x(self, x: Shaped[Tensor, "T B *x"] | None) -> Float[Tensor, "... G"]:
         """Return b + U xᵗ, (T, B, G), or b alone where there is no x."""
