@@ -247,6 +247,12 @@ def test_bad_arguments(how):
         bptt.watch(nn.RNN(WIDTH, H), **how)
 
 
+def test_calls_that_cannot_be_counted():
+    layers = nn.ModuleDict({"rnn": nn.RNN(WIDTH, H)})
+    with pytest.raises(bptt.BpttError, match="every is 2 for a ModuleDict"):
+        bptt.watch(layers, every=2)
+
+
 def test_without_a_backward_pass_there_is_nothing_to_show():
     layer = nn.RNN(WIDTH, H)
     with bptt.watch(layer) as flows:

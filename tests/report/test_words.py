@@ -120,6 +120,9 @@ def test_what_the_network_cannot_have_is_not_advised():
     assert options == ["--clip 0.1"]
     long = [remedy.options for remedy in flow_with(0.9, window=200_000).remedies]
     assert not any("--skips" in option for option in long)  # it would be 9,152
+    at_one = replace(flow_with(0.8), first_radius=1.0).remedies
+    assert not any("--radius" in remedy.options for remedy in at_one)
+    assert any("--radius 1" in remedy.options for remedy in flow_with(0.8).remedies)
     gone = " ".join(map(str, flow_with(0.0, interval=(0.0, 0.0)).remedies))
     assert "--radius" not in gone
     assert "1e+06" not in gone

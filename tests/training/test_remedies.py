@@ -263,6 +263,12 @@ def test_gaussian():
     assert bptt.spectrum(network(W="gaussian", radius=1.3)).spectral_radius == pytest.approx(
         1.3, rel=1e-4
     )
+    for how in ({"W": "gaussian", "std": 0.2}, {"W": "gaussian", "radius": 0.8}, {}):
+        found = bptt.spectrum(network(**how)).spectral_radius
+        assert found == pytest.approx(bptt.Initial(**how).radius_of(40), rel=0.2)
+    start = network(W="gaussian", std=0.05)
+    flow = bptt.gradient_flow(start, torch.zeros(5, 1).long(), torch.zeros(5, 1, 4))
+    assert flow.first_radius == pytest.approx(0.05 * math.sqrt(40))
 
 
 @torch.no_grad()

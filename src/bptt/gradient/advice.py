@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 KEPT = 0.1
 """How much of a gradient a remedy is to leave over the window."""
+LARGEST_TO_WIDEN = 0.95
+"""A spectral radius of W's start above this is not worth scaling to 1."""
 SMALLEST = 1e-6
 """A growth below this says no more than that hardly anything is left after a step."""
 
@@ -82,14 +84,13 @@ def _beside_w(flow: GradientFlow) -> list[Remedy]:
                 f"{math.ceil(window / skip)}, and a tenth is left",
             )
         )
-    return [
-        *found,
-        Remedy(
-            "--omega 1", f"Ω, which pulls the factor of {growth:.2g} towards 1 while W is learnt"
-        ),
-        Remedy(
-            "--radius 1",
+    change = f"Ω, which pulls the factor of {growth:.2g} towards 1 while W is learnt"
+    found.append(Remedy("--omega 1", change))
+    first = flow.first_radius
+    if first is None or first < LARGEST_TO_WIDEN:
+        change = (
             f"a start with a larger W, of which {1 / growth:.2g} times as much would bring the "
-            "factor to 1 where the states stayed the same",
-        ),
-    ]
+            "factor to 1 where the states stayed the same"
+        )
+        found.append(Remedy("--radius 1", change))
+    return found

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,7 @@ class GradientFlow:
     growth_interval: its 95% interval over the sequences. NaN where no slope can be seen.
     window: the window that it is trained with, by default T. closed_by: what closes the
     loop: "W" alone, with "gates", with "more" (a leak, skips, a normalisation), or the "output".
+    first_radius: the spectral radius that W started with, if that is known.
     """
 
     norms: Float[np.ndarray, "T lags"]
@@ -56,6 +57,7 @@ class GradientFlow:
     window: int
     has_path: bool
     closed_by: str = "W"
+    first_radius: float | None = None
 
     @property
     def T(self) -> int:
@@ -139,7 +141,8 @@ def gradient_flow(
     regime = Regime(lengths, resets, forcing, feedback)
     sequences = Sequences.checked(y, x, regime, loss_weights, device_of(net))
     most = _require_lags(max_lag, window, sequences.T, sequences.B)
-    return flow_of(chain_of(net, sequences, state), most, window)
+    flow = flow_of(chain_of(net, sequences, state), most, window)
+    return replace(flow, first_radius=net.init.radius_of(net.recurrent.hidden_size))
 
 
 @torch.no_grad()

@@ -146,8 +146,9 @@ def watch(
 
     model: any module with torch.nn's or bptt's RNN, GRU or LSTM layers, stacked, bidirectional or
     packed. Nothing of it is changed, and its gradients are bit for bit what they were.
-    every: how many calls of the model go by from one that is looked at to the next, for a training
-    loop inside the with block. on_flows: called with each `Watched`, which history keeps too.
+    every: how many calls of the model's own forward go by from one that is looked at to the next,
+    for a training loop inside the with block. on_flows: called with each `Watched`, which history
+    keeps too.
     max_lag, window: as in `bptt.gradient_flow`.
 
     Flows are named as the layers are; of a bidirectional layer those of each direction, as torch
@@ -167,6 +168,11 @@ def watch(
         require_whole("max_lag", max_lag, 0)
     if window is not None:
         require_whole("window", window, 1)
+    if every > 1 and type(model).forward is nn.Module.forward:
+        raise BpttError(
+            f"every is {every} for a {type(model).__name__}, which has no forward whose calls can "
+            "be counted; expected every=1, or a module whose forward calls the layers"
+        )
     return Watch(model, every, max_lag, window, on_flows)
 
 

@@ -59,6 +59,12 @@ class Initial:
                 "chrono and forget_bias both set the gates' biases; expected one of them"
             )
 
+    def radius_of(self, H: int) -> float:
+        """Return the spectral radius of a W of H units; if it is Gaussian, as it is on average."""
+        if self.radius is not None:
+            return self.radius
+        return self.std * math.sqrt(H) if self.W == "gaussian" else 1.0
+
     def require(self, cell: str, recurrence: str) -> None:
         """Raise BpttError unless this goes with the cell and the recurrence."""
         is_gated = cell in GATED

@@ -18,12 +18,7 @@ from torch import Tensor, nn
 from bptt.errors import BpttError, require_choice, require_memory, require_whole
 from bptt.model.architecture import RECURRENCES, Architecture
 from bptt.model.dropout import units_dropped
-from bptt.model.encodings import (
-    Encoding,
-    as_encoding,
-    encoding_config,
-    encoding_from_config,
-)
+from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
 from bptt.model.free_run import Forecast, forecast, stream
 from bptt.model.given import batch_size, checked, start_of
 from bptt.model.initial import Initial, initialise
@@ -31,11 +26,7 @@ from bptt.model.layers import GRU, LSTM, RNN, Feedforward
 from bptt.model.likelihoods import Likelihood, likelihood_from_config
 from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
 from bptt.model.reading import Reading, read
-from bptt.model.state import (
-    Output,
-    Regime,
-    State,
-)
+from bptt.model.state import Output, Regime, State
 
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
 
