@@ -39,7 +39,7 @@ def test_a_gradient_that_vanishes():
     assert "If every loss reached 14 steps back" in words  # 0.8 ** 14 = 0.044, 0.8 ** 13 = 0.055
     assert "As you train, in chunks of 50, it is 4.0% off: the first losses of a chunk" in words
     assert "gates, whose biases can start such that" in words
-    assert "(--cell lstm --chrono 50)" in words
+    assert "(--cell gru --chrono 50)" in words
     assert "leaky units, which pass on 1 − 0.045 of it" in words  # 0.955 ** 50 = 0.1
     assert "skips of 5 steps, by which the window is a way of 10" in words  # 0.8 ** 10 = 0.107
     assert "(--omega 1)" in words
@@ -113,7 +113,7 @@ def test_nothing_measured():
 
 def test_what_the_network_cannot_have_is_not_advised():
     options = [remedy.options for remedy in replace(flow_with(0.8), closed_by="more").remedies]
-    assert options == ["--cell lstm --chrono 50"]
+    assert options == ["--cell gru --chrono 50"]
     options = [remedy.options for remedy in replace(flow_with(0.8), closed_by="output").remedies]
     assert options == ["--recurrence both"]
     options = [remedy.options for remedy in replace(flow_with(1.2), closed_by="output").remedies]

@@ -19,7 +19,7 @@ TEXT = "to be, or not to be, that is the question: " * 100
 
 def test_a_sample_goes_over_several_batches_of_the_same_streams():
     series = torch.arange(400)
-    sample = held_out(Streams(series, None, 4, 16), 50)
+    sample = held_out(Streams(series, None, 4, 16), 50, 4)
     assert torch.equal(sample.y, series.view(4, 100).t()[:50])
     assert sample.lengths is None
     assert sample.loss_weights is None
@@ -27,20 +27,32 @@ def test_a_sample_goes_over_several_batches_of_the_same_streams():
 
 def test_a_sample_has_no_losses_where_the_state_is_only_brought_up():
     y = np.arange(300, dtype=np.float32)[:, None]
-    sample = held_out(Streams(y, y + 1, 1, 40, warm_up=30), 80)
+    sample = held_out(Streams(y, y + 1, 1, 40, warm_up=30), 80, 1)
     assert sample.y.shape == (80, 1, 1)
     assert torch.equal(sample.x, sample.y + 1)
     assert sample.loss_weights[:, 0].tolist() == [0.0] * 30 + [1.0] * 50
-    short = held_out(Streams(y, None, 1, 40, warm_up=130), 20)
+    short = held_out(Streams(y, None, 1, 40, warm_up=130), 20, 1)
     assert short.y[:, 0, 0].tolist() == list(range(120, 140))
     assert short.loss_weights[:, 0].tolist() == [0.0] * 10 + [1.0] * 10
 
 
 def test_a_sample_of_whole_sequences_is_one_batch():
     y, lengths = np.zeros((9, 5), dtype=np.int64), np.array([9, 3, 4, 8, 9])
-    sample = held_out(Padded(y, None, lengths, range(5), 3), 6)
+    sample = held_out(Padded(y, None, lengths, range(5), 3), 6, 3)
     assert sample.y.shape in ((4, 3), (6, 3))
     assert int(sample.lengths.max()) <= len(sample.y)
+
+
+def test_a_sample_has_no_more_sequences_than_asked_for():
+    task = bptt.Task.parse("adding", 30)
+    whole = held_out(task.validation_batches(8), 30, 10_000)
+    assert whole.y.shape[1] > 8
+    some = held_out(task.validation_batches(8), 30, 8)
+    for part, its in zip(some, whole, strict=True):
+        assert part is its is None or torch.equal(part, its[:, :8])
+    y, lengths = np.zeros((9, 5), dtype=np.int64), np.array([9, 3, 4, 8, 9])
+    ragged = held_out(Padded(y, None, lengths, range(5), 3), 6, 2)
+    assert ragged.y.shape[1] == len(ragged.lengths) == 2
 
 
 def network(**how: object) -> bptt.Network:
@@ -105,7 +117,7 @@ def test_snapshots_show_the_flow_while_it_is_trained(run: bptt.Run):
     kept = read_snapshots(run)
     assert [one.step for one in kept] == list(range(1, 31))
     assert kept[0].by_lag != kept[-1].by_lag
-    y, *_ = held_out(run.read_data().validation_batches(4), 120)
+    y, *_ = held_out(run.read_data().validation_batches(4), 120, 4)
     flow = bptt.gradient_flow(run.network(), y)
     np.testing.assert_allclose(kept[-1].by_lag, flow.by_lag, rtol=1e-3)
     assert kept[-1].horizon == flow.horizon()

@@ -41,7 +41,7 @@ def remedies(flow: GradientFlow) -> list[Remedy]:
         change = "a loop from hidden to hidden too, on which the state can be kept"
         return [Remedy("--recurrence both", change)]
     gates = Remedy(
-        f"--cell lstm --chrono {max(flow.window, 3)}",
+        f"--cell gru --chrono {max(flow.window, 3)}",
         "gates, whose biases can start such that units keep their state over up to "
         f"{flow.window:,} steps",
     )

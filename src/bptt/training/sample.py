@@ -20,10 +20,11 @@ class Sample(NamedTuple):
     loss_weights: Float[Tensor, "T B"] | None = None
 
 
-def held_out(batches: Batches, steps: int) -> Sample:
-    """Return the first steps of the validation data, or its first batch of whole sequences.
+def held_out(batches: Batches, steps: int, sequences: int) -> Sample:
+    """Return the first steps of the validation data, or of whole sequences the first.
 
-    Of steps that only bring the state up to the data at most as many are read as there are losses.
+    sequences: how many there are at most. Of steps that only bring the state up to the data at most
+    as many are read as there are losses.
     """
     first = batches.get(0, 0)
     several, unscored = [first], first.unscored
@@ -34,10 +35,10 @@ def held_out(batches: Batches, steps: int) -> Sample:
         several.append(following)
         unscored += following.unscored
     start = unscored - min(unscored, steps // 2)
-    shown = slice(start, start + steps)
+    shown = slice(start, start + steps), slice(sequences)
     y = torch.cat([b.y for b in several])[shown]
     x = None if first.x is None else torch.cat([b.x for b in several if b.x is not None])[shown]
-    lengths = None if first.lengths is None else first.lengths.clamp(max=len(y))
+    lengths = None if first.lengths is None else first.lengths[:sequences].clamp(max=len(y))
     if unscored == 0:
         return Sample(y, x, lengths)
     weights = torch.ones(y.shape[:2])

@@ -40,7 +40,7 @@ class Snapshots:
 
     def __init__(self, folder: Path, batches: Batches, window: int | None) -> None:
         self.path, self.window = folder / FILE, window
-        self.sample = held_out(batches, STEPS)
+        self.sample = held_out(batches, STEPS, SEQUENCES)
 
     def __call__(self, step: Step) -> None:
         """Look at the gradient now and then: after the first step, and at equal distances."""
