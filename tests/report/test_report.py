@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
 import choreographer
+import numpy as np
 import pytest
 import torch
 from choreographer.errors import ChromeNotFoundError
@@ -91,6 +93,13 @@ def test_a_flow_alone_makes_a_page(tmp_path: Path):
     flow = bptt.gradient_flow(net, torch.randint(5, (20, 2)))
     bptt.write_report(tmp_path / "flow.html", flow)
     assert "What a window costs" in (tmp_path / "flow.html").read_text(encoding="utf-8")
+
+
+def test_the_axis_of_the_lags_holds_both_means(found: Diagnosis):
+    levels = replace(found.flow, by_lag=np.ones(80), typical_by_lag=np.full(80, 0.01))
+    low, high = (10.0**end for end in bptt.plots.plot_by_lag(levels).layout.yaxis.range)
+    assert low < 0.01
+    assert high > 1
 
 
 def test_what_is_no_result_and_where_nothing_can_be_written(tmp_path: Path, found: Diagnosis):

@@ -65,7 +65,8 @@ def plot_by_lag(flow: GradientFlow) -> go.Figure:
             line={"color": RED, "dash": "dot"},
         )
     figure.update_xaxes(title="lag j − k, steps back from the loss")
-    figure.update_yaxes(title="‖∂Lⱼ/∂hₖ‖", **_log_range(flow.by_lag[flow.by_lag > 0]))
+    both = np.concatenate([flow.typical_by_lag, flow.by_lag])
+    figure.update_yaxes(title="‖∂Lⱼ/∂hₖ‖", **_log_range(both[both > 0]))
     return styled(figure)
 
 
