@@ -77,9 +77,10 @@ def test_the_check_leaves_the_random_numbers_alone() -> None:
 @pytest.mark.parametrize("size", [20_000_000, 60_000_000])
 def test_the_peak_is_that_of_the_call_alone(size: int) -> None:
     bytearray(2 * size)  # an earlier, higher peak
-    taken = taken_by(lambda: bytearray(b"1") * size)
-    assert taken.memory == pytest.approx(size, rel=0.1)
-    assert taken.seconds > 0
+    taken = [taken_by(lambda: bytearray(b"1") * size) for _ in range(3)]
+    # The least, as in measure_here: pages that the system took back come in again, and count too.
+    assert min(one.memory for one in taken) == pytest.approx(size, rel=0.1)
+    assert min(one.seconds for one in taken) > 0
 
 
 def test_without_proc_the_memory_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
