@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 import numpy
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, library
 
 import bptt
 from bptt.kernel import binding, ops, reference
@@ -249,7 +249,7 @@ def test_registered_operation_is_well_behaved(cell: str, kind: str) -> None:
     rest = (layout.batch_sizes, layout.resets, layout.reverse)
     for columns, tokens in ((None, False), (3, False), (4, True)):
         given = inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens)
-        torch.library.opcheck(torch.ops.bptt.layer.default, (cell, *given, *rest))
+        library.opcheck(torch.ops.bptt.layer.default, (cell, *given, *rest))
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from torch import Tensor
+from torch import Tensor, library
 
 from bptt.kernel import binding
 from bptt.kernel.layout import Layout
@@ -58,13 +57,13 @@ def _shapes_of_gradients(cell: str, *arguments: Any) -> list[Tensor]:
     ]
 
 
-_layer = torch.library.custom_op(
+_layer = library.custom_op(
     "bptt::layer",
     _compute,
     mutates_args=(),
     schema=f"({GIVEN}, {LAYOUT}) -> (Tensor, Tensor, Tensor, Tensor)",
 )
-_gradients = torch.library.custom_op(
+_gradients = library.custom_op(
     "bptt::layer_gradients",
     _compute_gradients,
     mutates_args=(),
