@@ -36,6 +36,39 @@ def runs(room: int) -> tuple[list[tuple[int, int, bool]], list[tuple[int, int]]]
     return found, holds
 
 
+def add_schedule(figure: go.Figure, col: int, room: int) -> None:
+    """Add the runs of a schedule with room for so many states, in order."""
+    found, holds = runs(room)
+    for is_reverse, color, name in (
+        (False, GREY, "run forward only"),
+        (True, BLUE, "run forward and back"),
+    ):
+        some = [(row, chunk) for row, chunk, reverse in found if reverse == is_reverse]
+        figure.add_bar(
+            x=[1] * len(some),
+            base=[chunk for _, chunk in some],
+            y=[row for row, _ in some],
+            orientation="h",
+            marker_color=color,
+            name=name,
+            showlegend=col == 1,
+            row=1,
+            col=col,
+        )
+    figure.add_scatter(
+        x=[chunk for _, chunk in holds],
+        y=[row for row, _ in holds],
+        mode="markers",
+        marker={"color": RED, "size": 7},
+        name="state held",
+        showlegend=col == 1,
+        row=1,
+        col=col,
+    )
+    figure.update_yaxes(autorange="reversed", title="run" if col == 1 else "", row=1, col=col)
+    figure.update_xaxes(title="chunk, in time", range=[0, CHUNKS], dtick=1, row=1, col=col)
+
+
 def draw() -> go.Figure:
     """Return the picture."""
     net = bptt.Network(bptt.Categorical(65))
@@ -48,35 +81,7 @@ def draw() -> go.Figure:
         1, 3, subplot_titles=[*titles, f"T = {T:,}, B = 1, H = 128"], horizontal_spacing=0.08
     )
     for col, room in enumerate(ROOMS, 1):
-        found, holds = runs(room)
-        for is_reverse, color, name in (
-            (False, GREY, "run forward only"),
-            (True, BLUE, "run forward and back"),
-        ):
-            some = [(row, chunk) for row, chunk, reverse in found if reverse == is_reverse]
-            figure.add_bar(
-                x=[1] * len(some),
-                base=[chunk for _, chunk in some],
-                y=[row for row, _ in some],
-                orientation="h",
-                marker_color=color,
-                name=name,
-                showlegend=col == 1,
-                row=1,
-                col=col,
-            )
-        figure.add_scatter(
-            x=[chunk for _, chunk in holds],
-            y=[row for row, _ in holds],
-            mode="markers",
-            marker={"color": RED, "size": 7},
-            name="state held",
-            showlegend=col == 1,
-            row=1,
-            col=col,
-        )
-        figure.update_yaxes(autorange="reversed", title="run" if col == 1 else "", row=1, col=col)
-        figure.update_xaxes(title="chunk, in time", range=[0, CHUNKS], dtick=1, row=1, col=col)
+        add_schedule(figure, col, room)
     figure.add_scatter(
         x=[budget / 1e6 for budget in budgets],
         y=[plan.recomputation for plan in plans],
