@@ -5,7 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 
-.PHONY: train test check bench sanitize figures constraints clean
+.PHONY: train test check fuzz bench sanitize figures constraints clean
 
 train: $(READY)  ## train a network on the text that every Python carries, and let it write
 	$(BIN)/bptt train
@@ -19,6 +19,9 @@ check: $(READY)  ## lint, format, types, import direction, then the tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest
+
+fuzz: $(READY)  ## try 200,000 random calls and files; BPTT_FUZZ=N bounds each test
+	BPTT_FUZZ=$${BPTT_FUZZ:-5000} OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/fuzz -n 2
 
 bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'

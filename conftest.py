@@ -1,4 +1,6 @@
-"""Runs the examples in README.md and docs/ among the tests."""
+"""Runs the examples in README.md and docs/ among the tests; sums what the fuzz tests have tried."""
+
+from typing import Any
 
 import pytest
 import torch
@@ -16,3 +18,17 @@ collect_ignore = ["docs/figures", "benchmarks"]  # scripts: they need extras, an
 @pytest.fixture(autouse=True)
 def _same_start() -> None:
     torch.manual_seed(0)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say how many random calls and files were tried, if any were."""
+    reports = [report for some in terminalreporter.stats.values() for report in some]
+    calls = sum(
+        count
+        for report in reports
+        if getattr(report, "when", None) == "teardown" or getattr(report, "failed", False)
+        for name, count in getattr(report, "user_properties", [])
+        if name == "fuzzed_calls"
+    )
+    if calls:
+        terminalreporter.write_line(f"{calls:,} random calls and files were tried")
