@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 
 from bptt.errors import BpttError, as_bytes, require_choice, require_window
 from bptt.gradient import chunks
-from bptt.gradient.memory import measure
+from bptt.gradient.memory import copies_of_gradients, measure
 from bptt.gradient.plan import choose, device_of, parallel_rows
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
@@ -66,7 +66,8 @@ def backward(
     window: None for the exact gradient. p: the losses j in (is, e], with e = min((i + 1)s, T),
     reach back to k > e − p. stride: s, from 1 to p, by default p.
     memory: how much to work in, in bytes or as in "64MB"; what does not fit is computed again. By
-    default all states are kept. The gradients themselves are not counted; `bptt.plan` tells more.
+    default all states are kept. The gradients themselves are not counted, but a copy of each .grad
+    that there is already; `bptt.plan` tells more.
     forcing, feedback: what enters as yᵗ⁻¹, as in a call of the net: by default the true one.
     lengths: (B,), where each sequence ends if that is before T. resets: (T, B), the steps before
     which a sequence's state is zeroed.
@@ -88,13 +89,15 @@ def backward(
     sequences = Sequences.checked(y, x, regime, loss_weights, device_of(net))
     scale = 1 / _total_weight(sequences) if reduction == "mean" else 1.0
     leaves = [*net.parameters(), *_leaves_behind([x, *pytree.tree_leaves(state)])]
+    copies = copies_of_gradients(leaves)
     with _unchanged_on_failure(leaves), torch.enable_grad(), units_dropped(net):
         if window is None or window >= sequences.T:
             costs = None if budget is None else measure(net, sequences, state, budget)
+            costs = costs and costs.beside(copies)
             plan = choose(costs, sequences.T, budget, rows=parallel_rows(net, sequences))
             swept = sweep(net, sequences, state, plan, scale)
         else:
-            how = Truncation(window, stride or window, budget)
+            how = Truncation(window, stride or window, budget, copies)
             _require_repeatable(how, regime)
             swept = sweep_windows(net, sequences, state, how, scale)
         _hand_on(x, sequences.grad_x, state, swept.first)

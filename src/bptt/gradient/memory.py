@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bptt.gradient.chunks import as_leaves, unsynchronised, with_graph, without_graph
 from bptt.gradient.sequences import Sequences
+from bptt.kernel.plain import Bystander
 from bptt.model.layers import Recurrent
 
 BYTES_BESIDES_NUMBERS = 1024
@@ -34,6 +34,10 @@ class Costs(NamedTuple):
     fixed: Float64[np.ndarray, " moments"]
     step: Float64[np.ndarray, " moments"]
     state: int
+
+    def beside(self, size: int) -> Costs:
+        """Return the costs with so many bytes more in memory all the time."""
+        return self._replace(fixed=self.fixed + size)
 
     def chunk(self, steps: int) -> int:
         """Return what running a chunk forward and backward takes, at its peak."""
@@ -92,8 +96,17 @@ def _kind(tensors: list[Tensor]) -> Any:
     return tuple((t.shape, t.dtype, t.device, t.requires_grad) for t in tensors)
 
 
-class Tally(TorchDispatchMode):
-    """Counts the bytes of the tensors made while it is on: `curve` has how many after each."""
+def copies_of_gradients(tensors: Iterable[Tensor]) -> int:
+    """Return the bytes of each .grad there is, of which `backward` holds a copy while it works."""
+    grads = [tensor.grad for tensor in tensors if tensor.grad is not None]
+    return sum(grad.numel() * grad.element_size() for grad in grads)
+
+
+class Tally(Bystander):
+    """Counts the bytes of the tensors made while it is on: `curve` has how many after each.
+
+    And what a call of the kernel has besides, with as many threads as it may come to use.
+    """
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -115,6 +128,10 @@ class Tally(TorchDispatchMode):
                 self.curve.append(self.live)
                 weakref.finalize(storage, self._free, size).atexit = False
         return made
+
+    def note_kernel_memory(self, size: int) -> None:
+        """Count what a call of the kernel had besides tensors, and has given back."""
+        self.curve.append(self.live + size)
 
     def _free(self, size: int) -> None:
         self.live -= size

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from bptt.errors import BpttError, as_bytes, bytes_as_text, require_whole
-from bptt.gradient.memory import Costs, measure
+from bptt.gradient.memory import Costs, copies_of_gradients, measure
 from bptt.gradient.schedule import reruns
 from bptt.gradient.sequences import Sequences
 from bptt.model.network import Network
@@ -96,8 +96,9 @@ def plan(
     asks for its gradient takes.
     Raises BpttError, with the least that would do, for a budget too small for any plan.
 
-    The gradients themselves (.grad, also of x) and the data are not counted. What a step takes is
-    measured on a few, so the model is run.
+    The gradients themselves (.grad, also of x) and the data are not counted, but the copy that
+    `bptt.backward` makes of each .grad that is there already, to put back if anything fails. What a
+    step takes is measured on a few, so the model is run.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(65))
@@ -116,7 +117,7 @@ def plan(
     if sequences.B != B:
         raise BpttError(f"y has {sequences.B} sequences; expected B = {B}")
     budget = None if memory is None else as_bytes("memory", memory)
-    costs = measure(net, sequences, None, budget)
+    costs = measure(net, sequences, None, budget).beside(copies_of_gradients(net.parameters()))
     return choose(costs, T, budget, rows=parallel_rows(net, sequences))
 
 

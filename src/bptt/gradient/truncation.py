@@ -26,11 +26,15 @@ MOST_ROWS = 512
 
 
 class Truncation(NamedTuple):
-    """How to truncate: to `window` steps, with `stride` losses a window, in a budget of bytes."""
+    """How to truncate: to `window` steps, with `stride` losses a window, in a budget of bytes.
+
+    beside: what of the budget is taken already.
+    """
 
     window: int
     stride: int
     budget: int | None
+    beside: int = 0
 
 
 def sweep_windows(
@@ -38,8 +42,9 @@ def sweep_windows(
 ) -> Swept:
     """Add the truncated gradient, as `sweep` does the exact one."""
     T, B = sequences.T, sequences.B
-    window, stride, budget = how
+    window, stride, budget, beside = how
     costs = None if budget is None else measure(net, sequences.block(0, window, 0), state, budget)
+    costs = costs and costs.beside(beside)
     axes = batch_axes(net, sequences) if stride < window else None
     group = 1 if axes is None else largest_group(costs, budget, T, B, window)
     pace = choose(costs, window, budget).chunk

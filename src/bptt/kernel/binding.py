@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.kernel.layout import Layout
+from bptt.kernel.plain import bystanders
 from bptt.kernel.reference import PLAIN, Given, Loop
 
 native: Any
@@ -196,26 +197,65 @@ def _run(
     (G, H), I = _widths(given), 0 if U is None else U.shape[1]  # noqa: E741
     rows = x.numel() if _is_tokens(x) else x.numel() // x.shape[-1]
     work = 2.0 * rows * G * (H if U is None or _is_tokens(x) else H + I)
-    threads = torch.get_num_threads() if work > WORK_FOR_A_THREAD else 1
+    layout.require(rows)
+    if _is_tokens(x):
+        _require_tokens(x, I)
     T = len(x if layout.batch_sizes is None else layout.batch_sizes)
     held = layout.held()
     head = (
         T,
         0 if h0 is None else h0.shape[-2],
-        *[_address(t) for t in held],
+        *[address(t) for t in held],
         layout.reverse,
-        threads,
+        threads_for(work),
         I,
         H,
     )
-    function = getattr(
-        native, name + ("_float32" if given.weight.dtype == torch.float32 else "_float64")
+    call(
+        name, given.weight.dtype, *head, *options, *[[address(t) for t in some] for some in tensors]
     )
-    function(*head, *options, *[[_address(t) for t in some] for some in tensors])
 
 
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
+def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
+    """Call a function of the native kernel, and tell those who count memory what it has taken."""
+    watching = bystanders()
+    if watching:
+        native.bytes_taken()  # of calls before this one
+    getattr(native, name + ("_float32" if dtype == torch.float32 else "_float64"))(*arguments)
+    if watching:
+        taken = native.bytes_taken()
+        for bystander in watching:
+            bystander.note_kernel_memory(taken)
+
+
+def threads_for(work: float) -> int:
+    """Return how many threads to use for so many floating-point operations.
+
+    Each has memory of its own: who counts that is to see all that a longer call will have.
+    """
+    return torch.get_num_threads() if work > WORK_FOR_A_THREAD or bystanders() else 1
+
+
+def _require_tokens(x: Tensor, symbols: int) -> None:
+    """Raise BpttError unless every token has a column of U, or is −1."""
+    low, high = (int(t) for t in x.aminmax())
+    if low < -1 or high >= symbols:
+        raise BpttError(
+            f"x has tokens from {low} to {high}; expected −1 for none, or from 0 to {symbols - 1}"
+        )
+
+
+def address(tensor: Tensor | None) -> int:
+    """Return where a tensor's numbers lie, or 0 for none."""
+    if tensor is None:
+        return 0
+    where = tensor.data_ptr()
+    if (where == 0 and tensor.numel() > 0) or not tensor.is_cpu:
+        raise BpttError(
+            f"a tensor of shape {tuple(tensor.shape)} on {tensor.device} has no memory there; "
+            "expected one whose numbers lie on the CPU (has its storage been freed?)"
+        )
+    return where
 
 
 def info() -> dict[str, str]:

@@ -79,20 +79,16 @@ def run(free: FreeRun) -> tuple[Shaped[Tensor, "T B *y"], Float[Tensor, "layers 
     weights = [[None if t is None else t.detach().contiguous() for t in one] for one in free.layers]
     state = state.contiguous()
     work = 2.0 * T * B * H * (len(weights) * H + 2 * O)
-    threads = torch.get_num_threads() if work > binding.WORK_FOR_A_THREAD else 1
-    name = "free_run_float32" if free.V.dtype == torch.float32 else "free_run_float64"
-    getattr(binding.native, name)(
+    binding.call(
+        "free_run",
+        free.V.dtype,
         (T, B, H, O, first.shape[-1] if not is_tokens else O),
-        threads,
+        binding.threads_for(work),
         free.cell == "relu",
         free.p.ndim > 1,
         KINDS.index(free.kind),
         float(free.temperature),
-        [[_address(t) for t in one] for one in weights],
-        [_address(t) for t in (*held, said, state)],
+        [[binding.address(t) for t in one] for one in weights],
+        [binding.address(t) for t in (*held, said, state)],
     )
     return said, state
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()

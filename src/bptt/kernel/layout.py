@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
+from bptt.errors import BpttError
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -37,17 +39,47 @@ class Layout:
         parts = parts[::-1] if self.reverse else parts
         return torch.stack(parts) if self.batch_sizes is None else torch.cat(parts)
 
+    def require(self, rows: int) -> None:
+        """Raise BpttError unless this is how so many rows can lie.
+
+        The numbers of rows of the steps must add up and never rise; each row has its reset.
+        """
+        sizes, resets = self.batch_sizes, self.resets
+        if sizes is not None and not self.is_whole(rows):
+            raise BpttError(
+                f"batch_sizes are {str(sizes.tolist())[:60]} for {rows} rows; expected int64 "
+                "numbers on the CPU that never rise, and whose sum is the number of rows"
+            )
+        if resets is not None and (resets.numel() != rows or resets.dtype != torch.bool):
+            raise BpttError(
+                f"resets are {resets.numel()} values of {resets.dtype}; expected {rows} of "
+                "torch.bool, one for each row"
+            )
+
+    def is_whole(self, rows: int) -> bool:
+        """Return whether batch_sizes are those of so many packed rows."""
+        sizes = self.batch_sizes
+        return sizes is None or (
+            sizes.dtype == torch.int64
+            and sizes.is_cpu
+            and sizes.ndim == 1
+            and len(sizes) > 0
+            and int(sizes[-1]) >= 0
+            and int(sizes.sum()) == rows
+            and bool((sizes[1:] <= sizes[:-1]).all())
+        )
+
     def held(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the kernel's arrays: rows of each step, where they begin, and bytes of resets."""
-        sizes, resets = self.batch_sizes, self.resets
-        starts = None if sizes is None else sizes.cumsum(0) - sizes
+        sizes = None if self.batch_sizes is None else self.batch_sizes.contiguous()
+        starts, resets = None if sizes is None else sizes.cumsum(0) - sizes, self.resets
         return sizes, starts, None if resets is None else resets.to(torch.uint8).contiguous()
 
     def last(self, h: Tensor, h0: Tensor) -> Tensor:
         """Return each row's last computed state, (B, H): h0 for a row that has no step."""
         if self.batch_sizes is None:
             return h[0 if self.reverse else -1].clone()
-        rows = torch.arange(len(h0))
+        rows = torch.arange(len(h0), device=self.batch_sizes.device)
         lengths = (self.batch_sizes.unsqueeze(1) > rows).sum(0)
         final = torch.zeros_like(lengths) if self.reverse else (lengths - 1).clamp(min=0)
         index = (self.batch_sizes.cumsum(0) - self.batch_sizes)[final] + rows
@@ -64,8 +96,10 @@ class Layout:
         D, B, _ = h0.shape
         if self.batch_sizes is None and self.resets is None and len(h) >= D:
             return h[:D].clone() if self.reverse else h[len(h) - D :].flip(0)
-        sizes = torch.full((len(h),), B) if self.batch_sizes is None else self.batch_sizes
-        rows, j = torch.arange(B), torch.arange(D).unsqueeze(1)
+        sizes = self.batch_sizes
+        if sizes is None:
+            sizes = torch.full((len(h),), B, device="cpu")
+        rows, j = torch.arange(B, device="cpu"), torch.arange(D, device="cpu").unsqueeze(1)
         lengths = (sizes.unsqueeze(1) > rows).sum(0)
         t = j.expand(D, B) if self.reverse else lengths - 1 - j
         within = j < lengths

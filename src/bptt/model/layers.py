@@ -6,6 +6,7 @@ loop, and for a token it is no product but a look-up (see `bptt.model.encodings`
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import MappingProxyType
@@ -20,6 +21,7 @@ from torch.nn.utils.rnn import PackedSequence
 from bptt.errors import BpttError, require_choice
 from bptt.kernel import ops, reference
 from bptt.kernel.layout import DENSE, Layout
+from bptt.kernel.plain import is_plain, is_traced, is_transformed
 from bptt.kernel.reference import PLAIN, Given, State
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
@@ -33,6 +35,8 @@ Module = TypeVar("Module", bound=nn.Module)
 ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
 CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru"}
 """torch's name of each cell that the kernel computes, and the kernel's."""
+GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
+"""How many rows of a weight a hidden unit has."""
 
 
 class Recurrent(RNNBase):
@@ -60,7 +64,7 @@ class Recurrent(RNNBase):
         if self.omega is not None and torch.compiler.is_compiling():
             # Without fullgraph, the compiler then leaves this layer as it is, and its Ω to us.
             raise BpttError("omega is given under fullgraph=True; expected torch.compile without")
-        if self.omega is not None and ops.can_omega(given):
+        if self.omega is not None and ops.can_omega(cell, given, layout):
             given = given._replace(h0=state[0].unsqueeze(0))
             h, last = ops.looped_layer(cell, given, PLAIN, layout, self.omega)
             return h, (last[0],)
@@ -130,34 +134,72 @@ class Recurrent(RNNBase):
             rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
             every.append(rows)
         lasts = [
-            torch.stack(parts) if len(parts) > 1 else parts[0].unsqueeze(0)
-            for parts in zip(*ends, strict=True)
+            torch.stack(parts)
+            for parts in zip(*ends, strict=True)  # no view, of one either
         ]
         return every, tuple(lasts) if isinstance(hidden, tuple) else lasts[0]
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
         """Return the outputs and the last state, as torch.nn's layer of the same name does.
 
-        Shapes and errors are torch's; on other devices than the CPU the computation is, too.
+        Whatever our computation is not for (other devices and dtypes, autocast, tracing, subclasses
+        of Tensor, shapes that do not fit) goes by torch's, which also has the right error.
         """
-        is_packed = isinstance(input, PackedSequence)
-        rows = input.data if is_packed else input
-        is_usual = is_packed or rows.ndim in (2, 3)
-        if rows.device.type != "cpu" or not rows.is_floating_point() or not is_usual:
+        packed = isinstance(input, PackedSequence)
+        if not self._computes(input.data if packed else input, hx):
             return self.torch_layer.forward(self, input, hx)
-        return self._forward_packed(input, hx) if is_packed else self._forward_padded(input, hx)
+        if not packed:
+            return self._forward_padded(input, hx)
+        if not torch.compiler.is_compiling() and not _is_whole(input):
+            return self.torch_layer.forward(self, input, hx)
+        return self._forward_packed(input, hx)
+
+    def _computes(self, rows: Any, hx: Any) -> bool:
+        """Return whether we compute a call with these rows and state, and not torch's layer."""
+        weights = [getattr(self, name) for names in self._all_weights for name in names]
+        tensors = [rows, *weights] if hx is None else [rows, hx, *weights]
+        return (
+            all([isinstance(t, Tensor) for t in tensors])  # noqa: C419 (lists are faster)
+            and not rows.is_nested
+            and rows.ndim in (2, 3)
+            and rows.numel() > 0
+            and rows.shape[-1] == self.input_size
+            and rows.dtype in (torch.float32, torch.float64)
+            and all([t.is_cpu and t.dtype == rows.dtype for t in tensors])  # noqa: C419
+            and not torch.is_autocast_enabled("cpu")
+            and not is_traced()
+            and (torch.compiler.is_compiling() or is_transformed() or self._is_readable(tensors))
+        )
+
+    def _is_readable(self, tensors: list[Tensor]) -> bool:
+        return all([is_plain(t) for t in tensors]) and self._has_its_shapes()  # noqa: C419
+
+    def _has_its_shapes(self) -> bool:
+        """Return whether each weight has the shape that it was made with."""
+        H, R = self.hidden_size, self.proj_size or self.hidden_size
+        G = H * GATES[self.mode]
+        heads = 2 if self.bidirectional else 1
+        for i, names in enumerate(self._all_weights):
+            width = self.input_size if i < heads else R * heads
+            biases = [(G,), (G,)] if self.bias else []
+            shapes = [(G, width), (G, R), *biases, *([(R, H)] if self.proj_size else [])]
+            if [getattr(self, name).shape for name in names] != shapes:
+                return False
+        return True
 
     def _forward_padded(self, given: Tensor, hx: Tensor | None) -> tuple[Tensor, Any]:
         batch = 0 if self.batch_first else 1
         is_single = given.ndim == 2
+        if hx is not None and hx.ndim != given.ndim:
+            return self.torch_layer.forward(self, given, hx)  # type: ignore[no-any-return]
         if is_single:
             given = given.unsqueeze(batch)
             hx = None if hx is None else hx.unsqueeze(1)
         hidden = self.zero_state(given.shape[batch]) if hx is None else hx
-        if given.shape[2] != self.input_size or hx is not None:
+        if hx is not None:
             self.check_forward_args(given, hidden, None)  # type: ignore[arg-type]
         outs, last = self.run(given.transpose(0, 1) if self.batch_first else given, hidden)
-        out = outs[-1].transpose(0, 1) if self.batch_first else outs[-1]
+        out = ops.as_output(outs[-1], batch_first=self.batch_first)
         return (out.squeeze(batch), last.squeeze(1)) if is_single else (out, last)  # type: ignore[union-attr]
 
     def _forward_packed(self, given: PackedSequence, hx: Tensor | None) -> tuple[Any, Any]:
@@ -165,7 +207,19 @@ class Recurrent(RNNBase):
         hidden = self.zero_state(int(sizes[0])) if hx is None else self.permute_hidden(hx, order)
         self.check_forward_args(rows, hidden, sizes)  # type: ignore[arg-type]
         outs, last = self.run(rows, hidden, Layout(sizes))
-        return PackedSequence(outs[-1], sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
+        out = ops.as_output(outs[-1], batch_first=False)
+        return PackedSequence(out, sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """Return torch's layer on the same weights, which is what torch.jit.script can compile."""
+        twin: nn.Module = copy.copy(self)
+        twin.__class__ = self.torch_layer
+        return twin
+
+
+def _is_whole(packed: PackedSequence) -> bool:
+    """Return whether a PackedSequence is one, as pack_padded_sequence makes them."""
+    return packed.data.ndim == 2 and Layout(packed.batch_sizes).is_whole(len(packed.data))
 
 
 def _kept(layer: Recurrent | Feedforward, name: str) -> Any:
@@ -200,6 +254,7 @@ class RNN(Recurrent):
         mode = f"RNN_{nonlinearity.upper()}"
         super().__init__(mode, input_size, hidden_size, num_layers, *options, **named_options)
         self.nonlinearity = nonlinearity
+        _refuse_projection(self)
 
     def step(self, suffix: str) -> reference.Step:
         """Return h ← f(p + W h)."""
@@ -216,6 +271,7 @@ class GRU(Recurrent):
 
     def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__("GRU", input_size, hidden_size, *options, **named)
+        _refuse_projection(self)
 
     def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return the first bias alone: the second sits inside the reset gate's product."""
@@ -245,6 +301,12 @@ class LSTM(Recurrent):
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
         """Return the outputs and the last state, as torch.nn.LSTM does."""
+        if not torch.compiler.is_compiling() and not self._has_its_shapes():
+            raise BpttError(
+                "a weight of the LSTM has another shape than it was made with, for which "
+                "torch.nn.LSTM would read what is not there; expected "
+                f"{super().extra_repr()}"
+            )
         return nn.LSTM.forward(self, input, hx)  # type: ignore[call-overload]
 
     def layer(
@@ -258,6 +320,12 @@ class LSTM(Recurrent):
     def step(self, suffix: str) -> reference.Step:
         """Return a long short-term memory's step."""
         return reference.lstm(self.part("weight_hh", suffix))
+
+
+def _refuse_projection(layer: Recurrent) -> None:
+    """Raise torch's error for a state that is projected, which only LSTMs have."""
+    if layer.proj_size:
+        raise BpttError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
 def accelerate(model: Module) -> Module:

@@ -43,8 +43,8 @@ template <class F>
 static bool elman_forward(const Sequence &s, Share share, int I, int H, bool relu, const Elman<F> &net) {
   Panels<F> panels(net.W, net.W ? H : 0, net.W ? H : 0, 1, H);  // h Wᵀ
   Input<F> input(s, share, I, H, net);
-  F *scratch = static_cast<F *>(malloc(share.rows() * H * sizeof(F)));
-  if (!panels.ready() || !input.ready() || !scratch) return free(scratch), false;
+  F *scratch = static_cast<F *>(take(share.rows() * H * sizeof(F)));
+  if (!panels.ready() || !input.ready() || !scratch) return give(scratch), false;
   for (int64_t i = 0; i < s.T; i++) {
     int64_t t = s.nth(i);
     input.project(i, net.h);
@@ -69,7 +69,7 @@ static bool elman_forward(const Sequence &s, Share share, int I, int H, bool rel
       });
     });
   }
-  free(scratch);
+  give(scratch);
   return true;
 }
 
@@ -82,9 +82,9 @@ static bool elman_backward(const Sequence &s, Share share, int I, int H, bool re
   Deltas<F> deltas(H, share.rows());
   InputGradients<F> of_input(I, net, grad, deltas);
   StateGradients<F> of_state(H, grad.W, nullptr, deltas);
-  F *scratch = static_cast<F *>(malloc(share.rows() * deltas.stride * sizeof(F)));
+  F *scratch = static_cast<F *>(take(share.rows() * deltas.stride * sizeof(F)));
   if (!panels.ready() || !deltas.ready() || !of_input.ready() || !of_state.ready() || !scratch)
-    return free(scratch), false;
+    return give(scratch), false;
   Sequence back = s.backward();
   auto send_back = [&](int64_t t, int64_t from, int64_t to, auto finish) {  // the latest step's, t
     const uint8_t *resets = s.resets ? s.resets + s.start_of(t) + from : nullptr;
@@ -126,7 +126,7 @@ static bool elman_backward(const Sequence &s, Share share, int I, int H, bool re
   use();
   of_input.finish();
   of_state.finish();
-  free(scratch);
+  give(scratch);
   return true;
 }
 

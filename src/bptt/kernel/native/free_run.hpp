@@ -17,7 +17,7 @@ template <class F> class FreeRunner {
       : s(sizes), share(share), rows(int(share.rows())), relu(relu), layers(layers), net(net),
         is_tokens(s.kind == CATEGORICAL), back(net.R && !is_tokens ? net.R : nullptr, back_depth(), s.H * (back_depth() > 0), 1, s.Y),
         readout(net.V, s.H, s.O, 1, s.H), up(new_panels()), around(new_panels()),
-        space(static_cast<F *>(aligned_alloc(64, bytes()))) {
+        space(static_cast<F *>(take(bytes()))) {
     for (int k = 0; k < s.layers && up && around; k++) {
       const FreeLayer<F> &layer = layers[k];
       up[k] = make_panels(layer.U);
@@ -34,7 +34,7 @@ template <class F> class FreeRunner {
       if (up) destroy(up[k]);
       if (around) destroy(around[k]);
     }
-    free(up), free(around), free(space);
+    give(up), give(around), give(space);
   }
   FreeRunner(const FreeRunner &) = delete;
   FreeRunner &operator=(const FreeRunner &) = delete;
@@ -67,14 +67,17 @@ template <class F> class FreeRunner {
     size_t numbers = (size_t)rows * (s.H * (s.layers + 2) + s.O + s.Y);
     return (numbers * sizeof(F) + 64) / 64 * 64 + 64;
   }
-  Panels<F> **new_panels() const { return static_cast<Panels<F> **>(calloc(s.layers, sizeof(Panels<F> *))); }
+  Panels<F> **new_panels() const {
+    void *pointers = take(s.layers * sizeof(Panels<F> *));
+    return static_cast<Panels<F> **>(pointers ? std::memset(pointers, 0, s.layers * sizeof(Panels<F> *)) : nullptr);
+  }
   Panels<F> *make_panels(const F *matrix) const {  // of an (H, H) matrix M, for h Mᵀ
-    void *memory = matrix ? malloc(sizeof(Panels<F>)) : nullptr;
+    void *memory = matrix ? take(sizeof(Panels<F>)) : nullptr;
     return memory ? new (memory) Panels<F>(matrix, s.H, s.H, 1, s.H) : nullptr;
   }
   static void destroy(Panels<F> *panels) {
     if (panels) panels->~Panels<F>();
-    free(panels);
+    give(panels);
   }
   F *of_layer(int k) const { return state + (int64_t)k * rows * s.H; }
   int64_t at(int64_t t, int row) const { return t * s.B + share.first + row; }

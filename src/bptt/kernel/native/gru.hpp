@@ -10,8 +10,8 @@ template <class F>
 static bool gru_forward(const Sequence &s, Share share, int I, int H, const Gru<F> &net) {
   Panels<F> panels(net.W, H, 3 * H, 1, H);
   Input<F> input(s, share, I, 3 * H, net);
-  F *scratch = static_cast<F *>(malloc(share.rows() * 4 * H * sizeof(F)));
-  if (!panels.ready() || !input.ready() || !scratch) return free(scratch), false;
+  F *scratch = static_cast<F *>(take(share.rows() * 4 * H * sizeof(F)));
+  if (!panels.ready() || !input.ready() || !scratch) return give(scratch), false;
   F *a = scratch + share.rows() * H;
   for (int64_t i = 0; i < s.T; i++) {
     int64_t t = s.nth(i);
@@ -43,7 +43,7 @@ static bool gru_forward(const Sequence &s, Share share, int I, int H, const Gru<
       }
     });
   }
-  free(scratch);
+  give(scratch);
   return true;
 }
 
@@ -55,9 +55,9 @@ static bool gru_backward(const Sequence &s, Share share, int I, int H, const Gru
   InputGradients<F> of_input(I, net, grad, of_p);
   StateGradients<F> of_state(H, grad.W, grad.c, of_a);
   // What reached h through the gate z, to which goes what comes through W.
-  F *past_z = static_cast<F *>(malloc(share.rows() * H * sizeof(F)));
+  F *past_z = static_cast<F *>(take(share.rows() * H * sizeof(F)));
   if (!panels.ready() || !of_p.ready() || !of_a.ready() || !of_input.ready() || !of_state.ready() || !past_z)
-    return free(past_z), false;
+    return give(past_z), false;
   Sequence back = s.backward();
   auto use = [&] {
     of_input.add(of_p);
@@ -119,7 +119,7 @@ static bool gru_backward(const Sequence &s, Share share, int I, int H, const Gru
   use();
   of_input.finish();
   of_state.finish();
-  free(past_z);
+  give(past_z);
   return true;
 }
 

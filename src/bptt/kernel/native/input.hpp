@@ -63,10 +63,10 @@ template <class F> class Deltas {
         most(3 * rows_of_a_step > enough_rows ? 3 * rows_of_a_step : enough_rows),
         // An odd number of cache lines, so that a column of rows does not crowd into a few sets.
         stride((((width * sizeof(F) + 63) / 64) | 1) * 64 / sizeof(F)),
-        rows(static_cast<F *>(aligned_alloc(64, most * stride * sizeof(F)))),
-        at(static_cast<int64_t *>(malloc(most * sizeof(int64_t)))),
-        before(static_cast<const F **>(malloc(most * sizeof(F *)))) {}
-  ~Deltas() { free(rows), free(at), free(before); }
+        rows(static_cast<F *>(take(most * stride * sizeof(F)))),
+        at(static_cast<int64_t *>(take(most * sizeof(int64_t)))),
+        before(static_cast<const F **>(take(most * sizeof(F *)))) {}
+  ~Deltas() { give(rows), give(at), give(before); }
   Deltas(const Deltas &) = delete;
   Deltas &operator=(const Deltas &) = delete;
 

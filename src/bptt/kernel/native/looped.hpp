@@ -10,8 +10,8 @@ namespace BPTT_ISA {
 
 // Memory that is given back.
 template <class F> struct Space {
-  explicit Space(int64_t count) : at(static_cast<F *>(malloc(count * sizeof(F)))) {}
-  ~Space() { free(at); }
+  explicit Space(int64_t count) : at(static_cast<F *>(take(count * sizeof(F)))) {}
+  ~Space() { give(at); }
   Space(const Space &) = delete;
   Space &operator=(const Space &) = delete;
   F *const at;

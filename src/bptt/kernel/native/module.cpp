@@ -8,6 +8,7 @@
 
 #include <array>
 #include <atomic>
+#include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <new>
@@ -19,6 +20,14 @@
 #include "table.hpp"
 
 namespace nb = nanobind;
+
+static std::atomic<int64_t> bytes_taken{0};  // since Python last asked
+
+void *take(size_t bytes) {
+  bytes_taken += int64_t(bytes);
+  return aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+}
+void give(void *memory) { free(memory); }
 
 static const Build *named(const std::string &name) {
 #if defined(__x86_64__)
@@ -98,7 +107,10 @@ template <class F, class Gradients> class Sums {
 
   Sums(const Gradients &all, const Sizes &sizes, size_t shares) : all(all) {
     for (auto [member, size] : sizes)
-      if (all.*member) parts.push_back({member, size, std::vector<F>((shares - 1) * size)});
+      if (all.*member) {
+        parts.push_back({member, size, std::vector<F>((shares - 1) * size)});
+        bytes_taken += int64_t((shares - 1) * size * sizeof(F));
+      }
   }
   Gradients of_share(int i) {
     Gradients mine = all;
@@ -247,6 +259,7 @@ NB_MODULE(native, m) {
     crew = reinterpret_cast<Crew>(address);
     crew_of = getpid();
   });
+  m.def("bytes_taken", [] { return bytes_taken.exchange(0); });
   m.def("instruction_set", [] { return std::string(chosen->name); });
   m.def("use", [](const std::string &name) {
     const Build *build = named(name);

@@ -44,12 +44,12 @@ template <class F> class Outer {
 
   Outer(int M, int K, int64_t most) : M(M), K(K), count((K + width - 1) / width) {
     size_t size = ((size_t)count * M + most) * width * sizeof(F);
-    sums = static_cast<F *>(aligned_alloc(64, (size + 127) / 64 * 64));
+    sums = static_cast<F *>(take((size + 127) / 64 * 64));
     if (!sums) return;
     std::memset(sums, 0, (size_t)count * M * width * sizeof(F));
     packed = sums + (int64_t)count * M * width;
   }
-  ~Outer() { free(sums); }
+  ~Outer() { give(sums); }
   Outer(const Outer &) = delete;
   Outer &operator=(const Outer &) = delete;
 

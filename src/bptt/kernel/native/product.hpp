@@ -1,7 +1,7 @@
 // Rows times a matrix that was packed into panels: the one product behind every recurrence.
 #pragma once
 
-#include <cstdlib>
+#include "memory.hpp"
 
 #include "simd.hpp"
 
@@ -21,7 +21,7 @@ template <class F> class Panels {
   Panels(const F *matrix, int K, int N, int64_t k_stride, int64_t n_stride)
       : K(K), N(N), count((N + width - 1) / width) {
     size_t bytes = (size_t)count * K * width * sizeof(F);
-    values = static_cast<F *>(aligned_alloc(64, (bytes + 63) / 64 * 64 + 64));
+    values = static_cast<F *>(take((bytes + 63) / 64 * 64 + 64));
     if (!values) return;
     constexpr int tile = 16;  // so that neither side of the transposition leaves the cache
     for (int q = 0; q < count; q++) {
@@ -36,7 +36,7 @@ template <class F> class Panels {
       }
     }
   }
-  ~Panels() { free(values); }
+  ~Panels() { give(values); }
   Panels(const Panels &) = delete;
   Panels &operator=(const Panels &) = delete;
   static void *operator new(size_t, void *place) { return place; }

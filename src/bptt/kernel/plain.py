@@ -1,0 +1,71 @@
+"""Which tensors the native kernel may read by their address: plain ones, and nothing else.
+
+A subclass of Tensor, a lazily negated view, zeros without memory, a nested, sparse or functional
+tensor: all of these are Tensors whose numbers do not lie where data_ptr says. Their dispatch keys
+tell them apart. And while a dispatch mode is on (FakeTensorMode, make_fx, a
+counter of operations), whoever set it wants to see torch's own operations.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.utils._device import DeviceContext
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
+
+with torch.inference_mode():
+    _OF_INFERENCE = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
+PLAIN_KEYS = (torch._C._dispatch_keys(torch.empty(0, device="cpu")).raw_repr(), _OF_INFERENCE)
+PLAIN_TYPES = (Tensor, nn.Parameter)
+
+
+class Bystander(TorchDispatchMode):
+    """A dispatch mode that looks on while the kernel runs, and is told of the kernel's memory."""
+
+    def note_kernel_memory(self, size: int) -> None:
+        """Hear how many bytes one call of the kernel has used besides tensors."""
+        raise NotImplementedError
+
+
+def is_plain(tensor: Tensor | None) -> bool:
+    """Return whether a tensor is none, or its numbers lie on the CPU where its address says."""
+    return tensor is None or (
+        type(tensor) in PLAIN_TYPES and torch._C._dispatch_keys(tensor).raw_repr() in PLAIN_KEYS
+    )
+
+
+def is_transformed() -> bool:
+    """Return whether a transform of torch.func, or forward-mode differentiation, is going on."""
+    return torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+
+
+def is_traced() -> bool:
+    """Return whether somebody records torch's operations: tracing, exporting, a mode of theirs."""
+    if torch.compiler.is_compiling():
+        return torch.compiler.is_exporting()
+    return (
+        torch._C._is_tracing()
+        or (torch._C._len_torch_dispatch_stack() > 0 and not _all_bystanders())
+        or (torch._C._len_torch_function_stack() > 0 and not _all_devices())
+    )
+
+
+def bystanders() -> list[Bystander]:
+    """Return the modes that are told of the kernel's memory."""
+    if torch._C._len_torch_dispatch_stack() == 0:
+        return []
+    return [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, Bystander)]
+
+
+def _all_bystanders() -> bool:
+    return all(isinstance(mode, Bystander) for mode in _get_current_dispatch_mode_stack())
+
+
+def _all_devices() -> bool:
+    """Whether the only modes of torch functions are `with torch.device(...)`."""
+    count = torch._C._len_torch_function_stack()
+    modes: list[Any] = [torch._C._get_function_stack_at(i) for i in range(count)]
+    return all(isinstance(mode, DeviceContext) for mode in modes)
