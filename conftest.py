@@ -1,5 +1,6 @@
 """Runs the examples in README.md and docs/ among the tests; sums what the fuzz tests have tried."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -16,8 +17,12 @@ collect_ignore = ["docs/figures", "benchmarks"]  # scripts: they need extras, an
 
 
 @pytest.fixture(autouse=True)
-def _same_start() -> None:
+def _same_start() -> Iterator[None]:
+    """Give every test the same random numbers, and as many threads as there were."""
     torch.manual_seed(0)
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -45,13 +45,11 @@ def build(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(params=[1, 2])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[int]:
     """Use one thread and two, however small the work; and let nothing unwritten look like zero."""
-    before = torch.get_num_threads()
     torch.set_num_threads(request.param)
     monkeypatch.setattr(binding, "WORK_FOR_A_THREAD", 0)
     torch.use_deterministic_algorithms(True)  # fills what torch.empty returns with NaN
     yield request.param
     torch.use_deterministic_algorithms(False)
-    torch.set_num_threads(before)
 
 
 def native(cell: str, layout: Layout) -> Run:
@@ -162,7 +160,6 @@ def test_threads_change_no_bit(cell: str, monkeypatch: pytest.MonkeyPatch) -> No
     for threads in (1, 2, 3, 3):
         torch.set_num_threads(threads)
         found.append(results(native(cell, layout), given, grads))
-    torch.set_num_threads(2)
     for other in found[1:]:  # h, the last states, and the gradients of x and h0
         for i in (0, 1, 2, -1):
             assert torch.equal(found[0][i], other[i])

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bptt.gradient import chunks
-from bptt.gradient.memory import Costs, measure
+from bptt.gradient.memory import measure
 from bptt.gradient.plan import Plan, choose
 from bptt.gradient.sequences import Part, Sequences
 from bptt.gradient.sweep import Swept, sweep
@@ -41,12 +41,12 @@ def sweep_windows(
     net: nn.Module, sequences: Sequences, state: Any, how: Truncation, scale: float
 ) -> Swept:
     """Add the truncated gradient, as `sweep` does the exact one."""
-    T, B = sequences.T, sequences.B
+    T = sequences.T
     window, stride, budget, beside = how
     costs = None if budget is None else measure(net, sequences.block(0, window, 0), state, budget)
     costs = costs and costs.beside(beside)
     axes = batch_axes(net, sequences) if stride < window else None
-    group = 1 if axes is None else largest_group(costs, budget, T, B, window)
+    group = 1 if axes is None else largest_group(net, sequences, how)
     pace = choose(costs, window, budget).chunk
     known = {0: chunks.detach(state)}  # by the step that comes next
     head: Swept | None = None
@@ -117,17 +117,22 @@ def windows(T: int, window: int, stride: int, group: int) -> Iterator[Windows]:
             end = T
 
 
-def largest_group(costs: Costs | None, budget: int | None, T: int, B: int, window: int) -> int:
+def largest_group(net: nn.Module, sequences: Sequences, how: Truncation) -> int:
     """Return how many windows to run side by side.
 
     As many as fit in the budget; without one, as keep no more states than the exact gradient does.
+    What they take is measured on as many as there are threads, each of which has memory of its own.
     """
-    if costs is None or budget is None:
-        most = T // window
+    window, stride, budget, beside = how
+    if budget is None:
+        most = sequences.T // window
     else:
-        each = costs.step * window + 2 * costs.state
+        several = max(1, min(torch.get_num_threads(), (sequences.T - window) // stride + 1))
+        block = sequences.windows(range(0, several * stride, stride), window, 0)
+        costs = measure(net, block, None, budget).beside(beside)
+        each = costs.step * window / several + 2 * costs.state / several
         most = int(((budget - costs.fixed) // each).min())
-    return max(1, min(most, MOST_ROWS // B))
+    return max(1, min(most, MOST_ROWS // sequences.B))
 
 
 def batch_axes(net: nn.Module, sequences: Sequences) -> list[int] | None:

@@ -4,6 +4,7 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <sys/mman.h>
 #include <unistd.h>
 
 #include <array>
@@ -23,11 +24,31 @@ namespace nb = nanobind;
 
 static std::atomic<int64_t> bytes_taken{0};  // since Python last asked
 
+// Each block begins with its size. Large ones are the system's own, so that they leave no holes in the
+// heap: what a budget of memory is held to is how far the process grows.
+constexpr size_t head = 64, large = 1 << 20;
+
+static size_t whole(size_t bytes) { return (bytes + head + 63) / 64 * 64; }
+
 void *take(size_t bytes) {
   bytes_taken += int64_t(bytes);
-  return aligned_alloc(64, (bytes + 63) / 64 * 64 + 64);
+  size_t size = whole(bytes);
+  void *block = size < large ? aligned_alloc(64, size)
+                             : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (!block || block == MAP_FAILED) return nullptr;
+  *static_cast<size_t *>(block) = size;
+  return static_cast<char *>(block) + head;
 }
-void give(void *memory) { free(memory); }
+
+void give(void *memory) {
+  if (!memory) return;
+  void *block = static_cast<char *>(memory) - head;
+  size_t size = *static_cast<size_t *>(block);
+  if (size < large)
+    free(block);
+  else
+    munmap(block, size);
+}
 
 static const Build *named(const std::string &name) {
 #if defined(__x86_64__)
