@@ -145,8 +145,8 @@ def train(
         the fly: task:adding, copy, order, order3, parity, flipflop, sine, lorenz. Without any, the
         language documentation that every Python carries.
     seed
-        Decides the first weights and all that is drawn; the same seed gives the same run, on the same
-        kind of processor with as many threads (sums in another order differ in their last bits).
+        Decides the first weights and all that is drawn; the same seed gives the same run, on the
+        same kind of processor with as many threads (else sums differ in their last bits).
     out
         The folder for the run; by default the next free one under runs/.
     resume
