@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from bptt.errors import BpttError
 from bptt.kernel import binding, compiled, reference
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.reference import PLAIN, Given, Loop
@@ -138,6 +139,8 @@ class _LoopedLayer(torch.autograd.Function):
         if grad_h is None:
             return (None,) * 13
         if _wants_more(grad_h):
+            if ctx.omega is not None:
+                refuse_second_derivative()
             tensors = (*given, *loop[1:])
             grads = _differentiate(
                 lambda: reference.looped_layer(ctx.cell, given, loop, ctx.layout)[:1],
@@ -180,6 +183,17 @@ class _Layer(torch.autograd.Function):
         else:
             grads = binding.backward(ctx.cell, given, ctx.layout, kept, (grad_h, grad_last), needs)
         return *grads, None, None
+
+
+def refuse_second_derivative() -> NoReturn:
+    """Raise BpttError where Ω is asked for in a gradient that is to be differentiated, or a batch.
+
+    Its gradient is the immediate one, in which the backward pass counts as constant.
+    """
+    raise BpttError(
+        "omega is given in a backward pass with create_graph=True or a batch of gradients; "
+        "expected one loss and first derivatives: Ω's gradient takes the backward pass as constant"
+    )
 
 
 def _wants_more(*grads: Tensor | None) -> bool:

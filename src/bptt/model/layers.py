@@ -25,8 +25,8 @@ from bptt.kernel.reference import PLAIN, Given, State
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
 
-Listener = Callable[[str, Tensor, Tensor, Tensor, Layout], None]
-"""Told of a layer's suffix, projected input p, states h, state h⁰ before them, and layout."""
+Listener = Callable[["Recurrent", str, Tensor, Tensor, Tensor, Layout], None]
+"""Told of a layer, its suffix, projected input p, states h, state h⁰ before them, and layout."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -42,7 +42,7 @@ class Recurrent(RNNBase):
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
     omega: ops.OmegaTerm | None = None
-    dropped: Mapping[str, Tensor] = MappingProxyType({})
+    dropped: Mapping[str, Tensor] = MappingProxyType({})  # of one call: see bptt.model.entry
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 
@@ -69,12 +69,12 @@ class Recurrent(RNNBase):
             given = given._replace(x=p, U=None, b_ih=None, b_hh=b_inside)
         h, end = ops.layer(cell, given, layout)
         if self.listener is not None:
-            self.listener(suffix, given.x, h, state[0], layout)
+            self.listener(self, suffix, given.x, h, state[0], layout)
         return h, (end,)
 
     def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
-        return _kept(self, name + suffix)
+        return getattr(self, name + suffix, None)
 
     def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return what is added to a layer's projected input: torch's two biases in one."""
@@ -166,12 +166,6 @@ class Recurrent(RNNBase):
         self.check_forward_args(rows, hidden, sizes)  # type: ignore[arg-type]
         outs, last = self.run(rows, hidden, Layout(sizes))
         return PackedSequence(outs[-1], sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
-
-
-def _kept(layer: Recurrent | Feedforward, name: str) -> Any:
-    """Return a parameter without the units that dropout leaves out; None if there is none."""
-    weight: Any = getattr(layer, name, None)
-    return weight * layer.dropped[name] if name in layer.dropped else weight
 
 
 class RNN(Recurrent):
@@ -282,7 +276,6 @@ def accelerate(model: Module) -> Module:
 class Feedforward(nn.Module):
     """hᵗ = f(pᵗ): a stack of layers without hidden-to-hidden recurrence, hence without a loop."""
 
-    dropped: Mapping[str, Tensor] = MappingProxyType({})
     weight_ih_l0: Tensor
     bias_ih_l0: Tensor
 
@@ -307,7 +300,7 @@ class Feedforward(nn.Module):
 
     def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_ih_l0, or None for a W, which there is not."""
-        return _kept(self, name + suffix)
+        return getattr(self, name + suffix, None)
 
     def input_bias(self, suffix: str = "_l0") -> Tensor:
         """Return what is added to a layer's projected input."""

@@ -103,6 +103,15 @@ def read(
     return Reading(given, states, last, said)
 
 
+def state_after(
+    net: Network, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
+) -> State:
+    """Return the state after y and x; where nothing loops, it is the last y, and nothing is run."""
+    if net.is_parallel(regime):
+        return Reading(checked(net, y, x, state, regime), [], None).after(regime.lengths)
+    return read(net, y, x, state, regime).after(regime.lengths)
+
+
 def run_layers(
     net: Network, previous: Tensor | None, given: Given, *, every: bool = False
 ) -> tuple[list[Tensor], Hidden]:

@@ -93,9 +93,9 @@ def forecast_table(
     x = _future_inputs(table, future, steps)
     generator = torch.Generator()
     _ = generator.seed() if seed is None else generator.manual_seed(seed)
-    ahead = net.forecast(
-        steps, x=x, state=_state_at_the_end(net, table), paths=paths, generator=generator
-    )
+    with every_unit(net):
+        state = _state_at_the_end(net, table)
+    ahead = net.forecast(steps, x=x, state=state, paths=paths, generator=generator)
     last = np.asarray(table.levels[-1])
     many = table.restore(np.moveaxis(ahead.paths[:, :, 0].numpy(), 0, 1), last)
     return SeriesForecast(
