@@ -133,8 +133,9 @@ class _LoopedLayer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_h: Tensor | None) -> tuple[Any, ...]:
-        given, kept = Given(*ctx.saved_tensors[:6]), ctx.saved_tensors[9:]
-        loop = Loop(ctx.delays, *ctx.saved_tensors[6:9])
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint computes them again
+        given, kept = Given(*saved[:6]), saved[9:]
+        loop = Loop(ctx.delays, *saved[6:9])
         needs = ctx.needs_input_grad[:9]
         if grad_h is None:
             return (None,) * 13
@@ -171,7 +172,8 @@ class _Layer(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None) -> tuple[Any, ...]:
-        given, kept = Given(*ctx.saved_tensors[:6]), ctx.saved_tensors[6:]
+        saved = ctx.saved_tensors  # read once: torch.utils.checkpoint computes them again
+        given, kept = Given(*saved[:6]), saved[6:]
         needs = ctx.needs_input_grad[:6]
         if _wants_more(grad_h, grad_last):
             grads = _differentiate(
