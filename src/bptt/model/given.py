@@ -151,9 +151,12 @@ def batch_size(sequence: Tensor | None, state: State | None) -> int:
     """Return B as the sequence or else the state has it, or 1."""
     if sequence is not None:
         return leading(None, sequence)[1]
-    if state is not None and state.y is not None:
-        return len(state.y)
-    hidden = parts(state.hidden) if state is not None else ()
+    if state is None:
+        return 1
+    for values in (state.y, state.own):
+        if values is not None:
+            return len(values)
+    hidden = parts(state.hidden)
     return hidden[0].shape[1] if hidden else 1
 
 

@@ -93,7 +93,8 @@ def read(
     if not_own is not None and previous is not None:
         if given.own0.is_floating_point() != previous.is_floating_point():
             raise BpttError(
-                'state.own holds means; expected samples: the state comes from feedback "mean"'
+                'state.own holds means; expected samples: the state comes from feedback "mean" (go '
+                "on with that, or from state._replace(own=None), the last true y)"
             )
         noise = net.likelihood.noise(given.T, given.B, net.readout.weight)
         drawn, _ = free_run(net, given, noise)
