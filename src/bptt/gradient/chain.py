@@ -15,7 +15,7 @@ from bptt.gradient.steps import Elman, Gru, Layer, Looped, Lstm, Parts, Passed, 
 from bptt.model.closed_loop import as_rows
 from bptt.model.entry import enter
 from bptt.model.given import where
-from bptt.model.likelihoods import Likelihood
+from bptt.model.likelihoods import Likelihood, require_mean_backward
 from bptt.model.looped import LoopedRNN
 from bptt.model.network import Network
 from bptt.model.reading import Reading, read, run_layers
@@ -254,6 +254,8 @@ def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
         layers.append(layer_at(net.recurrent, f"_l{k}", net.cell, enters, h, start, kept=kept))
         enters = [Enters(h)]
     closed, not_own = None, given.not_own
+    if is_closed:
+        require_mean_backward(net.likelihood)
     if is_closed and R is not None and not_own is not None and reading.said is not None:
         fed = (~not_own).unsqueeze(-1).to(R.dtype)
         V = net.readout.weight.detach()

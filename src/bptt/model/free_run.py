@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
 from bptt.model.closed_loop import free_run
+from bptt.model.encodings import Tokens
 from bptt.model.entry import enter
 from bptt.model.given import Given, batch_size, checked_x, leading, start_of
 from bptt.model.layers import Hidden
@@ -98,7 +99,7 @@ def forecast(
     """Do what `Network.forecast` says."""
     require_whole("steps", steps, 1)
     require_whole("paths", paths, 1)
-    if net.likelihood.kind == "categorical":
+    if isinstance(net.likelihood.encoding, Tokens):
         raise BpttError("the likelihood is categorical; expected numbers: for symbols use generate")
     net = enter(net)
     state, future, B = _after_prompt(net, steps, x, prompt, state)

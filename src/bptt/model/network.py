@@ -117,6 +117,12 @@ class Network(nn.Module):
         return cls(likelihood, inputs=inputs, init=init, **rest)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What its weights, and the numbers in y and x, are made of."""
+        found: torch.dtype = next(self.recurrent.parameters()).dtype
+        return found
+
+    @property
     def feeds_back(self) -> bool:
         """Whether yᵗ⁻¹ enters through R."""
         return self.recurrence != "hidden"
