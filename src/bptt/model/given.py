@@ -72,6 +72,8 @@ def checked(
     if y is None and closes and (forced is None or bool(forced.any())):
         _y_is_missing(net)
     resets = None if regime.resets is None else as_mask("resets", regime.resets, T, B)
+    if resets is not None and alive is not None:
+        resets = resets & alive  # beyond an end nothing happens, to the state there neither
     y = None if y is None else net.likelihood.checked("y", y, T, B, weight, alive)
     start = start_of(net, state, B)
     return Given(T, B, *start, y, x, alive, resets, forced if closes else None)
