@@ -11,7 +11,7 @@ from torch import Tensor
 import bptt
 from bptt.gradient.chain import chain_of
 from bptt.gradient.sequences import Sequences
-from bptt.model.dropout import units_dropped
+from bptt.model.dropout import units_dropped, units_of
 from bptt.model.looped import LoopedRNN
 from bptt.model.state import Regime, parts
 from tests.networks import FEATURES, H, N, flat_gradient, make
@@ -269,10 +269,9 @@ def test_dropout_is_the_network_with_dropped_weights() -> None:
     net, y, x = make("both", T=T, B=B, dropout=0.3, layers=2)
     torch.manual_seed(3)
     with units_dropped(net):
-        dropped = dict(net.recurrent.dropped)
+        dropped, top = units_of(net)
         out = net(y, x)
         assert torch.equal(net(y, x).nll, out.nll)  # of one draw
-        top = net.dropped
     other = bptt.Network.from_config({**net.config(), "dropout": 0.0}).double()
     other.load_state_dict(net.state_dict())
     with torch.no_grad():
@@ -293,8 +292,6 @@ def test_dropout_is_for_training_alone() -> None:
     flow = bptt.gradient_flow(net.train(), y, x)
     again = bptt.gradient_flow(net, y, x)
     assert (flow.truncation_error == again.truncation_error).all()
-    assert net.dropped is None
-    assert not net.recurrent.dropped
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def by_autograd(net, y, x, lengths=None) -> dict[str, tuple[float, Tensor]]:
     for k in range(layer.num_layers):
         held: list[Tensor] = []
 
-        def keep(suffix, p, h, *_, wanted=f"_l{k}", held=held):
+        def keep(_, suffix, p, h, *__, wanted=f"_l{k}", held=held):
             if suffix == wanted:
                 p.retain_grad()
                 held[:] = [p, h.detach()]

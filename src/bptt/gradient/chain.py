@@ -13,8 +13,9 @@ from bptt.errors import BpttError
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.steps import Elman, Gru, Layer, Looped, Lstm, Parts, Passed, Site, Slopes
 from bptt.model.closed_loop import as_rows
+from bptt.model.entry import enter
 from bptt.model.given import where
-from bptt.model.likelihoods import Likelihood
+from bptt.model.likelihoods import Likelihood, require_mean_backward
 from bptt.model.looped import LoopedRNN
 from bptt.model.network import Network
 from bptt.model.reading import Reading, read, run_layers
@@ -175,7 +176,7 @@ def layer_at(
         a = _project([(before, W)], b_hh, h)
         slopes = Gru.at(p, a, before) if cell == "gru" else Lstm.at(p + a, start[1], kept)
     apart += [("p", inputs), ("a", loop)] if cell == "gru" else [("both", inputs + loop)]
-    asks = {name for name, parameter in module.named_parameters() if parameter.requires_grad}
+    asks = {e[0] for _, some in apart for e in some if getattr(module, e[0]).requires_grad}
     sites = [_site(which, [e for e in some if not asks or e[0] in asks]) for which, some in apart]
     return Layer(slopes, U, W, [site for site in sites if site is not None], mask, skips)
 
@@ -236,6 +237,7 @@ def _site(which: str, enters: list[Entry]) -> Site | None:
 @torch.no_grad()
 def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
     """Run the network over the sequences, and return the run."""
+    net = enter(net)
     part = sequences.part(0, sequences.T)
     regime = part.regime
     reading = read(net, part.y, part.x, state, regime, every=True)
@@ -252,6 +254,8 @@ def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
         layers.append(layer_at(net.recurrent, f"_l{k}", net.cell, enters, h, start, kept=kept))
         enters = [Enters(h)]
     closed, not_own = None, given.not_own
+    if is_closed:
+        require_mean_backward(net.likelihood)
     if is_closed and R is not None and not_own is not None and reading.said is not None:
         fed = (~not_own).unsqueeze(-1).to(R.dtype)
         V = net.readout.weight.detach()

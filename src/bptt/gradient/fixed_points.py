@@ -12,6 +12,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
 from bptt.kernel import reference
+from bptt.model.entry import enter
 from bptt.model.layers import ACTIVATIONS
 from bptt.model.looped import LoopedRNN
 from bptt.model.network import Network
@@ -44,6 +45,7 @@ class Step:
             )
         if not all(bool(p.isfinite().all()) for p in net.parameters()):
             raise BpttError("the network's weights are not finite; expected no NaN or infinity")
+        net = enter(net)
         weight = net.readout.weight
         base = net.project_x(None)
         if x is not None:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
+from torch.autograd.graph import get_gradient_edge
 from torch.nn.modules.rnn import RNNBase
+from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.errors import BpttError
@@ -19,60 +23,143 @@ from bptt.model.layers import GRU, LSTM, RNN, Recurrent
 from bptt.model.state import parts
 
 CLASSES = {"tanh": RNN, "relu": RNN, "gru": GRU, "lstm": LSTM}
-RTOL, ATOL = 1e-2, 1e-4
-"""How far a state that is computed again may lie from the first: other code, the same numbers."""
+CLOSE = {
+    torch.float64: (1e-2, 1e-4),
+    torch.float32: (1e-2, 1e-4),
+    torch.float16: (5e-2, 1e-2),
+    torch.bfloat16: (1e-1, 5e-2),
+}
+"""How far, relatively and absolutely, states that are computed again may lie from the first."""
 
 
-@dataclass
+class Weight(NamedTuple):
+    """A weight as a call used it. node: what its gradient ends in; None where it is computed."""
+
+    value: Tensor
+    node: Any
+
+
+@dataclass(eq=False)
 class Call:
     """A call of a layer: what it was given, its weights then, and the gradients that came back.
 
-    grads: of the output, and of the last h (and c).
+    versions: how often the tensors that it was given had been changed. random: torch's generator
+    before the call, if dropout drew from it. output: what the layer returned. grads: of the output,
+    and of the last h (and c). is_differentiated: whether a backward pass made a graph itself.
     """
 
     layer: RNNBase
-    given: Any
-    hx: Any
-    weights: dict[str, Tensor]
+    x: Tensor | PackedSequence
+    hx: tuple[Tensor, ...]
+    versions: list[int]
+    weights: dict[str, Weight]
     random: Tensor | None
-    output: Any = None
+    output: Tensor
+    on_gradient: Callable[[Call], None]
     grads: dict[int, Tensor] = field(default_factory=dict)
+    is_differentiated: bool = False
 
     @classmethod
-    def of(cls, layer: RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
-        """Note a call that is about to be made."""
-        given = args[0] if args else kwargs["input"]
+    def of(
+        cls,
+        layer: RNNBase,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        output: Any,
+        random: Tensor | None,
+        on_gradient: Callable[[Call], None],
+    ) -> Call:
+        """Note a call that was made, and wait for the gradients that will come back to it.
+
+        They are taken where the layer's own operations take them: after whatever was done with its
+        output, by hooks or in place.
+        """
+        x = args[0] if args else kwargs["input"]
         hx = args[1] if len(args) > 1 else kwargs.get("hx")
-        weights = {
-            name: weight.detach().clone().requires_grad_(weight.requires_grad)
-            for name, weight in _weights(layer).items()
-        }
-        is_random = layer.training and layer.dropout > 0 and layer.num_layers > 1
-        return cls(layer, given, hx, weights, torch.get_rng_state() if is_random else None)
-
-    def listen(self, output: Any) -> None:
-        """Keep the gradients that will reach what the layer has returned."""
         out, last = output
-        data = out.data if isinstance(out, PackedSequence) else out
-        self.output = data.detach()
-        for i, tensor in enumerate((data, *parts(last))):
-            if tensor.requires_grad:
-                tensor.register_hook(lambda grad, i=i: self._keep(i, grad))
+        starts = () if hx is None else parts(hx)
+        call = cls(
+            layer,
+            x,
+            starts,
+            [t._version for t in (_data(x), *starts)],
+            _weights(layer),
+            random,
+            _data(out).detach().clone(),
+            on_gradient,
+        )
+        for i, tensor in enumerate((_data(out), *parts(last))):
+            if tensor.grad_fn is not None:
+                call._wait(i, tensor.grad_fn, tensor.output_nr)
+        return call
 
-    def _keep(self, i: int, grad: Tensor) -> None:
-        grad = grad.detach()
-        self.grads[i] = self.grads[i] + grad if i in self.grads else grad.clone()
+    def _wait(self, i: int, node: Any, place: int) -> None:
+        def keep(grads: tuple[Tensor | None, ...]) -> None:
+            grad = grads[place]
+            if torch.is_grad_enabled():
+                self.is_differentiated = True
+            elif grad is not None and self._reaches_weights():
+                grad = grad.detach()
+                self.grads[i] = self.grads[i] + grad if i in self.grads else grad.clone()
+            else:
+                return
+            self.on_gradient(self)
 
-    @property
-    def is_reached(self) -> bool:
-        """Whether a gradient has come back."""
-        return bool(self.grads)
+        node.register_prehook(keep)
+
+    def _reaches_weights(self) -> bool:
+        """Whether this backward pass goes on to a weight, and not to a model's input alone."""
+        nodes = [weight.node for weight in self.weights.values() if weight.node is not None]
+        try:
+            return not nodes or any(torch._C._will_engine_execute_node(node) for node in nodes)
+        except RuntimeError:  # torch.autograd.grad of the weights themselves
+            return True
+
+    def require_clear(self, name: str) -> None:
+        """Raise BpttError where what is known of the call does not tell its gradient's flow."""
+        if self.is_differentiated:
+            raise BpttError(
+                f"the gradient through {name} was differentiated itself (create_graph=True), and "
+                "its second derivatives do not pass through the states; expected a plain backward"
+            )
+        now = [t._version for t in (_data(self.x), *self.hx)]
+        if now != self.versions:
+            raise BpttError(
+                f"what {name} was given was changed in place after the call; expected it unchanged "
+                "until the next forward pass, to run the call again"
+            )
+        if not all(bool(grad.isfinite().all()) for grad in self.grads.values()):
+            raise BpttError(
+                f"the gradient that reached {name} is not finite; expected a loss without NaN or "
+                "infinity (of a scaled loss, one whose gradients do not overflow)"
+            )
 
 
-def _weights(layer: RNNBase) -> dict[str, Tensor]:
+def draws(layer: RNNBase) -> bool:
+    """Return whether a call of the layer draws random numbers."""
+    return layer.training and layer.dropout > 0 and layer.num_layers > 1
+
+
+def _data(x: Tensor | PackedSequence) -> Tensor:
+    return x.data if isinstance(x, PackedSequence) else x
+
+
+def _weights(layer: RNNBase) -> dict[str, Weight]:
     """Return the layer's weights by name, also where they are computed from others."""
     names = [name for names in layer._all_weights for name in names]
-    return {name: getattr(layer, name) for name in names}
+    return {name: _weight(layer, name) for name in names}
+
+
+def _weight(layer: RNNBase, name: str) -> Weight:
+    if not parametrize.is_parametrized(layer, name):
+        weight = getattr(layer, name)
+        node = get_gradient_edge(weight).node if weight.requires_grad else None
+        return Weight(weight.detach().clone().requires_grad_(weight.requires_grad), node)
+    # A copy, and as it is evaluated: to compute it may change what the user's has in its buffers.
+    made_of: nn.Module = copy.deepcopy(layer.parametrizations[name]).eval()  # type: ignore
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        weight = made_of()
+    return Weight(weight.detach().requires_grad_(weight.requires_grad), None)
 
 
 class Form(NamedTuple):
@@ -88,13 +175,14 @@ class Form(NamedTuple):
 
 @torch.no_grad()
 def _form(call: Call, twin: Recurrent) -> Form:
-    """Bring whatever form the call had into one."""
-    packed = call.given if isinstance(call.given, PackedSequence) else None
+    """Bring whatever form the call had into one, in the twin's dtype."""
+    packed = call.x if isinstance(call.x, PackedSequence) else None
     order = None if packed is None else packed.sorted_indices
-    is_single = packed is None and call.given.ndim == 2
-    alive = None
+    is_single = packed is None and _data(call.x).ndim == 2
+    dtype, alive = twin.weight_hh_l0.dtype, None
 
     def series(values: Tensor) -> Tensor:
+        values = values.to(dtype)
         if packed is not None:
             return _padded(values, packed.batch_sizes)
         if is_single:
@@ -103,14 +191,14 @@ def _form(call: Call, twin: Recurrent) -> Form:
 
     def ends(values: Tensor) -> Tensor:
         values = values.unsqueeze(1) if is_single else values
-        return values if order is None else values[:, order]
+        return (values if order is None else values[:, order]).to(dtype)
 
     if packed is not None:
         alive = _padded(packed.data.new_ones(len(packed.data), 1), packed.batch_sizes)[..., 0] > 0
-    rows = series((call.given.data if packed is not None else call.given).detach())
+    rows = series(_data(call.x).detach())
     starts = parts(twin.zero_state(rows.shape[1]))
-    if call.hx is not None:
-        starts = tuple(ends(part.detach()) for part in parts(call.hx))
+    if call.hx:
+        starts = tuple(ends(part.detach()) for part in call.hx)
     grads = [call.grads.get(i + 1) for i in range(len(starts))]
     at_ends = tuple(
         torch.zeros_like(start) if grad is None else ends(grad)
@@ -137,14 +225,15 @@ def chains_of(name: str, call: Call) -> dict[str, Chain]:
     of the states is left: each layer and direction is a chain of its own, with the gradient that
     arrives at its output.
     """
+    call.require_clear(name)
     with torch.random.fork_rng(devices=[]):
         twin = _twin(call)
         form = _form(call, twin)
         if call.random is not None:
             torch.set_rng_state(call.random)
         with torch.set_grad_enabled(twin.bidirectional):
-            runs, out = _run(twin, form)
-    if not torch.allclose(out, form.output, RTOL, ATOL, equal_nan=True):
+            runs, out = _run(twin, form, call.output.dtype)
+    if not torch.allclose(out, form.output, *CLOSE[call.output.dtype], equal_nan=True):
         raise BpttError(
             f"{name} gave other states when it was run again; expected a layer that computes what "
             "torch.nn's does, with dropout drawn from torch's CPU generator"
@@ -158,9 +247,10 @@ def chains_of(name: str, call: Call) -> dict[str, Chain]:
 
 
 def _twin(call: Call) -> Recurrent:
-    """Return a layer of ours with the weights that the call had."""
+    """Return a layer of ours with the weights that the call had, of float32 at least."""
     layer, cell = call.layer, CELLS[call.layer.mode]
-    like = next(iter(call.weights.values()))
+    like = next(iter(call.weights.values())).value
+    dtype = torch.promote_types(like.dtype, torch.float32)
     more = {"nonlinearity": cell} if cell in ("tanh", "relu") else {}
     twin: Recurrent = CLASSES[cell](
         layer.input_size,
@@ -170,11 +260,12 @@ def _twin(call: Call) -> Recurrent:
         dropout=layer.dropout,
         bidirectional=layer.bidirectional,
         device=like.device,
-        dtype=like.dtype,
+        dtype=dtype,
         **more,
     )
-    for weight_name, weight in call.weights.items():
-        setattr(twin, weight_name, nn.Parameter(weight.detach(), weight.requires_grad))
+    for weight_name, (weight, _) in call.weights.items():
+        value = nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
+        setattr(twin, weight_name, value)
     twin.train(layer.training)
     return twin
 
@@ -195,14 +286,19 @@ class Ran(NamedTuple):
     grad_last: tuple[Float[Tensor, "B H"], ...]
 
 
-def _run(twin: Recurrent, form: Form) -> tuple[list[Ran], Float[Tensor, "T B D"]]:
-    """Run the layers; where there are two directions, with a graph from the output to each."""
+def _run(
+    twin: Recurrent, form: Form, dtype: torch.dtype
+) -> tuple[list[Ran], Float[Tensor, "T B D"]]:
+    """Run the layers; where there are two directions, with a graph from the output to each.
+
+    dtype: of the first run, in which dropout drew.
+    """
     rows, runs = form.rows, list[Ran]()
     packing = None if form.alive is None else Packing.of(form.alive)
     for k in range(twin.num_layers):
         mask = None
         if k > 0 and twin.dropout > 0 and twin.training:
-            mask = _mask(rows, packing, twin.dropout)
+            mask = _mask(rows.to(dtype), packing, twin.dropout).to(rows.dtype)
             rows = rows * mask
         heads = []
         for reverse in (False, True)[: 1 + twin.bidirectional]:

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from bptt.errors import BpttError, require_shape, require_whole
+from bptt.model.entry import enter
 from bptt.model.network import Network
 
 GAMMA = 1.0
@@ -95,7 +96,7 @@ def spectrum(net: Network, layer: int = 0) -> Spectrum:
             f"the network has {' and '.join(net.loop.beside_w)}; expected W alone in its loop: for "
             "the whole loop see bptt.jacobians"
         )
-    W = net.recurrent.get_parameter(f"weight_hh_l{layer}").detach().cpu().numpy()
+    W = enter(net).recurrent.part("weight_hh", f"_l{layer}").detach().cpu().numpy()
     if not np.isfinite(W).all():
         raise BpttError("W is not finite; expected a network without NaN or infinity")
     values = np.linalg.eigvals(W).astype(complex)

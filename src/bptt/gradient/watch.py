@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.utils.hooks import RemovableHandle
 
 from bptt.errors import BpttError, require_whole
 from bptt.gradient.flow import GradientFlow, flow_of
-from bptt.gradient.replay import Call, chains_of
+from bptt.gradient.replay import Call, chains_of, draws
 from bptt.model.network import Network
 
 ITSELF = "model"
+DIRECTION = re.compile(r"\.l\d+(_reverse)?$")
+"""What the names of flows of bidirectional layers end in."""
 
 
 class Watched(NamedTuple):
@@ -45,8 +49,11 @@ class Watch(Mapping[str, GradientFlow]):
 
     def __post_init__(self) -> None:
         self._updates = -1
-        self._calls: dict[str, Call] = {}
-        self._complaints: dict[str, BpttError] = {}
+        self._is_open = False
+        self._random: dict[str, Tensor] = {}
+        self._calls = 0
+        self._reached: dict[str, tuple[int, Call]] = {}
+        self._reasons: dict[str, BpttError] = {}
         self._handles: list[RemovableHandle] = []
         self._layers = _recurrent_layers(self.model)
 
@@ -55,8 +62,8 @@ class Watch(Mapping[str, GradientFlow]):
         listen = self._handles.append
         listen(self.model.register_forward_pre_hook(lambda *_: self._next_update()))
         for name, layer in self._layers.items():
-            listen(layer.register_forward_pre_hook(self._before(name), with_kwargs=True))
-            listen(layer.register_forward_hook(self._after(name)))
+            listen(layer.register_forward_pre_hook(self._before(name)))
+            listen(layer.register_forward_hook(self._after(name), with_kwargs=True))
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -66,19 +73,21 @@ class Watch(Mapping[str, GradientFlow]):
         self._handles.clear()
         if kind is None:
             self._settle()
-        self._calls.clear()
+        self._reached.clear()
 
     def __getitem__(self, name: str) -> GradientFlow:
         """Return the flow through a layer, at the last update that was looked at."""
         flows = self.history[-1].flows if self.history else {}
-        if name in self._complaints:
-            raise self._complaints[name]
+        for layer in (name, DIRECTION.sub("", name)):
+            if layer in self._reasons:
+                raise self._reasons[layer]
         if name in flows:
             return flows[name]
         if not flows:
             raise BpttError(
                 "no gradient reached a recurrent layer while it was watched; expected a forward "
-                "pass of the model and loss.backward() inside the with block"
+                "pass of the model and loss.backward() inside the with block (what torch.compile "
+                "has compiled is not seen)"
             )
         raise BpttError(f"there is no flow of {name!r}; expected one of {', '.join(flows)}")
 
@@ -92,42 +101,82 @@ class Watch(Mapping[str, GradientFlow]):
 
     def _next_update(self) -> None:
         """Note that the model is called again; settle what the call before has left."""
-        if torch.is_grad_enabled():
-            self._settle()
-            self._updates += 1
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return
+        is_backward = torch._C._current_graph_task_id() != -1
+        if is_backward and self._is_open:  # the same call again, by torch.utils.checkpoint
+            return
+        self._settle()
+        self._updates += 1
+        self._is_open = not is_backward
 
     @property
     def _looks(self) -> bool:
-        return torch.is_grad_enabled() and self._updates % self.every == 0
+        return (
+            torch.is_grad_enabled()
+            and self._updates % self.every == 0
+            and not torch.compiler.is_compiling()
+        )
 
     def _before(self, name: str) -> Callable[..., None]:
-        def note(layer: RNNBase, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self._looks:
-                self._calls[name] = Call.of(layer, args, kwargs)
+        def note(layer: RNNBase, _: object) -> None:
+            if self._looks and draws(layer):
+                self._random[name] = torch.get_rng_state()
 
         return note
 
     def _after(self, name: str) -> Callable[..., None]:
-        def note(_: nn.Module, __: object, output: Any) -> None:
-            if self._looks:
-                self._calls[name].listen(output)
+        def note(layer: RNNBase, args: Any, kwargs: Any, output: Any) -> None:
+            random = self._random.pop(name, None)
+            if not self._looks:
+                return
+            self._calls += 1
+            number = self._calls
+
+            def reached(call: Call) -> None:
+                if number >= self._reached.get(name, (0, call))[0]:
+                    self._reached[name] = number, call
+
+            with self._reasons_kept(name):
+                if torch._C._are_functorch_transforms_active():
+                    raise BpttError(
+                        f"{name} was called inside a transform of torch.func, whose gradients pass "
+                        "no hooks; expected loss.backward()"
+                    )
+                # The call lives as long as its graph, by the hooks there; the watch keeps of each
+                # layer only the last that a gradient has reached.
+                Call.of(layer, args, kwargs, output, random, reached)
 
         return note
+
+    @contextmanager
+    def _reasons_kept(self, name: str) -> Iterator[None]:
+        """Keep why a layer cannot be looked into, for when its flow is asked for.
+
+        Whatever goes wrong with looking, the model's own forward and backward go on.
+        """
+        try:
+            yield
+        except BpttError as reason:
+            self._reasons[name] = reason
+        except Exception as error:  # noqa: BLE001 (raised when the flow is asked for)
+            self._reasons[name] = BpttError(
+                f"{name} cannot be looked into: {type(error).__name__}: {error}; expected a layer "
+                "that is called, and computes, as torch.nn's"
+            )
+            self._reasons[name].__cause__ = error
 
     def _settle(self) -> None:
         """Work out the flows of the calls that a gradient has reached."""
         flows: dict[str, GradientFlow] = {}
-        reached = {name: call for name, call in self._calls.items() if call.is_reached}
-        self._calls = {}
-        if reached:
-            self._complaints = {}
-        for name, call in reached.items():
-            try:
+        reached, self._reached = self._reached, {}
+        in_order = sorted(reached.items(), key=lambda pair: pair[1][0])
+        for name, (_, call) in in_order:
+            self._reasons.pop(name, None)
+            with self._reasons_kept(name), torch.autocast(call.output.device.type, enabled=False):
                 for suffix, chain in chains_of(name, call).items():
                     most = chain.T - 1 if self.max_lag is None else min(self.max_lag, chain.T - 1)
                     flows[name + suffix] = flow_of(chain, most, self.window)
-            except BpttError as complaint:  # raised where the flow is asked for: training goes on
-                self._complaints[name] = complaint
         if flows:
             self.history.append(Watched(self._updates, flows))
             if self.on_flows is not None:
@@ -153,8 +202,11 @@ def watch(
 
     Flows are named as the layers are; of a bidirectional layer those of each direction, as torch
     names their parameters: "encoder.l0" and "encoder.l0_reverse". Of a layer that is called several
-    times, the last call counts. Where a layer cannot be looked into, as with NaN in its weights,
-    asking for its flow raises BpttError; the training itself goes on.
+    times, the last call that a gradient reached counts; gradients that reach it in several backward
+    passes add up, as in .grad. Weights of half precision are looked at in float32, and so is what
+    ran under autocast. Where a layer cannot be looked into, as with NaN in its weights, with
+    create_graph=True, or under torch.func, asking for its flow raises BpttError with the reason;
+    the training itself goes on.
 
     >>> rnn = torch.nn.RNN(3, 8)
     >>> with watch(rnn) as flows:

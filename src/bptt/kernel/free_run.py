@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from bptt.errors import BpttError, require_choice, require_shape
 from bptt.kernel import binding
 
 KINDS = ("categorical", "bernoulli", "gaussian")
@@ -64,18 +65,23 @@ def can(layer: Any, noise: Tensor) -> bool:
 
 
 def run(free: FreeRun) -> tuple[Shaped[Tensor, "T B *y"], Float[Tensor, "layers B H"]]:
-    """Return what the network said at every step, and its last hidden state."""
+    """Return what the network said at every step, and its last hidden state.
+
+    Raises BpttError where a tensor is not of the shape, dtype or range that the kernel reads.
+    """
     T, B = free.noise.shape[:2]
     O, H = free.V.shape  # noqa: E741
     is_tokens = free.kind == "categorical"
-    first = free.own0.to(torch.int64 if is_tokens else free.V.dtype).contiguous()
+    _require_sizes(free, T, B)
+    R = None if free.R is None else free.R.t() if is_tokens else free.R
+    first = free.own0.contiguous()
     said = first.new_empty(T, *first.shape)
     state = free.V.new_zeros(len(free.layers), B, H) if free.hidden is None else free.hidden.clone()
     forced = None if free.forced is None else free.forced.to(torch.uint8)
     resets = None if free.resets is None else free.resets.to(torch.uint8)
-    R = None if free.R is None else free.R.t() if is_tokens else free.R
-    tensors = (free.p, R, free.V, free.c, free.noise, free.scale, free.previous, forced, resets)
-    held = [None if t is None else t.detach().contiguous() for t in (*tensors, first)]
+    tensors = (free.p, R, free.V, free.c, free.noise, free.scale, free.previous)
+    masks = (forced, resets)
+    held = [None if t is None else t.detach().contiguous() for t in (*tensors, *masks, first)]
     weights = [[None if t is None else t.detach().contiguous() for t in one] for one in free.layers]
     state = state.contiguous()
     work = 2.0 * T * B * H * (len(weights) * H + 2 * O)
@@ -92,3 +98,58 @@ def run(free: FreeRun) -> tuple[Shaped[Tensor, "T B *y"], Float[Tensor, "layers 
         [binding.address(t) for t in (*held, said, state)],
     )
     return said, state
+
+
+def fits(likelihood_kind: str, own0: Tensor) -> bool:
+    """Return whether the first value fed back is a sample: of symbols, not their probabilities."""
+    return likelihood_kind != "categorical" or not own0.is_floating_point()
+
+
+def _require_sizes(free: FreeRun, T: int, B: int) -> None:
+    """Raise BpttError unless every tensor is as large, and of the dtype, that the kernel reads."""
+    require_choice("the likelihood's kind", free.kind, KINDS)
+    require_choice("the cell", free.cell, ("tanh", "relu"))
+    O, H = free.V.shape  # noqa: E741
+    is_tokens, depth = free.kind == "categorical", len(free.layers)
+    y = (B,) if is_tokens else (B, O)
+    sizes: dict[str, tuple[Tensor | None, tuple[int, ...]]] = {
+        "p": (free.p, (T, B, H) if free.p.ndim > 1 else (H,)),
+        "R": (free.R, (H, O)),
+        "V": (free.V, (O, H)),
+        "c": (free.c, (O,)),
+        "noise": (free.noise, (T, *y)),
+        "scale": (free.scale, (O,) if free.kind == "gaussian" else (0,)),
+        "hidden": (free.hidden, (depth, B, H)),
+    }
+    for k, layer in enumerate(free.layers):
+        sizes[f"U of layer {k}"] = layer.U, (H, H)
+        sizes[f"W of layer {k}"] = layer.W, (H, H)
+        sizes[f"b of layer {k}"] = layer.b, (H,)
+    values = torch.int64 if is_tokens else free.V.dtype
+    _require("own0", free.own0, y, values)
+    _require("previous", free.previous, (T, *y), values)
+    _require("forced", free.forced, (T, B), torch.bool)
+    _require("resets", free.resets, (T, B), torch.bool)
+    is_whole = all(None not in (layer.U, layer.b) for layer in free.layers[1:])
+    if not free.layers or not is_whole or (free.forced is not None and free.previous is None):
+        raise BpttError(
+            "a free run lacks a tensor; expected a layer or more, U and b of each above the first, "
+            "and what is forced"
+        )
+    for name, (tensor, size) in sizes.items():
+        _require(name, tensor, size, free.V.dtype)
+    for name, tokens in (("own0", free.own0), ("previous", free.previous)):
+        if is_tokens and tokens is not None and tokens.numel() > 0:
+            low, high = (int(extreme) for extreme in tokens.aminmax())
+            if low < -1 or high >= O:
+                raise BpttError(f"{name} has tokens from {low} to {high}; expected -1 to {O - 1}")
+
+
+def _require(name: str, tensor: Tensor | None, size: tuple[int, ...], dtype: torch.dtype) -> None:
+    if tensor is None:
+        return
+    require_shape(name, tensor.shape, "what the free run reads", size)
+    if tensor.dtype != dtype or not tensor.is_cpu:
+        raise BpttError(
+            f"{name} is {tensor.dtype} on {tensor.device}; expected {dtype} on the CPU, as the rest"
+        )

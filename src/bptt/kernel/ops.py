@@ -10,12 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bptt.errors import BpttError
 from bptt.kernel import binding, compiled, reference
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.plain import is_plain, is_traced, is_transformed
@@ -192,6 +193,8 @@ class _LoopedLayer(torch.autograd.Function):
         if grad_h is None:
             return (None,) * 13
         if _wants_more(grad_h) or not is_native(ctx.cell, given, ctx.layout, loop):
+            if ctx.omega is not None:
+                refuse_second_derivative()
             grads = _differentiate(
                 lambda *tensors: reference.looped_layer(
                     ctx.cell, Given(*tensors[:6]), Loop(ctx.delays, *tensors[6:]), ctx.layout
@@ -260,6 +263,17 @@ def as_output(h: Float[Tensor, "... D"], *, batch_first: bool) -> Float[Tensor, 
         return h.transpose(0, 1) if batch_first else h
     output: Tensor = _Output.apply(h, batch_first)  # type: ignore[no-untyped-call]
     return output
+
+
+def refuse_second_derivative() -> NoReturn:
+    """Raise BpttError where Ω is asked for in a gradient that is to be differentiated, or a batch.
+
+    Its gradient is the immediate one, in which the backward pass counts as constant.
+    """
+    raise BpttError(
+        "omega is given in a backward pass with create_graph=True or a batch of gradients; "
+        "expected one loss and first derivatives: Ω's gradient takes the backward pass as constant"
+    )
 
 
 def _wants_more(*grads: Tensor | None) -> bool:

@@ -20,6 +20,7 @@ from bptt.model import mean_loop as by_hand
 from bptt.model.encodings import BLANK
 from bptt.model.given import Given, where
 from bptt.model.layers import Feedforward, Hidden, Recurrent
+from bptt.model.likelihoods import KINDS
 from bptt.model.looped import LoopedRNN
 from bptt.model.state import parts
 
@@ -48,8 +49,8 @@ Say = Callable[[Float[Tensor, "B O"], int], Tensor]
 def mean_loop(net: Network, given: Given) -> Loop:
     """Run with the mean of y fed back where it is not forced; the gradient goes through it."""
     R = net.feedback_weight(given.x)
-    is_looped = isinstance(net.recurrent, LoopedRNN)
-    if R is None or is_looped or not by_hand.can(net.cell, given.alive):
+    is_plain = type(net.likelihood) in KINDS.values() and not isinstance(net.recurrent, LoopedRNN)
+    if R is None or not is_plain or not by_hand.can(net.cell, given.alive):
         return plain_loop(net, given, lambda o, t: net.likelihood.mean(o))
     layer = net.recurrent
     base, forced = _base(net, given, R)
@@ -79,7 +80,11 @@ def free_run(
 
     They are fed back where it is not forced.
     """
-    if kernel.can(net.recurrent, noise) and given.alive is None:
+    likelihood = net.likelihood
+    is_known = type(likelihood) in KINDS.values()  # a class of the user's own draws as it says
+    # A mean that is fed back first, as after feedback "mean", is for the plain loop.
+    is_known = is_known and kernel.fits(likelihood.kind, given.own0)
+    if is_known and kernel.can(net.recurrent, noise) and given.alive is None:
         return _kernel_run(net, given, noise, temperature)
     loop = plain_loop(net, given, lambda o, t: net.likelihood.draw(o, noise[t], temperature))
     return loop.said, loop.last

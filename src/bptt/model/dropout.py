@@ -5,19 +5,28 @@ the U of the layer above, and V; the others' are divided by 1 − p (Gal and Gha
 4: dropping rows or columns of the weight matrices, the same at every step). The draw is one for all
 sequences of a call, so that it is the weights that are dropped, and every way to run the network,
 in chunks, in windows, or closed through its own output, has the same.
+
+The draw is handed to each call (see `bptt.model.entry`), and nothing is set on the network: several
+threads can run it at once, each with its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
+from bptt.model.entry import Units
+
 if TYPE_CHECKING:
     from bptt.model.network import Network
+
+_DRAWN: ContextVar[Mapping[nn.Module, Units] | None] = ContextVar("drawn", default=None)
+"""What `units_dropped` drew for each Network, in this thread."""
 
 
 @contextmanager
@@ -28,41 +37,53 @@ def units_dropped(net: nn.Module) -> Iterator[None]:
     """
     from bptt.model.network import Network  # noqa: PLC0415 (which imports this)
 
-    drawn = [module for module in net.modules() if isinstance(module, Network) and _is_due(module)]
-    for network in drawn:
-        _draw(network)
+    drawn = dict(_DRAWN.get() or {})
+    for module in net.modules():
+        if isinstance(module, Network) and module not in drawn and _drops(module):
+            drawn[module] = _draw(module)
+    before = _DRAWN.set(drawn)
     try:
         yield
     finally:
-        for network in drawn:
-            del network.recurrent.dropped
-            network.dropped = None
+        _DRAWN.reset(before)
+
+
+def units_of(net: Network) -> Units | None:
+    """Return which units a call leaves out, as `units_dropped` drew or drawn now; None for none."""
+    if not _drops(net) or net.is_entered:
+        return None
+    drawn = _DRAWN.get()
+    return _draw(net) if drawn is None or net not in drawn else drawn[net]
 
 
 @contextmanager
 def every_unit(net: nn.Module) -> Iterator[None]:
-    """Put a model in the mode in which nothing is left out, for a with block."""
-    mode = net.training
+    """Put a model in the mode in which nothing is left out, for a with block.
+
+    Each module then goes back to the mode that it had by itself.
+    """
+    modes = [(module, module.training) for module in net.modules()]
     net.eval()
     try:
         yield
     finally:
-        net.train(mode)
+        for module, mode in modes:
+            module.training = mode
 
 
-def _is_due(net: Network) -> bool:
-    return net.training and net.loop.dropout > 0 and net.dropped is None
+def _drops(net: Network) -> bool:
+    return net.training and net.loop.dropout > 0
 
 
-def _draw(net: Network) -> None:
+def _draw(net: Network) -> Units:
     p, layer = net.loop.dropout, net.recurrent
-    names, dropped = {name for name, _ in layer.named_parameters()}, {}
+    like = next(layer.parameters())
+    recurrent: dict[str, Tensor] = {}
     for k in range(layer.num_layers):
-        like = net.readout.weight
-        kept = torch.rand(layer.hidden_size, dtype=like.dtype, device=like.device) >= p
-        scale: Tensor = kept.to(like.dtype) / (1 - p)
-        loops = (f"weight_hh_l{k}", *(f"weight_skip{d}_l{k}" for d in net.loop.skips))
-        entered = names.intersection([*loops, f"weight_ih_l{k + 1}"])
-        dropped.update(dict.fromkeys(entered, scale))
-        net.dropped = scale  # of the top layer, which comes last
-    layer.dropped = dropped
+        is_there = torch.rand(layer.hidden_size, dtype=like.dtype, device=like.device) >= p
+        scale: Tensor = is_there.to(like.dtype) / (1 - p)
+        entered = [f"weight_ih_l{k + 1}"] if k + 1 < layer.num_layers else []
+        if net.recurrence != "output":
+            entered += [f"weight_hh_l{k}", *(f"weight_skip{d}_l{k}" for d in net.loop.skips)]
+        recurrent.update(dict.fromkeys(entered, scale))
+    return Units(recurrent, scale)  # the top layer's comes last

@@ -12,11 +12,13 @@ from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
 from bptt.model.closed_loop import free_run
-from bptt.model.dropout import every_unit
+from bptt.model.encodings import Tokens
+from bptt.model.entry import enter
 from bptt.model.given import Given, batch_size, checked_x, leading, start_of
 from bptt.model.layers import Hidden
 from bptt.model.likelihoods import require_temperature
-from bptt.model.state import State, each, parts
+from bptt.model.reading import state_after
+from bptt.model.state import Regime, State, each, parts
 
 if TYPE_CHECKING:
     from bptt.model.network import Network
@@ -40,6 +42,7 @@ def stream(
     """Do what `Network.stream` says."""
     require_whole("steps", steps, 0)
     require_temperature(temperature)
+    net = enter(net)
     state, x, B = _after_prompt(net, steps, x, prompt, state)
     hidden, y, own = start_of(net, state, B)
     own = own if state is not None and state.y is None else y
@@ -96,8 +99,9 @@ def forecast(
     """Do what `Network.forecast` says."""
     require_whole("steps", steps, 1)
     require_whole("paths", paths, 1)
-    if net.likelihood.kind == "categorical":
+    if isinstance(net.likelihood.encoding, Tokens):
         raise BpttError("the likelihood is categorical; expected numbers: for symbols use generate")
+    net = enter(net)
     state, future, B = _after_prompt(net, steps, x, prompt, state)
     mean = net.generate(steps, x=future, state=state, temperature=0.0)
     many = net.generate(
@@ -124,8 +128,7 @@ def _after_prompt(
         return state, future, batch_size(x, state)
     T, B = leading(prompt, None, "prompt")
     prompt = net.likelihood.checked("prompt", prompt, T, B, net.readout.weight)
-    with every_unit(net):  # as in the free run itself
-        state = net.advance(prompt, None if x is None else x[:before], state=state)
+    state = state_after(net, prompt, None if x is None else x[:before], state, Regime())
     return state, future, B
 
 

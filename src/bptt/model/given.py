@@ -72,6 +72,8 @@ def checked(
     if y is None and closes and (forced is None or bool(forced.any())):
         _y_is_missing(net)
     resets = None if regime.resets is None else as_mask("resets", regime.resets, T, B)
+    if resets is not None and alive is not None:
+        resets = resets & alive  # beyond an end nothing happens, to the state there neither
     y = None if y is None else net.likelihood.checked("y", y, T, B, weight, alive)
     start = start_of(net, state, B)
     return Given(T, B, *start, y, x, alive, resets, forced if closes else None)
@@ -151,9 +153,12 @@ def batch_size(sequence: Tensor | None, state: State | None) -> int:
     """Return B as the sequence or else the state has it, or 1."""
     if sequence is not None:
         return leading(None, sequence)[1]
-    if state is not None and state.y is not None:
-        return len(state.y)
-    hidden = parts(state.hidden) if state is not None else ()
+    if state is None:
+        return 1
+    for values in (state.y, state.own):
+        if values is not None:
+            return len(values)
+    hidden = parts(state.hidden)
     return hidden[0].shape[1] if hidden else 1
 
 

@@ -27,8 +27,8 @@ from bptt.kernel.reference import PLAIN, Given, State
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
 
-Listener = Callable[[str, Tensor, Tensor, Tensor, Layout], None]
-"""Told of a layer's suffix, projected input p, states h, state h⁰ before them, and layout."""
+Listener = Callable[["Recurrent", str, Tensor, Tensor, Tensor, Layout], None]
+"""Told of a layer, its suffix, projected input p, states h, state h⁰ before them, and layout."""
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -46,7 +46,7 @@ class Recurrent(RNNBase):
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
     omega: ops.OmegaTerm | None = None
-    dropped: Mapping[str, Tensor] = MappingProxyType({})
+    dropped: Mapping[str, Tensor] = MappingProxyType({})  # of one call: see bptt.model.entry
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 
@@ -73,12 +73,12 @@ class Recurrent(RNNBase):
             given = given._replace(x=p, U=None, b_ih=None, b_hh=b_inside)
         h, end = ops.layer(cell, given, layout)
         if self.listener is not None:
-            self.listener(suffix, given.x, h, state[0], layout)
+            self.listener(self, suffix, given.x, h, state[0], layout)
         return h, (end,)
 
     def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
-        return _kept(self, name + suffix)
+        return getattr(self, name + suffix, None)
 
     def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return what is added to a layer's projected input: torch's two biases in one."""
@@ -222,12 +222,6 @@ def _is_whole(packed: PackedSequence) -> bool:
     return packed.data.ndim == 2 and Layout(packed.batch_sizes).is_whole(len(packed.data))
 
 
-def _kept(layer: Recurrent | Feedforward, name: str) -> Any:
-    """Return a parameter without the units that dropout leaves out; None if there is none."""
-    weight: Any = getattr(layer, name, None)
-    return weight * layer.dropped[name] if name in layer.dropped else weight
-
-
 class RNN(Recurrent):
     """torch.nn.RNN, faster on a CPU: hᵗ = f(b + U xᵗ + W hᵗ⁻¹), f = tanh or relu (Elman 1990).
 
@@ -350,7 +344,6 @@ def accelerate(model: Module) -> Module:
 class Feedforward(nn.Module):
     """hᵗ = f(pᵗ): a stack of layers without hidden-to-hidden recurrence, hence without a loop."""
 
-    dropped: Mapping[str, Tensor] = MappingProxyType({})
     weight_ih_l0: Tensor
     bias_ih_l0: Tensor
 
@@ -375,7 +368,7 @@ class Feedforward(nn.Module):
 
     def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_ih_l0, or None for a W, which there is not."""
-        return _kept(self, name + suffix)
+        return getattr(self, name + suffix, None)
 
     def input_bias(self, suffix: str = "_l0") -> Tensor:
         """Return what is added to a layer's projected input."""

@@ -25,7 +25,7 @@ class Likelihood(nn.Module):
     are, of which a sample takes as many as noise_shape says.
     """
 
-    kind: ClassVar[str]
+    kind: ClassVar[str] = "custom"
     random: ClassVar[Callable[..., Tensor]] = staticmethod(torch.rand)
     noise_shape: tuple[int, ...]
     outputs: int
@@ -33,10 +33,12 @@ class Likelihood(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Return the likelihood as plain values, for a file."""
-        raise NotImplementedError
+        raise _missing(self, "config")
 
     def extra_repr(self) -> str:
         """Return what print(net) shows of it."""
+        if type(self).config is Likelihood.config:
+            return ""
         return ", ".join(str(value) for key, value in self.config().items() if key != "kind")
 
     def blank(self, B: int, like: Tensor) -> Shaped[Tensor, "B *y"]:
@@ -53,23 +55,23 @@ class Likelihood(nn.Module):
         alive: Bool[Tensor, "T B"] | None = None,
     ) -> Shaped[Tensor, "T B *y"]:
         """Return y, 0 where not alive, or raise BpttError unless p(y | o) can be above 0."""
-        raise NotImplementedError
+        raise _missing(self, "checked")
 
     def nll(
         self, outputs: Float[Tensor, "T B O"], y: Shaped[Tensor, "T B *y"]
     ) -> Float[Tensor, "T B"]:
         """Return −log p(y | o), in nats, constants included."""
-        raise NotImplementedError
+        raise _missing(self, "nll")
 
     def mean(self, outputs: Float[Tensor, "*rows O"]) -> Float[Tensor, "*rows Y"]:
         """Return the mean of y as it is fed back, with its gradient."""
-        raise NotImplementedError
+        raise _missing(self, "mean")
 
     def mean_backward(
         self, grad: Float[Tensor, "*rows Y"], mean: Float[Tensor, "*rows Y"]
     ) -> Float[Tensor, "*rows O"]:
         """Return the gradient of the outputs that a gradient of their mean makes."""
-        raise NotImplementedError
+        raise _missing(self, "mean_backward")
 
     def noise(
         self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
@@ -88,7 +90,7 @@ class Likelihood(nn.Module):
 
         temperature: below 1 makes likely values likelier; 0 takes the likeliest.
         """
-        raise NotImplementedError
+        raise _missing(self, "draw")
 
     def sample(
         self,
@@ -100,6 +102,24 @@ class Likelihood(nn.Module):
         require_temperature(temperature)
         noise = self.noise(1, len(outputs), outputs, generator)[0]
         return self.draw(outputs, noise, temperature)
+
+
+def _missing(likelihood: Likelihood, method: str) -> BpttError:
+    return BpttError(
+        f"{type(likelihood).__name__} has no {method}; expected a method of that name, as "
+        "bptt.Likelihood describes it, for this call"
+    )
+
+
+def require_mean_backward(likelihood: Likelihood) -> None:
+    """Raise BpttError where a class has a mean of its own, but the backward pass of another's."""
+    classes = type(likelihood).__mro__
+    mean, back = (
+        next(i for i, one in enumerate(classes) if name in vars(one))
+        for name in ("mean", "mean_backward")
+    )
+    if back > mean:
+        raise _missing(likelihood, "mean_backward to go with its mean")
 
 
 class Categorical(Likelihood):

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
+from bptt.errors import BpttError
 from bptt.model.layers import ACTIVATIONS
 from bptt.model.likelihoods import Likelihood
 
@@ -81,8 +81,13 @@ class _MeanLoop(torch.autograd.Function):
         return outputs, states, said
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_o: Tensor, grad_h: Tensor, grad_said: Tensor) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise BpttError(
+                'feedback "mean" is differentiated twice (create_graph=True); expected first '
+                "derivatives, or torch.func.grad of torch.func.functional_call, which gives others "
+                "too"
+            )
         how, (V, *saved, states, said) = ctx.how, ctx.saved_tensors
         depth, T, B, H = states.shape
         weights, entered = saved[:depth], saved[depth:]

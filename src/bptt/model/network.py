@@ -17,15 +17,16 @@ from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_memory, require_whole
 from bptt.model.architecture import RECURRENCES, Architecture
-from bptt.model.dropout import units_dropped
+from bptt.model.dropout import units_of
 from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
+from bptt.model.entry import enter
 from bptt.model.free_run import Forecast, forecast, stream
-from bptt.model.given import batch_size, checked, start_of
+from bptt.model.given import batch_size, start_of
 from bptt.model.initial import Initial, initialise
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward
 from bptt.model.likelihoods import Likelihood, likelihood_from_config
 from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
-from bptt.model.reading import Reading, read
+from bptt.model.reading import read, state_after
 from bptt.model.state import Output, Regime, State
 
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
@@ -49,6 +50,8 @@ class Network(nn.Module):
     >>> net(y).nll.shape
     torch.Size([3, 2])
     """
+
+    is_entered: bool = False  # only of the copies that bptt.model.entry makes
 
     def __init__(
         self,
@@ -77,7 +80,6 @@ class Network(nn.Module):
             leak=leak, learn_leak=learn_leak, skips=as_delays(skips), norm=norm, dropout=dropout
         )
         self.loop.require(cell, recurrence)
-        self.dropped: Tensor | None = None
         self.likelihood = likelihood
         self.inputs = as_encoding(inputs)
         self.recurrence, self.cell = recurrence, cell
@@ -115,6 +117,12 @@ class Network(nn.Module):
         return cls(likelihood, inputs=inputs, init=init, **rest)
 
     @property
+    def dtype(self) -> torch.dtype:
+        """What its weights, and the numbers in y and x, are made of."""
+        found: torch.dtype = next(self.recurrent.parameters()).dtype
+        return found
+
+    @property
     def feeds_back(self) -> bool:
         """Whether yᵗ⁻¹ enters through R."""
         return self.recurrence != "hidden"
@@ -136,9 +144,8 @@ class Network(nn.Module):
 
     @property
     def V(self) -> Float[Tensor, "O H"]:
-        """Hidden to output, without the units that dropout leaves out."""
-        weight = self.readout.weight
-        return weight if self.dropped is None else weight * self.dropped
+        """Hidden to output."""
+        return self.readout.weight
 
     def outputs_of(self, h: Float[Tensor, "... H"]) -> Float[Tensor, "... O"]:
         """Return o = c + V h."""
@@ -154,12 +161,12 @@ class Network(nn.Module):
 
     def fresh_state(self, B: int) -> State:
         """Return h⁰ = 0 and y⁰ = 0 for B sequences."""
-        hidden, y, _ = start_of(self, None, B)
+        hidden, y, _ = start_of(enter(self), None, B)
         return State(hidden, y)
 
     def example(self, T: int, B: int) -> tuple[Tensor, Tensor | None]:
         """Return a y and an x of the right kind, all zero."""
-        weight = self.readout.weight
+        weight = enter(self).readout.weight
         blank = self.likelihood.blank(B, weight)
         y = torch.zeros_like(blank).expand(T, *blank.shape)
         has_x = self.inputs.width > 0 and not self.x_can_be_previous_y
@@ -188,12 +195,12 @@ class Network(nn.Module):
         lengths: (B,), where each sequence ends if that is before T.
         resets: (T, B), the steps before which a sequence's state is zeroed.
         """
-        with units_dropped(self):
-            reading = read(self, y, x, state, Regime(lengths, resets, forcing, feedback))
-            states, outputs = reading.states[-1], reading.outputs
-            outputs = self.outputs_of(states) if outputs is None else outputs
+        net = enter(self, units_of(self))
+        reading = read(net, y, x, state, Regime(lengths, resets, forcing, feedback))
+        states, outputs = reading.states[-1], reading.outputs
+        outputs = net.outputs_of(states) if outputs is None else outputs
         true, alive = reading.given.y, reading.given.alive
-        nll = None if true is None else self.likelihood.nll(outputs, true)
+        nll = None if true is None else net.likelihood.nll(outputs, true)
         if nll is not None and alive is not None:
             nll = nll.masked_fill(~alive, 0)
         return Output(nll, outputs, states, reading.after(lengths))
@@ -210,11 +217,7 @@ class Network(nn.Module):
 
         Where nothing loops over h, that is the last y, and nothing has to be computed.
         """
-        how = Regime(**regime)
-        if self.is_parallel(how):
-            return Reading(checked(self, y, x, state, how), [], None).after(how.lengths)
-        with units_dropped(self):
-            return read(self, y, x, state, how).after(how.lengths)
+        return state_after(enter(self, units_of(self)), y, x, state, Regime(**regime))
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""
@@ -235,8 +238,8 @@ class Network(nn.Module):
         """
         if self.cell == "lstm":
             raise BpttError('states_after is asked of cell "lstm"; expected another, or advance')
-        with units_dropped(self):
-            reading = read(self, y, x, state, Regime(**regime), every=True)
+        net = enter(self, units_of(self))
+        reading = read(net, y, x, state, Regime(**regime), every=True)
         return reading.states_after(steps, regime.get("lengths"))
 
     def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:
@@ -269,7 +272,7 @@ class Network(nn.Module):
         if run:
             return torch.cat(run)
         B = batch_size(prompt if prompt is not None else x, state)
-        return self.likelihood.blank(B, self.readout.weight).unsqueeze(0)[:0]
+        return self.likelihood.blank(B, enter(self).readout.weight).unsqueeze(0)[:0]
 
     def forecast(
         self,

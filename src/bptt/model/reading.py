@@ -93,7 +93,8 @@ def read(
     if not_own is not None and previous is not None:
         if given.own0.is_floating_point() != previous.is_floating_point():
             raise BpttError(
-                'state.own holds means; expected samples: the state comes from feedback "mean"'
+                'state.own holds means; expected samples: the state comes from feedback "mean" (go '
+                "on with that, or from state._replace(own=None), the last true y)"
             )
         noise = net.likelihood.noise(given.T, given.B, net.readout.weight)
         drawn, _ = free_run(net, given, noise)
@@ -101,6 +102,15 @@ def read(
         previous = where(not_own, previous, said[:-1])
     states, last = run_layers(net, previous, given, every=every)
     return Reading(given, states, last, said)
+
+
+def state_after(
+    net: Network, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
+) -> State:
+    """Return the state after y and x; where nothing loops, it is the last y, and nothing is run."""
+    if net.is_parallel(regime):
+        return Reading(checked(net, y, x, state, regime), [], None).after(regime.lengths)
+    return read(net, y, x, state, regime).after(regime.lengths)
 
 
 def run_layers(

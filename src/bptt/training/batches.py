@@ -31,6 +31,14 @@ class Batch(NamedTuple):
     is_start: bool
     unscored: int = 0
 
+    def of(self, dtype: torch.dtype) -> Batch:
+        """Return the same with its real numbers in a network's dtype."""
+        return self._replace(y=_of(self.y, dtype), x=None if self.x is None else _of(self.x, dtype))
+
+
+def _of(values: Tensor, dtype: torch.dtype) -> Tensor:
+    return values.to(dtype) if values.is_floating_point() else values
+
 
 class Batches(ABC):
     """The batches of an epoch.

@@ -93,10 +93,11 @@ def diagnose_run(
     found, settings = run.read_data(data), run.settings()
     window = settings.reach
     steps = steps or max(LEAST_STEPS, min(2 * (window or 0), MOST_STEPS), 3 * (window or 0) // 2)
-    sample = held_out(found.validation_batches(sequences), steps, sequences)
+    net = run.network()
+    sample = held_out(found.validation_batches(sequences), steps, sequences).of(net.dtype)
     if sample.lengths is not None and window is not None:
         window = min(window, len(sample.y))  # longer than any sequence
-    seen = diagnose(run.network(), sample, window=window, stride=settings.stride, max_lag=max_lag)
+    seen = diagnose(net, sample, window=window, stride=settings.stride, max_lag=max_lag)
     return replace(
         seen,
         name=run.path.resolve().name,

@@ -15,6 +15,7 @@ from bptt.gradient.plan import device_of
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.truncation import batch_axes, side_by_side, states_before
 from bptt.model.dropout import every_unit
+from bptt.model.encodings import Tokens
 from bptt.model.network import Network
 from bptt.model.state import FEEDBACKS, Regime
 
@@ -107,7 +108,7 @@ def _runs(
             for forcing in (1.0, 0.0)
         ]
         one = {"forced": runs[0].nll, "free": runs[1].nll}
-        if net.likelihood.kind != "categorical":
+        if not isinstance(net.likelihood.encoding, Tokens):
             means = (net.likelihood.mean(run.outputs) for run in runs)
             one |= dict(zip(("forced_run", "free_run"), means, strict=True), true=part.y)
         found.append(one)

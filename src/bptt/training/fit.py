@@ -30,6 +30,7 @@ from bptt.training.remedies import Omega, clip_gradient, require_omega
 from bptt.training.run import Run, under
 from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
 from bptt.training.tasks import Task
+from bptt.training.weights import require_saveable, tied, weights_once
 
 LOG_EVERY = 10
 SECONDS_BETWEEN_SAVES = 60.0
@@ -109,6 +110,7 @@ def fit(
     settings = settings or Settings()
     trainer = Trainer(net, data, settings, None, on_step)
     if out is not None:
+        require_saveable(net)
         trainer.run = Run.create(out, _config(net, data, trainer.settings, seed))
         trainer.save()
         trainer.run.write_config()
@@ -155,6 +157,7 @@ class Trainer:
     ) -> None:
         settings = settings.resolved(data.default_window)
         self.batch = settings.batch or data.default_batch
+        _require_precision(net)
         data.require(net, self.batch, settings.reach)
         if settings.omega > 0:
             require_omega(net)
@@ -240,6 +243,7 @@ class Trainer:
     def update(self) -> tuple[float, int]:
         """Change the weights once; return the loss, in nats per step, and how many tokens."""
         batch = self.batches.get(*divmod(self.progress.step, len(self.batches)))
+        batch = batch.of(self.net.dtype)
         self.net.train()
         self.optimizer.zero_grad()
         weights = None
@@ -290,7 +294,7 @@ class Trainer:
 
     def _require_memory(self) -> None:
         """Raise BpttError if an update would take more than this machine has, or than allowed."""
-        y, x, *_ = self.batches.get(0, 0)
+        y, x, *_ = self.batches.get(0, 0).of(self.net.dtype)
         settings = self.settings
         side_by_side = settings.reach is None or settings.stride is not None
         reach = len(y) if side_by_side else min(settings.reach or len(y), len(y))
@@ -320,7 +324,7 @@ class Trainer:
         if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
             self._require_number("largest weight", math.nan)
         parts = {
-            "network": self.net.state_dict(),
+            "network": weights_once(self.net),
             "optimizer": checkpoint.optimizer_tensors(self.optimizer),
             "carried": {
                 str(i): t
@@ -394,6 +398,18 @@ def _interruption() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _require_precision(net: Network) -> None:
+    """Raise BpttError unless the data can take the network's dtype, and what is measured be exact.
+
+    Half precision needs a scaled loss and weights kept elsewhere, which this loop does not have.
+    """
+    if net.dtype not in (torch.float32, torch.float64):
+        raise BpttError(
+            f"the network's weights are {net.dtype}; expected torch.float32 or torch.float64, to "
+            "be trained with fit: net.float() (or a loop of your own, with bptt.backward)"
+        )
+
+
 def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
     trained = [p for p in net.parameters() if p.requires_grad]
     make = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.SGD
@@ -413,6 +429,7 @@ def _config(net: Network, data: Data, settings: Settings, seed: int | None) -> d
         "bptt": bptt.__version__,
         "data": data.config(),
         "network": net.config(),
+        "tied": tied(net),
         "trained": [name for name, p in net.named_parameters() if p.requires_grad],
         "training": asdict(settings),
         "seed": seed,

@@ -21,7 +21,7 @@ from torch import Tensor
 from bptt.errors import BpttError
 from bptt.kernel import ops
 from bptt.kernel.layout import Layout
-from bptt.model.layers import Feedforward
+from bptt.model.layers import Feedforward, Recurrent
 from bptt.model.network import Network
 
 TINY = 1e-30
@@ -133,15 +133,19 @@ class Omega:
             if W.grad is not None:
                 W.grad.add_(ratio.gradient * kept, alpha=self.weight / self.sequences)
 
-    def _listen(self, suffix: str, p: Tensor, h: Tensor, h0: Tensor, layout: Layout) -> None:
+    def _listen(
+        self, layer: Recurrent, suffix: str, p: Tensor, h: Tensor, h0: Tensor, layout: Layout
+    ) -> None:
         """Wait for the gradient of p, which is δ."""
         if not p.requires_grad or not torch.is_grad_enabled() or p.numel() == 0:
             return
-        kept = self.layer.dropped.get(f"weight_hh{suffix}", 1.0)
+        kept = layer.dropped.get(f"weight_hh{suffix}", 1.0)
         states, from_above = h.detach(), list[Tensor]()
         h.register_hook(from_above.append)
 
         def take(delta: Tensor) -> None:
+            if torch.is_grad_enabled():
+                ops.refuse_second_derivative()
             slope = 1 - states * states if self.cell == "tanh" else (states > 0).to(states.dtype)
             # δₖ = f'(aₖ) ⊙ (Wᵀ δₖ₊₁ + what came from above): the backward pass has taken the step.
             back = delta if not from_above else torch.addcmul(delta, slope, from_above[0], value=-1)
@@ -189,3 +193,9 @@ def require_omega(net: Network) -> None:
         raise BpttError(
             'omega is given with recurrence "output"; expected "hidden" or "both", which have a W'
         )
+    for name in (f"weight_hh_l{k}" for k in range(int(net.recurrent.num_layers))):
+        if name not in net.recurrent._parameters:
+            raise BpttError(
+                f"omega is given, and {name} is computed from other parameters; expected W itself "
+                "as a parameter: remove the pruning or parametrization"
+            )

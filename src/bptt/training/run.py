@@ -22,6 +22,7 @@ from bptt.training.data import Vocabulary, read_text
 from bptt.training.settings import Settings
 from bptt.training.tables import Columns, Scaling, Table, read_table
 from bptt.training.tasks import Task
+from bptt.training.weights import every_weight, tie
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 
@@ -153,8 +154,10 @@ class Run:
         tensors, _ = self.load()
         with self._understood():
             net = Network.from_config(self.config["network"])
-            trained = set(self.config["trained"])
-        checkpoint.load_weights(net, under("network", tensors), self.path / CHECKPOINT)
+            trained, names = set(self.config["trained"]), self.config.get("tied", {})
+            tie(net, names)
+            weights = every_weight(under("network", tensors), names)
+        checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name in trained)
         return net

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from bptt.training.batches import Batches
+from bptt.training.batches import Batch, Batches
 
 
 class Sample(NamedTuple):
@@ -18,6 +18,11 @@ class Sample(NamedTuple):
     x: Shaped[Tensor, "T B *x"] | None = None
     lengths: Int[Tensor, " B"] | None = None
     loss_weights: Float[Tensor, "T B"] | None = None
+
+    def of(self, dtype: torch.dtype) -> Sample:
+        """Return the same with its real numbers in a network's dtype."""
+        y, x, *_ = Batch(self.y, self.x, None, True).of(dtype)
+        return self._replace(y=y, x=x)
 
 
 def held_out(batches: Batches, steps: int, sequences: int) -> Sample:

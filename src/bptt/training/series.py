@@ -14,6 +14,7 @@ from bptt.errors import BpttError
 from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import State
+from bptt.training.batches import Batch
 from bptt.training.tables import Columns, Table, read_table
 
 STEPS_AT_ONCE = 1024
@@ -38,7 +39,7 @@ def one_step_ahead(net: Network, table: Table) -> OneStepAhead:
     batches, state, means = table.validation_batches(1), None, []
     with every_unit(net):
         for i in range(len(batches)):
-            batch = batches.get(0, i)
+            batch = batches.get(0, i).of(net.dtype)
             out = net(batch.y, batch.x, state=state)
             state = out.state
             means.append(net.likelihood.mean(out.outputs)[batch.unscored :, 0].numpy())
@@ -91,11 +92,12 @@ def forecast_table(
     future: a table with the input columns of the steps ahead, for a network that has inputs.
     """
     x = _future_inputs(table, future, steps)
+    x = None if x is None else x.to(net.dtype)
     generator = torch.Generator()
     _ = generator.seed() if seed is None else generator.manual_seed(seed)
-    ahead = net.forecast(
-        steps, x=x, state=_state_at_the_end(net, table), paths=paths, generator=generator
-    )
+    with every_unit(net):
+        state = _state_at_the_end(net, table)
+    ahead = net.forecast(steps, x=x, state=state, paths=paths, generator=generator)
     last = np.asarray(table.levels[-1])
     many = table.restore(np.moveaxis(ahead.paths[:, :, 0].numpy(), 0, 1), last)
     return SeriesForecast(
@@ -112,7 +114,8 @@ def _state_at_the_end(net: Network, table: Table) -> State | None:
         some = slice(start, start + STEPS_AT_ONCE)
         y = torch.from_numpy(np.array(table.y[some])).unsqueeze(1)
         x = None if table.x is None else torch.from_numpy(np.array(table.x[some])).unsqueeze(1)
-        state = net.advance(y, x, state=state)
+        batch = Batch(y, x, None, state is None).of(net.dtype)
+        state = net.advance(batch.y, batch.x, state=state)
     return state
 
 

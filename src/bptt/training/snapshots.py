@@ -47,7 +47,7 @@ class Snapshots:
         every = max(1, step.total // LINES)
         if step.step != 1 and step.step % every != 0 and step.step != step.total:
             return
-        y, x, lengths, weights = self.sample
+        y, x, lengths, weights = self.sample.of(step.net.dtype)
         flow = gradient_flow(
             step.net, y, x, window=self.window, lengths=lengths, loss_weights=weights
         )

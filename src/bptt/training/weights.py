@@ -1,0 +1,70 @@
+"""A network's weights in a run's folder: each of them once, for a fresh network of its kind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict
+
+import torch
+from torch import Tensor
+
+from bptt.errors import BpttError
+from bptt.model.initial import Initial
+from bptt.model.likelihoods import KINDS
+from bptt.model.network import Network
+
+
+def tied(net: Network) -> dict[str, str]:
+    """Return which parameters are others under a second name: that name, and the first."""
+    names: dict[Tensor, str] = {}
+    return {
+        name: names[parameter]
+        for name, parameter in net.named_parameters(remove_duplicate=False)
+        if names.setdefault(parameter, name) != name
+    }
+
+
+def tie(net: Network, names: Mapping[str, str]) -> None:
+    """Make parameters of a network one, as `tied` returned them."""
+    for name, first in names.items():
+        part, _, leaf = name.rpartition(".")
+        setattr(net.get_submodule(part), leaf, net.get_parameter(first))
+
+
+def weights_once(net: Network) -> dict[str, Tensor]:
+    """Return the network's state_dict with each tied parameter under its first name alone."""
+    left_out = tied(net)
+    return {name: t for name, t in net.state_dict().items() if name not in left_out}
+
+
+def every_weight(tensors: dict[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return what `weights_once` returned, with the tied names as well."""
+    return {**tensors, **{name: tensors[first] for name, first in names.items()}}
+
+
+def require_saveable(net: Network) -> None:
+    """Raise BpttError unless a network made from this one's config could take its weights."""
+    if type(net) is not Network or type(net.likelihood) not in KINDS.values():
+        kind = type(net if type(net) is not Network else net.likelihood).__name__
+        raise BpttError(
+            f"a {kind} cannot be made again from a run's folder; expected a bptt.Network with one "
+            "of its likelihoods, or out=None: save the network yourself"
+        )
+    with torch.random.fork_rng(devices=[]):
+        simple = {**net.config(), "init": asdict(Initial(W="gaussian"))}  # which is fast
+        fresh = {name: t.shape for name, t in Network.from_config(simple).state_dict().items()}
+    weights = {name: t.shape for name, t in net.state_dict().items()}
+    if weights != fresh:
+        other = sorted({name for name, _ in weights.items() ^ fresh.items()})
+        raise BpttError(
+            f"the network has other weights than one of its configuration ({', '.join(other)}); "
+            "expected a plain one, or out=None: make what was pruned or parametrized permanent "
+            "first, with torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
+        )
+    memory: dict[int, str] = {}
+    for name, tensor in weights_once(net).items():
+        if tensor.numel() and memory.setdefault(tensor.untyped_storage().data_ptr(), name) != name:
+            raise BpttError(
+                f"{name} shares memory with another weight; expected the same parameter for both, "
+                "or memory of its own, to be saved"
+            )

@@ -1,0 +1,127 @@
+"""Likelihoods of a user's own: what they define is what happens, and what they lack is named."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import bptt
+from bptt.kernel import free_run as kernel
+from tests.oracles import FLOAT64
+
+T, B = 5, 2
+
+
+class Laplace(bptt.Likelihood):
+    """A likelihood with all that it takes, and nothing of another's."""
+
+    random = staticmethod(torch.rand)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs, self.noise_shape, self.encoding = 1, (1,), bptt.Features(1)
+
+    def checked(
+        self, name: str, y: Tensor, T: int, B: int, like: Tensor, alive: Any = None
+    ) -> Tensor:
+        return self.encoding.checked(name, y, T, B, like, alive)
+
+    def nll(self, outputs: Tensor, y: Tensor) -> Tensor:
+        return (y - outputs).abs().sum(-1) + math.log(2)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return outputs
+
+    def mean_backward(self, grad: Tensor, mean: Tensor) -> Tensor:
+        return grad
+
+    def draw(self, outputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        half = noise - 0.5
+        return outputs - temperature * half.sign() * torch.log1p(-2 * half.abs())
+
+
+class Loud(bptt.Gaussian):
+    """One that draws, and means, something else than what it is made from."""
+
+    def draw(self, outputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        return torch.full_like(outputs, 7.0)
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return 3 * outputs
+
+
+class Bare(bptt.Likelihood):
+    """One that can be trained with, and no more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs, self.noise_shape, self.encoding = 1, (1,), bptt.Features(1)
+
+    checked = Laplace.checked
+    nll = Laplace.nll
+
+
+Y = torch.randn(T, B, 1, generator=torch.Generator().manual_seed(0)).double()
+
+CALLS: dict[str, tuple[str, Callable[[bptt.Network], Any]]] = {
+    "call": ("", lambda net: net(Y).nll),
+    "print": ("", repr),
+    "backward": ("", lambda net: bptt.backward(net, Y, window=2).loss),
+    "flow": ("", lambda net: torch.from_numpy(bptt.gradient_flow(net, Y).by_lag)),
+    "generate": ("draw", lambda net: net.generate(3, prompt=Y)),
+    "stream": ("draw", lambda net: torch.cat(list(net.stream(3, prompt=Y)))),
+    "samples": ("draw", lambda net: net(Y, forcing=0.5).nll),
+    "forecast": ("draw", lambda net: net.forecast(3, prompt=Y, paths=2).paths),
+    "means": ("mean", lambda net: net(Y, forcing=0.0, feedback="mean").nll),
+    "exposure": (
+        "draw",
+        lambda net: torch.from_numpy(bptt.exposure(net, Y, steps=2).free),
+    ),
+}
+
+
+def make(likelihood: bptt.Likelihood) -> bptt.Network:
+    torch.manual_seed(1)
+    return bptt.Network(likelihood, hidden=4).double()
+
+
+@pytest.mark.parametrize("call", list(CALLS))
+@pytest.mark.parametrize("kind", [Laplace, lambda: Loud(1)])
+def test_they_go_everywhere(kind: Any, call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same with the kernel as without, which asks the likelihood at every step."""
+    run = CALLS[call][1]
+    torch.manual_seed(2)
+    got = run(make(kind()))
+    monkeypatch.setattr(kernel, "can", lambda *_: False)
+    torch.manual_seed(2)
+    want = run(make(kind()))
+    if isinstance(got, Tensor):
+        torch.testing.assert_close(got, want, **FLOAT64)
+    else:
+        assert got == want
+
+
+def test_what_a_class_draws_and_means_is_its_own() -> None:
+    net = make(Loud(1))
+    assert bool((net.generate(3) == 7).all())
+    said = net(Y, forcing=0.0, feedback="mean").state.own
+    o = net(Y, forcing=0.0, feedback="mean").outputs[-1]
+    torch.testing.assert_close(said, 3 * o)
+    with pytest.raises(bptt.BpttError, match="Loud has no mean_backward to go with its mean"):
+        bptt.gradient_flow(net, Y, forcing=0.0, feedback="mean")
+
+
+@pytest.mark.parametrize("call", list(CALLS))
+def test_what_is_missing_is_named(call: str) -> None:
+    missing, run = CALLS[call]
+    net = make(Bare())
+    if missing:
+        with pytest.raises(bptt.BpttError, match=f"Bare has no {missing}; expected a method"):
+            run(net)
+    else:
+        assert run(net) is not None
