@@ -261,3 +261,52 @@ def test_each_module_keeps_its_own_mode() -> None:
     for call in CALLS.values():
         call(net)
     assert [module.training for module in net.modules()] == modes
+
+
+HALF: dict[str, Callable[[bptt.Network, Tensor], Any]] = {
+    "call": lambda net, y: net(y).nll,
+    "ragged": lambda net, y: net(y, lengths=torch.tensor([5, 2, 3])).nll,
+    "means": lambda net, y: net(y, forcing=0.0, feedback="mean").nll,
+    "loss": lambda net, y: bptt.backward(net, y).loss,
+    "truncated": lambda net, y: bptt.backward(net, y, window=2, stride=1).loss,
+    "in memory": lambda net, y: bptt.backward(net, y, memory="1MB").loss,
+    "generate": lambda net, y: net.generate(3, prompt=y, temperature=0.0),
+    "quantile": lambda net, y: net.forecast(3, prompt=y, paths=2).quantile(0.5).isfinite(),
+}
+REFUSED_IN_HALF: dict[str, Callable[[bptt.Network, Tensor], Any]] = {
+    "flow": bptt.gradient_flow,
+    "jacobians": bptt.jacobians,
+    "exponents": bptt.lyapunov_exponents,
+    "spectrum": lambda net, _: bptt.spectrum(net),
+    "diagnosis": lambda net, y: bptt.diagnose(net, bptt.Sample(y)),
+}
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("call", list(HALF))
+def test_half_precision_is_right(call: str, dtype: torch.dtype) -> None:
+    net = make().to(dtype)
+    exact = make()
+    exact.load_state_dict(net.state_dict())
+    got, want = HALF[call](net, Y.to(dtype)), HALF[call](exact, Y.to(dtype).double())
+    torch.testing.assert_close(got.double(), want.double(), rtol=0.1, atol=0.1)
+
+
+@pytest.mark.parametrize("call", list(REFUSED_IN_HALF))
+def test_what_half_precision_is_not_enough_for(call: str) -> None:
+    for dtype in (torch.bfloat16, torch.float16):
+        with pytest.raises(bptt.BpttError, match=r"expected torch\.float32 or torch\.float64"):
+            REFUSED_IN_HALF[call](make().to(dtype), Y.to(dtype))
+
+
+@pytest.mark.parametrize("machinery", ["spectral_norm", "spectral_norm by hook"])
+@pytest.mark.parametrize("how", [{"memory": "1MB"}, {"window": 2}])
+def test_steps_are_not_run_twice_with_weights_that_change(
+    machinery: str, how: dict[str, Any]
+) -> None:
+    net = make()
+    MACHINERY[machinery](net)
+    assert bool(bptt.backward(net, Y, window=T).loss.isfinite())
+    with pytest.raises(bptt.BpttError, match="spectral_norm"):
+        bptt.backward(net, Y, **how)
+    assert bool(bptt.backward(net.eval(), Y, **how).loss.isfinite())

@@ -384,3 +384,27 @@ def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, nat
     with Omega(net, 2.0, sequences=B) as omega:
         bptt.backward(net, y, x, lengths=torch.tensor([4, 3, 0]), window=4)
     assert omega.value > 0
+
+
+@pytest.mark.parametrize("way", ["kernel", "listener"])
+def test_second_derivatives_are_refused(monkeypatch, way):
+    net = bptt.Network(bptt.Categorical(5), hidden=4).double()
+    if way == "listener":
+        monkeypatch.setattr(ops, "can_omega", lambda given: False)
+    y = torch.randint(5, (T, B))
+
+    def twice() -> None:
+        with Omega(net, 1.0, sequences=B):
+            W = net.recurrent.weight_hh_l0
+            torch.autograd.grad(net(y).nll.sum(), W, create_graph=True)
+
+    with pytest.raises(bptt.BpttError, match=r"omega .*create_graph=True"):
+        twice()
+    assert net.recurrent.listener is None
+
+
+def test_omega_wants_w_itself():
+    net = bptt.Network(bptt.Categorical(5), hidden=4)
+    torch.nn.utils.parametrizations.weight_norm(net.recurrent, "weight_hh_l0")
+    with pytest.raises(bptt.BpttError, match="weight_hh_l0 is computed from other parameters"):
+        Omega(net, 1.0, sequences=B)

@@ -26,6 +26,7 @@ from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
 from bptt.gradient.truncation import Truncation, sweep_windows
 from bptt.model.dropout import units_dropped
+from bptt.model.entry import require_steady
 from bptt.model.state import Regime, is_random
 
 
@@ -87,6 +88,8 @@ def backward(
     budget = None if memory is None else as_bytes("memory", memory)
     regime = Regime(lengths, resets, forcing, feedback)
     sequences = Sequences.checked(y, x, regime, loss_weights, device_of(net))
+    if budget is not None or (window or sequences.T) < sequences.T:
+        require_steady(net)
     scale = 1 / _total_weight(sequences) if reduction == "mean" else 1.0
     leaves = [*net.parameters(), *_leaves_behind([x, *pytree.tree_leaves(state)])]
     copies = copies_of_gradients(leaves)

@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError
+from bptt.gradient.precision import require_precision
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.steps import Elman, Gru, Layer, Looped, Lstm, Parts, Passed, Site, Slopes
 from bptt.model.closed_loop import as_rows
@@ -237,6 +238,7 @@ def _site(which: str, enters: list[Entry]) -> Site | None:
 @torch.no_grad()
 def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
     """Run the network over the sequences, and return the run."""
+    require_precision(net, "be looked into")
     net = enter(net)
     part = sequences.part(0, sequences.T)
     regime = part.regime

@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Complex, Float
 
 from bptt.errors import BpttError, require_shape, require_whole
+from bptt.gradient.precision import require_precision
 from bptt.model.entry import enter
 from bptt.model.network import Network
 
@@ -96,6 +97,7 @@ def spectrum(net: Network, layer: int = 0) -> Spectrum:
             f"the network has {' and '.join(net.loop.beside_w)}; expected W alone in its loop: for "
             "the whole loop see bptt.jacobians"
         )
+    require_precision(net, "be looked into")
     W = enter(net).recurrent.part("weight_hh", f"_l{layer}").detach().cpu().numpy()
     if not np.isfinite(W).all():
         raise BpttError("W is not finite; expected a network without NaN or infinity")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch.nn.utils import parametrizations, parametrize
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -65,6 +65,23 @@ def enter(net: Network, units: Units | None = None) -> Network:
     seen = _copy(net)
     seen.__dict__.update(_modules=parts, is_entered=True)
     return seen
+
+
+def require_steady(net: nn.Module) -> None:
+    """Raise BpttError where two calls of a Network inside differ: spectral_norm takes a step each.
+
+    For a backward pass that runs some steps twice, which have to come out the same.
+    """
+    for module in net.modules():
+        hooks = module._forward_pre_hooks.values()
+        is_spectral = isinstance(module, parametrizations._SpectralNorm) or any(
+            isinstance(hook, SpectralNorm) for hook in hooks
+        )
+        if is_spectral and module.training:
+            raise BpttError(
+                "a weight has spectral_norm, which changes it at every call, and some steps would "
+                "be run twice; expected no memory= and no window below T, or that part in eval()"
+            )
 
 
 def _computed(name: str, part: Module) -> Module:

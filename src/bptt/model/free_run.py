@@ -82,7 +82,8 @@ class Forecast(NamedTuple):
         """Return the value below which this share of the paths lies, at each step by itself."""
         if not 0 <= share <= 1:
             raise BpttError(f"the quantile's share is {share}; expected a number from 0 to 1")
-        found = np.quantile(self.paths.cpu().numpy(), share, axis=0)
+        precise = torch.promote_types(self.paths.dtype, torch.float32)  # numpy has no bfloat16
+        found = np.quantile(self.paths.to(precise).cpu().numpy(), share, axis=0)
         return torch.from_numpy(np.asarray(found)).to(self.mean)
 
 

@@ -20,6 +20,7 @@ import bptt
 from bptt.errors import BpttError, require_memory
 from bptt.gradient.backward import backward
 from bptt.gradient.plan import plan
+from bptt.gradient.precision import require_precision
 from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training import checkpoint
@@ -157,7 +158,7 @@ class Trainer:
     ) -> None:
         settings = settings.resolved(data.default_window)
         self.batch = settings.batch or data.default_batch
-        _require_precision(net)
+        require_precision(net, "be trained with fit")
         data.require(net, self.batch, settings.reach)
         if settings.omega > 0:
             require_omega(net)
@@ -396,18 +397,6 @@ def _interruption() -> Iterator[Callable[[], bool]]:
         yield pressed.is_set
     finally:
         signal.signal(signal.SIGINT, before)
-
-
-def _require_precision(net: Network) -> None:
-    """Raise BpttError unless the data can take the network's dtype, and what is measured be exact.
-
-    Half precision needs a scaled loss and weights kept elsewhere, which this loop does not have.
-    """
-    if net.dtype not in (torch.float32, torch.float64):
-        raise BpttError(
-            f"the network's weights are {net.dtype}; expected torch.float32 or torch.float64, to "
-            "be trained with fit: net.float() (or a loop of your own, with bptt.backward)"
-        )
 
 
 def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
