@@ -18,9 +18,11 @@ from bptt.model.network import Network
 from bptt.training import checkpoint
 from bptt.training.batches import Data
 from bptt.training.collection import read_collection
+from bptt.training.columns import Columns
 from bptt.training.data import Vocabulary, read_text
+from bptt.training.scaling import Scaling
 from bptt.training.settings import Settings
-from bptt.training.tables import Columns, Scaling, Table, read_table
+from bptt.training.tables import Table, read_table
 from bptt.training.tasks import Task
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
