@@ -94,6 +94,10 @@ class DataOptions:
     tokens: Literal["characters", "bytes"] = "characters"
     """Of a text: what to predict one at a time; bytes takes any file."""
 
+    standardise: bool | None = None
+    """Of a collection: put its numbers in standard units, as those of tables are; by default they
+    are taken as they are, and refused if they are large."""
+
     length: str | None = None
     """Of a task: how long, such as 200, or 50-200, one drawn for every batch; by default 100."""
 
@@ -213,10 +217,14 @@ def _read(path: Path | None, options: DataOptions, table: TableOptions, settings
     if table.changed:
         flag, name = table.changed.replace("_", "-"), path or "the built-in text"
         raise BpttError(f"--{flag} is for tables ({', '.join(TABLES)}); {name} is none")
+    if options.standardise is not None and kind != ".npz":
+        raise BpttError(
+            f"--standardise is for collections (.npz); {path or 'the built-in text'} is none"
+        )
     if is_task:
         return Task.parse(str(path), options.length or DEFAULT_LENGTH)
     if kind == ".npz" and path is not None:
-        return read_collection(path)
+        return read_collection(path, standardise=options.standardise)
     return read_text(path, options.tokens)
 
 

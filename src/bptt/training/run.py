@@ -133,7 +133,8 @@ class Run:
             elif self.kind == "table":
                 data = self.read_table(source)
             else:
-                data = read_collection(source, config["symbols"])
+                units = config.get("standardise", False)
+                data = read_collection(source, config["symbols"], standardise=units)
         if data.sha256 != config["sha256"]:
             raise BpttError(
                 f"{data.source} is not the {self.kind} that {self.path} was trained on "

@@ -20,7 +20,7 @@ def require_columns(file: TableFile, roles: Sequence[tuple[str, str]]) -> None:
     """Raise BpttError if a column that is named, and what for, cannot be used."""
     if not len(file.head):
         raise BpttError(f"{file.path} has no rows; expected some to learn from")
-    schema = file.head.schema
+    schema = file.kinds
     for name, role in roles:
         if name not in schema:
             lower = {known.lower(): known for known in schema}
@@ -44,11 +44,10 @@ def names_in(file: TableFile) -> str:
 
 def find_target(file: TableFile, taken: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
     """Return every column of numbers that is not taken, and why each of the others is left out."""
-    left_out = {}
-    for k, name in enumerate(file.head.columns):
+    left_out, names = {}, file.head.columns
+    for k, name in enumerate(names):
         if name not in taken and (reason := _why_not(file, name, is_first=k == 0)):
             left_out[name] = reason
-    names = file.head.columns
     target = tuple(name for name in names if name not in left_out and name not in set(taken))
     if not target:
         counting = [name for name, reason in left_out.items() if reason in (NO_NAME, COUNTS)]
@@ -65,7 +64,7 @@ NO_NAME, COUNTS = "has no name", "counts the rows"
 
 def _why_not(file: TableFile, name: str, *, is_first: bool) -> str:
     """Return why a column is no target, or nothing if it is one."""
-    kind = file.head.schema[name]
+    kind = file.kinds[name]
     if name not in file.number_columns:
         example = file.examples.get(name)
         if str(kind).startswith("Date") or (example and any(formats_of(example))):

@@ -34,7 +34,7 @@ class TimeColumn:
 
     def __post_init__(self) -> None:
         self.wrong: Found = {}
-        self.kind: Any = self.file.head.schema[self.name]
+        self.kind: Any = self.file.kinds[self.name]
 
     @property
     def title(self) -> str:
@@ -69,10 +69,10 @@ class TimeColumn:
 
     def _typed(self, unit: np.dtype) -> Iterator[np.ndarray]:
         start = 0
-        for block in self.file.blocks([self.name]):
-            self._note("missing", block["0"].is_null(), start)
-            yield block["0"].to_numpy().astype(unit).view(np.int64)
-            start += len(block)
+        for column in self.file.column(self.name):
+            self._note("missing", column.is_null(), start)
+            yield column.to_numpy().astype(unit).view(np.int64)
+            start += len(column)
 
     def _format(self) -> tuple[str, TimeFormats]:
         """Return the format that fits all rows; NUMBER for numbers that are no dates."""
@@ -91,8 +91,8 @@ class TimeColumn:
     def _texts(self) -> Iterator[pl.Series]:
         import polars as pl  # noqa: PLC0415
 
-        for block in self.file.blocks([self.name]):
-            yield block["0"].cast(pl.String)
+        for column in self.file.column(self.name):
+            yield column.cast(pl.String)
 
     def _by_format(self, form: str) -> Iterator[np.ndarray]:
         """Yield blocks of times, and note what does not fit the format."""
