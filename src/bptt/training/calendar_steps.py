@@ -143,20 +143,20 @@ class Days(Step):
         return f"{_every(self.count, 'day')} of {', '.join(names)}"
 
 
-def weekdays_of(times: np.ndarray, clock: Clock) -> Step | None:
-    """Return a calendar of the days of the week on which there are rows, if that is not all.
+def weekdays_of(times: np.ndarray, clock: Clock) -> list[Step]:
+    """Return the calendars of some days of the week that have all the rows.
 
     Monday to Friday is taken from few rows; another choice of days, where each comes three times.
     """
     days = Days.of(times, clock)
     if days is None:
-        return None
+        return []
     of_week = (clock.wall(times).astype("M8[D]").astype(np.int64) + 3) % 7
     counts = np.bincount(of_week, minlength=7)
-    if not counts[5:].any():
-        return replace(days, weekdays=(True,) * 5 + (False,) * 2)
-    is_pattern = counts[counts > 0].min() >= 3 and not counts.all()
-    return replace(days, weekdays=tuple((counts > 0).tolist())) if is_pattern else None
+    masks = [] if counts[5:].any() else [(True,) * 5 + (False,) * 2]
+    if counts[counts > 0].min() >= 3 and not counts.all():
+        masks.append(tuple((counts > 0).tolist()))
+    return [replace(days, weekdays=mask) for mask in masks]
 
 
 @dataclass(frozen=True)
@@ -221,7 +221,7 @@ def step_of(times: np.ndarray, clock: Clock) -> Step | None:
         return None
     calendars: list[Step | None]
     if times.dtype.kind == "M":
-        of_days = [kind(times, clock) for kind in (Months.of, Days.of, weekdays_of)]
+        of_days = [Months.of(times, clock), Days.of(times, clock), *weekdays_of(times, clock)]
         calendars = [*of_days, Durations.of(times, clock)]
     else:
         calendars = [Numbers.of(times, clock)]

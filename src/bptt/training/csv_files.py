@@ -8,6 +8,7 @@ from pathlib import Path
 
 from bptt.errors import BpttError
 from bptt.training.csv_dialect import Layout
+from bptt.training.csv_numbers import is_value
 
 BLOCK = 1 << 20
 
@@ -70,3 +71,26 @@ def no_utf8(path: Path) -> str | None:
                     "what it is with encoding (--encoding), such as cp1252"
                 )
     return None
+
+
+def require_no_rows_in_comments(path: Path, layout: Layout) -> None:
+    """Raise BpttError if a line that would be left out as a comment looks like a row.
+
+    The mark was seen at other lines' start, not told, and the first word of a row can begin so too.
+    """
+    dialect, separator = layout.dialect, layout.dialect.separator or ","
+    mark, width = dialect.comment or "", 0
+    with path.open(encoding=dialect.encoding, errors="replace") as file:
+        for number, line in enumerate(file, 1):
+            if number <= layout.skip or not line.strip():
+                continue
+            fields = line.rstrip("\n").split(separator)
+            width = width or len(fields)
+            if not line.startswith(mark):
+                continue
+            is_row = len(fields) == width > 1 and any(map(is_value, fields[1:]))
+            if is_row or fields[0].strip() in dialect.notation.missing:
+                raise BpttError(
+                    f"line {number} of {path} begins with {mark!r} and looks like a row; say what "
+                    "comments begin with, if there are any (--comment, '' for none)"
+                )

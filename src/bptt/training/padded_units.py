@@ -47,8 +47,9 @@ def require_size(source: str, scalings: Mapping[str, Scaling | None]) -> None:
             if max(abs(mean), scale) > MOST_SPREADS:
                 raise BpttError(
                     f"feature {k} of {name} in {source} has mean {mean:.4g} and spread "
-                    f"{scale:.4g}; expected about 0 and 1: put it in standard units with standardise=True "
-                    "(--standardise), or take it as it is with False (--no-standardise)"
+                    f"{scale:.4g}; expected about 0 and 1: put it in standard units with "
+                    "standardise=True (--standardise), or take it as it is with False "
+                    "(--no-standardise)"
                 )
 
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from bptt.errors import BpttError
 from bptt.training.csv_dialect import SEPARATORS, Dialect, Layout, layout_of
-from bptt.training.csv_files import long_row, no_utf8, utf8_copy
+from bptt.training.csv_files import long_row, no_utf8, require_no_rows_in_comments, utf8_copy
 from bptt.training.csv_numbers import Notation, unit_of
 
 if TYPE_CHECKING:
@@ -192,6 +192,8 @@ def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
             sha256 = _digest(path)
             if _is_text(path):
                 layout = layout_of(path, dialect)
+                if layout.dialect.comment and dialect.comment is None:
+                    require_no_rows_in_comments(path, layout)
                 source = utf8_copy(path, layout, Path(folder)) if layout.needs_copy else path
                 frame = _scan_text(path, source, layout)
             else:

@@ -181,10 +181,10 @@ class TimeFormats:
         first, *others = self.forms
         for other in others:
             if text := self.differ.get((first, other)):
+                ways = ", ".join(f"{_day(text, form)} by {form!r}" for form in self.forms)
                 raise BpttError(
-                    f"{column} can be read in {1 + len(others)} ways: {text!r} is "
-                    f"{_day(text, first)} by {first!r} and {_day(text, other)} by {other!r}; "
-                    "say which with time_format (--time-format)"
+                    f"{column} can be read in {len(self.forms)} ways: {text!r} is {ways}; say "
+                    "which with time_format (--time-format)"
                 )
         return first
 
