@@ -212,15 +212,15 @@ def _read(path: Path | None, options: DataOptions, table: TableOptions, settings
     if options.length is not None and not is_task:
         raise BpttError(f"--length is for tasks ({PREFIX}NAME); {path or 'a text'} is none")
     kind = "" if path is None else path.suffix.lower()
+    if options.standardise is not None and kind != ".npz":
+        raise BpttError(
+            f"--standardise is for collections (.npz); {path or 'the built-in text'} is none"
+        )
     if kind in TABLES and path is not None:
         return read_table(path, table.columns(settings.reach))
     if table.changed:
         flag, name = table.changed.replace("_", "-"), path or "the built-in text"
         raise BpttError(f"--{flag} is for tables ({', '.join(TABLES)}); {name} is none")
-    if options.standardise is not None and kind != ".npz":
-        raise BpttError(
-            f"--standardise is for collections (.npz); {path or 'the built-in text'} is none"
-        )
     if is_task:
         return Task.parse(str(path), options.length or DEFAULT_LENGTH)
     if kind == ".npz" and path is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from bptt.errors import BpttError
@@ -40,15 +41,16 @@ def lines_of(path: Path, layout: Layout) -> Iterator[tuple[int, list[str]]]:
         mark = dialect.comment
         lines = ("\n" if mark and line.startswith(mark) else line for line in file)
         rows = csv.reader(lines, delimiter=dialect.separator or ",")
-        for row in rows:
-            if row:
-                yield layout.skip + rows.line_num, row
+        with suppress(csv.Error):  # as of a field of megabytes: what is before it is enough
+            for row in rows:
+                if row:
+                    yield layout.skip + rows.line_num, row
 
 
 def long_row(path: Path, layout: Layout) -> str | None:
     """Say which row has more fields than the first one."""
     rows = lines_of(path, layout)
-    _, first = next(rows)
+    _, first = next(rows, (0, []))
     width, what = len(first), "a header" if layout.dialect.header else "a first row"
     for count, (line, row) in enumerate(rows, 1 if layout.dialect.header else 2):
         if len(row) > width:

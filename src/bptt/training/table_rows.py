@@ -11,7 +11,7 @@ import hashlib
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -187,14 +187,17 @@ def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
         hint = "install it with: pip install 'bptt[tables]'"
         raise BpttError(f"polars is not installed; {hint}") from None
     layout = None
-    with tempfile.TemporaryDirectory() as folder:
+    with ExitStack() as stack:
         try:
             sha256 = _digest(path)
             if _is_text(path):
                 layout = layout_of(path, dialect)
                 if layout.dialect.comment and dialect.comment is None:
                     require_no_rows_in_comments(path, layout)
-                source = utf8_copy(path, layout, Path(folder)) if layout.needs_copy else path
+                source = path
+                if layout.needs_copy:
+                    folder = stack.enter_context(tempfile.TemporaryDirectory())
+                    source = utf8_copy(path, layout, Path(folder))
                 frame = _scan_text(path, source, layout)
             else:
                 dialect.require_none(path)
@@ -204,14 +207,19 @@ def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
             yield TableFile(path, sha256, frame, head, layout, _examples(head, layout))
         except OSError as error:
             raise BpttError(f"cannot read {path}: {error.strerror or error}") from None
+        except UnicodeError as error:
+            raise BpttError(
+                f"cannot read {path} as {dialect.encoding or 'UTF-8'}: {error}; say what it is "
+                "with encoding (--encoding)"
+            ) from None
         except (pl.exceptions.PolarsError, csv.Error) as error:
             raise BpttError(_what_is_wrong(path, layout, str(error).partition("\n")[0])) from None
 
 
 def _what_is_wrong(path: Path, layout: Layout | None, reason: str) -> str:
-    if layout is None:
+    if not _is_text(path):
         return f"cannot read {path}: {reason}; expected a whole Parquet file"
-    if "more fields" in reason and (line := long_row(path, layout)):
+    if layout and "more fields" in reason and (line := long_row(path, layout)):
         return line
     if "utf-8" in reason.lower() and (line := no_utf8(path)):
         return line
