@@ -40,6 +40,8 @@ from .report.report import write_report as write_report
 from .training.batches import Data as Data
 from .training.collection import Collection as Collection
 from .training.collection import read_collection as read_collection
+from .training.columns import Columns as Columns
+from .training.csv_dialect import Dialect as Dialect
 from .training.data import Text as Text
 from .training.data import read_text as read_text
 from .training.diagnosis import Diagnosis as Diagnosis
@@ -53,7 +55,6 @@ from .training.fit import resume as resume
 from .training.run import Run as Run
 from .training.sample import Sample as Sample
 from .training.settings import Settings as Settings
-from .training.tables import Columns as Columns
 from .training.tables import Table as Table
 from .training.tables import read_table as read_table
 from .training.tasks import Task as Task

@@ -172,3 +172,47 @@ def test_nan_beyond_a_sequences_end_is_only_filler() -> None:
     net = bptt.Network(bptt.Gaussian(2), hidden=2)
     expected = evaluate(net, Padded(data.y, None, data.lengths, range(25), 8))
     assert evaluate(net, rows) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_whole_numbers_beside_others_cut_nothing(order: int) -> None:
+    y = [np.array([[1], [2]]), np.array([[0.5], [1.5], [2.5]]), np.array([[3], [4]])][::order]
+    data = bptt.Collection.of(y)
+    for k, one in enumerate(y):
+        np.testing.assert_array_equal(data.y[: len(one), k], one)
+    assert isinstance(data.likelihood, bptt.Gaussian)
+
+
+def large(spread: float = 3.0) -> list[np.ndarray]:
+    return [1e6 + spread * one for one in ragged()]
+
+
+def test_large_numbers_are_refused_or_standardised(tmp_path: Path) -> None:
+    with pytest.raises(
+        bptt.BpttError, match=r"y in the collection has mean 1e\+06 .*--standardise"
+    ):
+        bptt.Collection.of(large())
+    x = [np.full((5, 1), 1e9)] * 3
+    with pytest.raises(bptt.BpttError, match="feature 0 of x in the collection has mean"):
+        bptt.Collection.of([one[:, :1] / 1e9 for one in x], x)
+    y = large()
+    assert bptt.Collection.of(y, standardise=False).y_scaling is None
+    data = bptt.Collection.of(y, standardise=True)
+    steps = np.concatenate([data.y[:n, k] for k, n in enumerate(data.lengths[: data.cut])])
+    np.testing.assert_allclose(steps.mean(0), 0, atol=1e-5)
+    np.testing.assert_allclose(steps.std(0), 1, rtol=1e-5)
+    for k, one in enumerate(y):
+        np.testing.assert_allclose(data.restore(data.y[: len(one), k]), one, atol=0.01)
+        assert (data.y[len(one) :, k] == 0).all()
+    np.savez(tmp_path / "a.npz", y=bptt.Collection.of(y, standardise=False).y, lengths=data.lengths)
+    read = bptt.read_collection(tmp_path / "a.npz", standardise=True)
+    np.testing.assert_array_equal(read.y, data.y)
+    net = bptt.Network(read.likelihood, hidden=3)
+    bptt.fit(net, read, bptt.Settings(max_steps=2), out=tmp_path / "run")
+    np.testing.assert_array_equal(bptt.Run.open(tmp_path / "run").read_data().y, data.y)
+
+
+def test_symbols_and_bits_have_no_units() -> None:
+    for y in ([np.array([0, 1])] * 3, [np.ones((2, 2), bool)] * 3):
+        with pytest.raises(bptt.BpttError, match=r"standardise .* is for numbers"):
+            bptt.Collection.of(y, standardise=True)

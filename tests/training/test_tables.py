@@ -21,7 +21,9 @@ from hypothesis import strategies as st
 
 from bptt.errors import BpttError
 from bptt.training import table_rows
-from bptt.training.tables import Columns, Scaling, Table, read_table
+from bptt.training.columns import Columns
+from bptt.training.scaling import Scaling
+from bptt.training.tables import Table, read_table
 
 Write = Callable[..., Path]
 SQUARES = [float(k * k) for k in range(20)]
@@ -65,7 +67,7 @@ def one_column(write: Write, values: Sequence[object], **columns: Any) -> Table:
 def test_a_table_is_split_standardised_and_kept(write: Write) -> None:
     path = write({"u": SQUARES[::-1], "a": SQUARES, "t": list(range(20)), "s": ["x"] * 20})
     table = read_table(path, Columns(inputs=("u",), time="t"))
-    assert table.columns == Columns(target=("a",), inputs=("u",), time="t")
+    assert table.columns.roles == [("a", "target"), ("u", "inputs"), ("t", "time")]
     assert table.cut == 18
     assert table.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert table.y.dtype == np.float32
@@ -231,7 +233,7 @@ def test_parquet_is_read_as_csv_is(write: Write, difference: bool) -> None:
     one, two = (read_table(write(content, f"t.{kind}"), columns) for kind in ("csv", "parquet"))
     for name in ("y", "x", "levels", "first_level", "times"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
-    assert (one.columns, one.y_scaling, one.cut) == (two.columns, two.y_scaling, two.cut)
+    assert (one.y_scaling, one.cut) == (two.y_scaling, two.cut)
     assert one.columns.target == ("a", "b")
 
 
@@ -439,7 +441,7 @@ def test_times_have_to_rise(write: Write, monkeypatch: pytest.MonkeyPatch, block
         where = f"is {after} in row 4, after {before} in the row before"
         refuse(path, f"column 't' (time) of {{t}} {where}; {sort}", time="t")
     days = [date(2026, 1, 1), date(2026, 1, 3), date(2026, 1, 2), date(2026, 1, 4)]
-    where = "is 2026-01-02 00:00:00 in row 3, after 2026-01-03 00:00:00 in the row before"
+    where = "is 2026-01-02 in row 3, after 2026-01-03 in the row before"
     for kind in ("csv", "parquet"):
         path = write({"t": days, "a": [1, 2, 4, 8]}, f"t.{kind}")
         refuse(path, f"column 't' (time) of {{t}} {where}; {sort}", time="t")
@@ -454,18 +456,25 @@ def test_missing_and_unreadable_times(
     missing = "column 't' (time) of {t} is missing in rows 3, 4; every row needs its time"
     refuse(write(csv("t,a", *rows)), missing, time="t")
     rows = ["2026-01-01,1", "2026-01-02,2", "soon,4", "2026-01-03,6"]
-    text = "column 't' (time) of {t} has text in row 3, 'soon'; expected numbers or dates: "
-    refuse(write(csv("t,a", *rows)), text + "mend the row", time="t")
+    text = "column 't' (time) of {t} has text in row 3, 'soon'; expected numbers, or dates in one "
+    remedy = "format: mend the row, or say which it is (--time-format)"
+    refuse(write(csv("t,a", *rows)), text + remedy, time="t")
     path = write({"t": [1, None, 3, 4], "a": [1, 2, 4, 8]}, "t.parquet")
     refuse(path, "column 't' (time) of {t} is missing in row 2; every row needs its time", time="t")
 
 
 # What is refused
 
-TEXT = "expected numbers: leave the column out or mend the row"
+MEND = "expected numbers: leave the column out or mend the row, or say "
+TEXT = MEND + "that it stands for a missing value (--missing)"
+MARKS = MEND + "how numbers are written (--decimal, --thousands)"
 FILL = 'fill "previous" or "linear" (--fill) puts something there'
 INFINITE = "expected finite numbers: mend the row"
 PREVIOUS = 'is missing in row 1, with none before it; fill "linear" takes the nearest'
+LONG_ROW = (
+    "row 2 of {t} (line 3) has 3 fields, under a header of 2; mend the row, or say how fields are "
+    "separated (--separator)"
+)
 LEAST = "at validation_share 0.3; expected at least 2 and 1"
 CONSTANT = "constant over the 3 rows to train on; leave the column out"
 
@@ -474,16 +483,16 @@ CONSTANT = "constant over the 3 rows to train on; leave the column out"
     ("text", "message", "columns"),
     [
         ("", "{t} is empty; expected a table with rows to learn from", {}),
-        ("\n\n", "cannot read {t}: empty CSV; expected a CSV file in UTF-8", {}),
+        ("\n\n", "{t} has no rows; expected some to learn from", {}),
         ("a,b\n", "{t} has no rows; expected some to learn from", {}),
         ("a,b", "{t} has no rows; expected some to learn from", {}),
         ("a,b\n\n\n", "{t} has no rows; expected some to learn from", {}),
-        ("a\n1\n", f"{{t}} has 1 rows to train on and 0 to validate {LEAST}", {}),
-        ("a\n1\n", f"{{t}} has 0 rows to train on and 0 to validate {LEAST}", {"difference": True}),
-        ("a\n1\n2\n3\n", f"{{t}} has 3 rows to train on and 0 to validate {LEAST}", {}),
-        ("a,b\n1,2\n3,4,5\n", "row 2 of {t} has 3 fields, under a header of 2; mend the row", {}),
+        ("a\n5\n", f"{{t}} has 1 rows to train on and 0 to validate {LEAST}", {}),
+        ("a\n5\n", f"{{t}} has 0 rows to train on and 0 to validate {LEAST}", {"difference": True}),
+        ("a\n3\n2\n1\n", f"{{t}} has 3 rows to train on and 0 to validate {LEAST}", {}),
+        ("a,b\n1,2\n3,4,5\n", LONG_ROW, {}),
         ("a,b,a\n1,2,3\n", "{t} has 2 columns named 'a'; rename them", {}),
-        ("a;b\n1;2\n", "{t} has no column of numbers left for the target; it has 'a;b'", {}),
+        ("a:b\n1:2\n", "{t} has no column of numbers left for the target; it has 'a:b'", {}),
         (
             "a,b\n1,x\n",
             "{t} has no column of numbers left for the target; it has 'a', 'b'",
@@ -510,8 +519,8 @@ CONSTANT = "constant over the 3 rows to train on; leave the column out"
             {},
         ),
         (
-            "a,b\n1,2\n2,3\n3,1 000\n4,5\n",
-            f"column 'b' (inputs) of {{t}} has text in row 3, '1 000'; {TEXT}",
+            "a,b\n7,2\n2,3\n3,10 00\n4,5\n",
+            f"column 'b' (inputs) of {{t}} has text in row 3, '10 00'; {MARKS}",
             {"inputs": "b"},
         ),
         (
@@ -550,7 +559,7 @@ CONSTANT = "constant over the 3 rows to train on; leave the column out"
             {"inputs": "a", "fill": "linear"},
         ),
         ("a,b\n1,1\n2,1\n3,1\n4,2\n", f"column 'b' of {{t}} is {CONSTANT}", {}),
-        ("a,b\n1,1\n2,1\n3,1\n4,2\n", f"column 'b' of {{t}} is {CONSTANT}", {"inputs": "b"}),
+        ("a,b\n9,1\n2,1\n3,1\n4,2\n", f"column 'b' of {{t}} is {CONSTANT}", {"inputs": "b"}),
         (
             "a\n0.1\n0.2\n0.3\n0.4\n9\n",
             f"column 'a' of {{t}}: its differences are {CONSTANT}",
@@ -605,8 +614,8 @@ def test_columns_of_other_kinds(
 
 
 def test_bad_bytes(write: Write) -> None:
-    unread = "cannot read {t}: invalid utf-8 sequence; expected a CSV file in UTF-8"
-    refuse(write("a,b\n1,é\n".encode("latin-1")), unread)
+    unread = "{t} is not UTF-8: byte 0xe9 in line 2; say what it is with encoding (--encoding), "
+    refuse(write("a,b\n1,é\n".encode("latin-1")), unread + "such as cp1252")
     for content in (bytes(range(256)) * 600, b"\0" * 200_000, '"open,1\n2,3\n'.encode("utf-16")):
         with pytest.raises(BpttError, match=r"^[^\n]+t\.csv[^\n]+$"):
             read_table(write(content))
@@ -634,7 +643,7 @@ def test_what_the_system_refuses(write: Write, monkeypatch: pytest.MonkeyPatch) 
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(tempfile, "TemporaryFile", full)
-    refuse(write("a\n1\n2\n3\n4\n"), "cannot read {t}: No space left on device")
+    refuse(write("a\n9\n2\n3\n4\n"), "cannot read {t}: No space left on device")
 
 
 def test_without_polars(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

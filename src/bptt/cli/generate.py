@@ -75,6 +75,8 @@ def _forecast(
     ahead.write(out)
     figure = out.with_suffix(".html")
     write_figure(plot_forecast(table, ahead), figure)
+    if ahead.note:
+        print(ahead.note)
     print(f"{steps:,} steps ahead are in {out}; the figure is {figure}")
 
 

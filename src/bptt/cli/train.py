@@ -15,7 +15,8 @@ from rich.console import Console
 import bptt
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
-from bptt.cli.options import COMMAS, MOST_SEED, TEMPERATURE, numbers
+from bptt.cli.options import MOST_SEED, TEMPERATURE, numbers
+from bptt.cli.table_options import TableOptions
 from bptt.errors import BpttError, require_whole
 from bptt.training.settings import Settings
 
@@ -29,7 +30,6 @@ SAMPLE_STEPS = 400
 CLEARLY_BETTER = 0.05
 """Nats per step by which an earlier validation has to be better to be worth a word."""
 TABLES = (".csv", ".tsv", ".parquet")
-TABLE_OPTIONS = ("target", "inputs", "time", "fill", "difference", "validation_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,23 +94,9 @@ class DataOptions:
     tokens: Literal["characters", "bytes"] = "characters"
     """Of a text: what to predict one at a time; bytes takes any file."""
 
-    target: Annotated[tuple[str, ...], COMMAS] = ()
-    """Of a table: the columns to model, such as a,b; by default every column of numbers left."""
-
-    inputs: Annotated[tuple[str, ...], COMMAS] = ()
-    """Of a table: columns that are known at the step that is predicted."""
-
-    time: str | None = None
-    """Of a table: the column that rises from row to row."""
-
-    fill: Literal["previous", "linear"] | None = None
-    """Of a table: what to put for missing values, which are refused otherwise."""
-
-    difference: bool = False
-    """Of a table: model the change from row to row, for series with a trend."""
-
-    validation_share: float = 0.1
-    """Of a table: how much of it, at its end, is not to train on."""
+    standardise: bool | None = None
+    """Of a collection: put its numbers in standard units, as those of tables are; by default they
+    are taken as they are, and refused if they are large."""
 
     length: str | None = None
     """Of a task: how long, such as 200, or 50-200, one drawn for every batch; by default 100."""
@@ -126,6 +112,7 @@ def train(
     network: Annotated[NetworkOptions | None, Parameter(name="*")] = None,
     settings: Annotated[Settings | None, Parameter(name="*")] = None,
     options: Annotated[DataOptions | None, Parameter(name="*")] = None,
+    table: Annotated[TableOptions | None, Parameter(name="*")] = None,
     start: Annotated[InitialOptions | None, Parameter(name="*")] = None,
     seed: int = 0,
     out: Path | None = None,
@@ -167,7 +154,7 @@ def train(
     else:
         require_whole("seed", seed, 0, MOST_SEED)
         options = options or DataOptions()
-        found = _read(data, options)
+        found = _read(data, options, table or TableOptions(), settings)
         torch.manual_seed(seed)
         net = _network(found, network or NetworkOptions(), options, start or InitialOptions())
         done = _start(net, found, settings, out or next_folder(data), seed, extras)
@@ -194,6 +181,8 @@ def _start(
     steps = data.training_batches(1, None, 0).steps
     amount = "drawn on the fly" if isinstance(data, Task) else f"{steps:,} {data.unit}s to train on"
     print(f"{data.source}: {amount}")
+    for line in data.about:
+        print(f"  {line}")
     with _watching(out, data, settings, extras) as on_step:
         return fit(net, data, settings, out=out, seed=seed, on_step=on_step)
 
@@ -213,28 +202,30 @@ def _go_on(
     return found, net, done
 
 
-def _read(path: Path | None, options: DataOptions) -> Data:
+def _read(path: Path | None, options: DataOptions, table: TableOptions, settings: Settings) -> Data:
     """Read the data, of the kind that its name says."""
     from bptt.training.collection import read_collection  # noqa: PLC0415
     from bptt.training.data import read_text  # noqa: PLC0415
-    from bptt.training.tables import Columns, read_table  # noqa: PLC0415
+    from bptt.training.tables import read_table  # noqa: PLC0415
     from bptt.training.tasks import DEFAULT_LENGTH, PREFIX, Task  # noqa: PLC0415
 
     is_task = str(path).startswith(PREFIX)
     if options.length is not None and not is_task:
         raise BpttError(f"--length is for tasks ({PREFIX}NAME); {path or 'a text'} is none")
     kind = "" if path is None else path.suffix.lower()
-    rest = {key: value for key, value in asdict(options).items() if key in TABLE_OPTIONS}
-    changed = [key for key, value in rest.items() if value != getattr(DataOptions(), key)]
+    if options.standardise is not None and kind != ".npz":
+        raise BpttError(
+            f"--standardise is for collections (.npz); {path or 'the built-in text'} is none"
+        )
     if kind in TABLES and path is not None:
-        return read_table(path, Columns(**rest))
-    if changed:
-        flag, name = changed[0].replace("_", "-"), path or "the built-in text"
+        return read_table(path, table.columns(settings.reach))
+    if table.changed:
+        flag, name = table.changed.replace("_", "-"), path or "the built-in text"
         raise BpttError(f"--{flag} is for tables ({', '.join(TABLES)}); {name} is none")
     if is_task:
         return Task.parse(str(path), options.length or DEFAULT_LENGTH)
     if kind == ".npz" and path is not None:
-        return read_collection(path)
+        return read_collection(path, standardise=options.standardise)
     return read_text(path, options.tokens)
 
 

@@ -28,11 +28,12 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
     figure = make_subplots(len(names), 1, shared_xaxes=True, subplot_titles=names)
     count = len(ahead.mean)
     past: Any = np.arange(-min(shown, len(table.levels)) + 1, 1)
-    past = past if table.times is None else table.times[-shown:]
+    past = past if table.times is None else table.clock.wall(table.times[-shown:])
+    times = table.clock.wall(ahead.times)
     low, high = (ahead.quantiles[share] for share in sorted(ahead.quantiles))
     for i in range(len(names)):
         around = np.concatenate([low[:, i], high[::-1, i]])
-        there_and_back = np.concatenate([ahead.times, ahead.times[::-1]])
+        there_and_back = np.concatenate([times, times[::-1]])
         traces = (
             {"x": past, "y": table.levels[-shown:, i], "name": "the table", "line_color": TRUE},
             {
@@ -44,7 +45,7 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
                 "line_width": 0,
                 "hoverinfo": "skip",
             },
-            {"x": ahead.times, "y": ahead.mean[:, i], "name": "forecast", "line_color": OWN},
+            {"x": times, "y": ahead.mean[:, i], "name": "forecast", "line_color": OWN},
         )
         for trace in traces:
             figure.add_scatter(**trace, mode="lines", showlegend=i == 0, row=i + 1, col=1)

@@ -63,7 +63,7 @@ class Data(ABC):
 
     source: what to call it. unit: what a step is called. default_batch: sequences side by side.
     sha256: of the file. default_window: how many steps the gradient reaches back, unless told; None
-    for all.
+    for all. about: what else there is to know before training on it, in sentences.
     """
 
     source: str
@@ -71,6 +71,7 @@ class Data(ABC):
     sha256: str
     default_batch: int
     default_window: int | None = 100
+    about: tuple[str, ...] = ()
 
     @property
     @abstractmethod

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import zipfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,8 @@ from bptt.errors import BpttError
 from bptt.model.encodings import Encoding
 from bptt.model.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from bptt.training.batches import Data, Padded
+from bptt.training.padded_units import measure_padded, require_size, standard_padded
+from bptt.training.scaling import Scaling
 
 VALIDATION_SHARE = 0.1
 ROWS_AT_ONCE = 1 << 12
@@ -41,19 +43,37 @@ class Collection(Data):
     symbols: int | None
     path: Path | None = None
     sha256: str = ""
+    y_scaling: Scaling | None = None  # of standard units, if y is in them
+    x_scaling: Scaling | None = None
 
     unit = "step"
     default_batch = 32
 
     @classmethod
-    def of(cls, y: Sequence[np.ndarray], x: Sequence[np.ndarray] | None = None) -> Collection:
-        """Return a collection of arrays of different lengths, each (T,) or (T, d)."""
+    def of(
+        cls,
+        y: Sequence[np.ndarray],
+        x: Sequence[np.ndarray] | None = None,
+        *,
+        standardise: bool | None = None,
+    ) -> Collection:
+        """Return a collection of arrays of different lengths, each (T,) or (T, d).
+
+        standardise: whether numbers are put in standard units, as those of tables are; `restore`
+        goes back. By default they are taken as they are, and refused where a network could not
+        learn from numbers of their size.
+        """
         if x is not None and [len(one) for one in x] != [len(one) for one in y]:
             raise BpttError(
                 "x and y have different lengths; expected one x for each step of each y"
             )
         lengths = np.array([len(one) for one in y], dtype=np.int64)
-        return _checked("the collection", _padded(y), _maybe_padded(x), lengths)
+        collection = _checked("the collection", _padded(y), _maybe_padded(x), lengths)
+        return _in_units("the collection", collection, standardise)
+
+    def restore(self, standard: np.ndarray) -> np.ndarray:
+        """Return values of y (..., d), such as a forecast, in the units in which y was given."""
+        return standard if self.y_scaling is None else self.y_scaling.original(standard)
 
     @property
     def source(self) -> str:  # type: ignore[override]
@@ -90,13 +110,22 @@ class Collection(Data):
     def config(self) -> dict[str, Any]:
         """Return where the file is and what it was."""
         path = None if self.path is None else str(self.path.resolve())
-        return {"kind": "sequences", "path": path, "sha256": self.sha256, "symbols": self.symbols}
+        return {
+            "kind": "sequences",
+            "path": path,
+            "sha256": self.sha256,
+            "symbols": self.symbols,
+            "standardise": (self.y_scaling or self.x_scaling) is not None,
+        }
 
 
-def read_collection(path: str | Path, symbols: int | None = None) -> Collection:
+def read_collection(
+    path: str | Path, symbols: int | None = None, *, standardise: bool | None = None
+) -> Collection:
     """Read a .npz file with y and, if there are any, x and lengths; without loading it whole.
 
     symbols: how many there are, for whole numbers; by default one more than the largest.
+    standardise: as in `Collection.of`.
     """
     path = Path(path)
     try:
@@ -118,7 +147,31 @@ def read_collection(path: str | Path, symbols: int | None = None) -> Collection:
     y = arrays["y"]
     lengths = arrays.get("lengths", np.full(y.shape[1] if y.ndim > 1 else 0, len(y)))
     found = _checked(str(path), y, arrays.get("x"), lengths, symbols)
-    return Collection(found.y, found.x, found.lengths, found.symbols, path, sha256)
+    collection = replace(found, path=path, sha256=sha256)
+    return _in_units(str(path), collection, standardise)
+
+
+def _in_units(source: str, collection: Collection, standardise: bool | None) -> Collection:
+    """Return the collection in standard units, if asked; else raise BpttError if they are needed.
+
+    They are those of the training part.
+    """
+    c = collection
+    is_numbers = c.y.ndim == 3 and c.y.dtype.kind == "f"
+    if not is_numbers and c.x is None and standardise:
+        raise BpttError(
+            f"y in {source} holds {'symbols' if c.y.ndim == 2 else 'bits'}; standardise "
+            "(--standardise) is for numbers: leave it out"
+        )
+    y_scaling = measure_padded(c.y, c.lengths[: c.cut]) if is_numbers else None
+    x_scaling = None if c.x is None else measure_padded(c.x, c.lengths[: c.cut])
+    if not standardise:
+        if standardise is None:
+            require_size(source, {"y": y_scaling, "x": x_scaling})
+        return c
+    y = c.y if y_scaling is None else standard_padded(c.y, c.lengths, y_scaling)
+    x = None if c.x is None or x_scaling is None else standard_padded(c.x, c.lengths, x_scaling)
+    return replace(c, y=y, x=x, y_scaling=y_scaling, x_scaling=x_scaling)
 
 
 def _mapped(archive: zipfile.ZipFile, name: str) -> np.ndarray:
@@ -217,8 +270,9 @@ def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
     if not arrays or len({np.asarray(one).shape[1:] for one in arrays}) > 1:
         raise BpttError("the sequences have different shapes beyond time; expected (T,) or (T, d)")
     T = max(len(one) for one in arrays)
-    first = np.asarray(arrays[0])
-    padded = np.zeros((T, len(arrays), *first.shape[1:]), first.dtype)
+    arrays = [np.asarray(one) for one in arrays]
+    dtype = np.result_type(*{one.dtype for one in arrays if len(one)} or {arrays[0].dtype})
+    padded = np.zeros((T, len(arrays), *arrays[0].shape[1:]), dtype)
     for i, one in enumerate(arrays):
         padded[: len(one), i] = one
     return padded

@@ -18,9 +18,11 @@ from bptt.model.network import Network
 from bptt.training import checkpoint
 from bptt.training.batches import Data
 from bptt.training.collection import read_collection
+from bptt.training.columns import Columns
 from bptt.training.data import Vocabulary, read_text
+from bptt.training.scaling import Scaling
 from bptt.training.settings import Settings
-from bptt.training.tables import Columns, Scaling, Table, read_table
+from bptt.training.tables import Table, read_table
 from bptt.training.tasks import Task
 from bptt.training.weights import every_weight, tie
 
@@ -132,7 +134,8 @@ class Run:
             elif self.kind == "table":
                 data = self.read_table(source)
             else:
-                data = read_collection(source, config["symbols"])
+                units = config.get("standardise", False)
+                data = read_collection(source, config["symbols"], standardise=units)
         if data.sha256 != config["sha256"]:
             raise BpttError(
                 f"{data.source} is not the {self.kind} that {self.path} was trained on "

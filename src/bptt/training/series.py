@@ -15,7 +15,8 @@ from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training.batches import Batch
-from bptt.training.tables import Columns, Table, read_table
+from bptt.training.steps_ahead import steps_ahead
+from bptt.training.tables import Table
 
 STEPS_AT_ONCE = 1024
 QUANTILES = (0.05, 0.95)
@@ -53,13 +54,16 @@ def one_step_ahead(net: Network, table: Table) -> OneStepAhead:
 class SeriesForecast:
     """How a table goes on, in its units, (steps, d); quantiles of the sampled paths by their share.
 
-    times: of the steps, if the table has any and they are evenly spaced; else numbers from 1.
+    times: of the steps; in UTC if the table's clock has a zone; numbers from 1 if it has none.
+    labels: the times, or numbers, as the table writes them. note: what is uncertain about them.
     """
 
     names: tuple[str, ...]
     times: np.ndarray
     mean: Float[np.ndarray, "steps d"]
     quantiles: dict[float, Float[np.ndarray, "steps d"]]
+    labels: list[str]
+    note: str = ""
 
     def write(self, path: Path) -> None:
         """Write a CSV file: a row a step; for every column the mean and the quantiles."""
@@ -70,7 +74,7 @@ class SeriesForecast:
             with path.open("w", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file)
                 rows.writerow(header)
-                for t, time in enumerate(self.times):
+                for t, time in enumerate(self.labels):
                     values = [part[t, i] for i in range(len(self.names)) for part in parts.values()]
                     rows.writerow([time, *(f"{value:.6g}" for value in values)])
         except OSError as error:
@@ -89,10 +93,13 @@ def forecast_table(
 ) -> SeriesForecast:
     """Return how the table goes on after its last row.
 
-    future: a table with the input columns of the steps ahead, for a network that has inputs.
+    future: a table with the input columns of the steps ahead, for a network that has inputs; with
+    their times, if the table has them, which have to follow its last one.
     """
-    x = _future_inputs(table, future, steps)
-    x = None if x is None else x.to(net.dtype)
+    following = steps_ahead(table, steps, future)
+    x = None
+    if following.x is not None:
+        x = torch.from_numpy(np.array(following.x)).unsqueeze(1).to(net.dtype)
     generator = torch.Generator()
     _ = generator.seed() if seed is None else generator.manual_seed(seed)
     with every_unit(net):
@@ -102,9 +109,11 @@ def forecast_table(
     many = table.restore(np.moveaxis(ahead.paths[:, :, 0].numpy(), 0, 1), last)
     return SeriesForecast(
         table.columns.target,
-        _times_ahead(table.times, steps),
+        following.times,
         table.restore(ahead.mean[:, 0].numpy(), last),
         {share: np.quantile(many, share, axis=1) for share in QUANTILES},
+        following.labels,
+        following.note,
     )
 
 
@@ -117,27 +126,3 @@ def _state_at_the_end(net: Network, table: Table) -> State | None:
         batch = Batch(y, x, None, state is None).of(net.dtype)
         state = net.advance(batch.y, batch.x, state=state)
     return state
-
-
-def _future_inputs(table: Table, future: Path | None, steps: int) -> torch.Tensor | None:
-    """Return the inputs of the steps ahead, (steps, 1, i), or raise BpttError."""
-    names = table.columns.inputs
-    if not names:
-        return None
-    if future is None:
-        raise BpttError(
-            f"the network has the inputs {', '.join(names)}; expected a table that has them for "
-            "the steps ahead (--future)"
-        )
-    ahead = read_table(future, Columns(target=names), scaling=(table.x_scaling, None))  # type: ignore[arg-type]
-    if len(ahead.y) < steps:
-        raise BpttError(f"{future} has {len(ahead.y)} rows; expected one for each of {steps} steps")
-    return torch.from_numpy(np.array(ahead.y[:steps])).unsqueeze(1)
-
-
-def _times_ahead(times: np.ndarray | None, steps: int) -> np.ndarray:
-    """Return the times of the steps ahead: as far apart as the table's usually are."""
-    if times is None or len(times) < 2:
-        return np.arange(1, steps + 1)
-    gap = np.sort(np.diff(times))[(len(times) - 1) // 2]
-    return np.asarray(times[-1] + gap * np.arange(1, steps + 1))

@@ -1,0 +1,88 @@
+"""How 'bptt train' is told what a table is, and how its file is written."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from bptt.cli.options import COMMAS
+
+if TYPE_CHECKING:
+    from bptt.training.columns import Columns
+
+DIALECT = ("separator", "decimal", "thousands", "comment", "missing", "encoding", "header")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """Of a table: what its columns are, and how its file is written."""
+
+    target: Annotated[tuple[str, ...], COMMAS] = ()
+    """The columns to model, such as a,b; by default every column of numbers left, but for an
+    index."""
+
+    inputs: Annotated[tuple[str, ...], COMMAS] = ()
+    """Columns that are known at the step that is predicted."""
+
+    time: str | None = None
+    """The column that rises from row to row: dates, or numbers."""
+
+    time_format: str | None = None
+    """How times are written, as strptime has it, such as %d/%m/%Y (%q for a quarter; iso; number);
+    by default the one format that fits all rows."""
+
+    time_zone: str | None = None
+    """The zone by whose clock days are counted, such as Europe/Berlin, and in which times are that
+    name none."""
+
+    fill: Literal["previous", "linear"] | None = None
+    """What to put for missing values, which are refused otherwise, and into missing steps."""
+
+    longest_gap: int | None = None
+    """How many rows on end to fill at most; by default the window."""
+
+    difference: bool = False
+    """Model the change from row to row, for series with a trend."""
+
+    validation_share: float = 0.1
+    """How much of the table, at its end, is not to train on."""
+
+    separator: str | None = None
+    """What stands between the fields of a row, such as ; or tab; by default what fits the file."""
+
+    decimal: Literal[".", ","] | None = None
+    """The mark before decimals; by default the one that the file shows."""
+
+    thousands: str | None = None
+    """The mark between groups of digits; by default the one that the file shows."""
+
+    comment: str | None = None
+    """What lines begin with that are no rows; by default # or %, if the file has some."""
+
+    missing: Annotated[tuple[str, ...], COMMAS] = ()
+    """More words for a missing value, such as -999,none."""
+
+    encoding: str | None = None
+    """How characters are encoded, such as cp1252; by default UTF-8, or what the file's start says.
+    """
+
+    header: bool | None = None
+    """Whether the first row names the columns; by default whether it looks like it."""
+
+    @property
+    def changed(self) -> str | None:
+        """The first option that is set, if any is."""
+        default = asdict(TableOptions())
+        return next((name for name, value in asdict(self).items() if value != default[name]), None)
+
+    def columns(self, window: int | None) -> Columns:
+        """Return what to read; window: how far the gradient reaches back, None for all steps."""
+        from bptt.training.columns import Columns  # noqa: PLC0415
+        from bptt.training.csv_dialect import Dialect  # noqa: PLC0415
+        from bptt.training.settings import DEFAULT_WINDOW  # noqa: PLC0415
+
+        options: dict[str, Any] = asdict(self)
+        dialect = Dialect(**{name: options.pop(name) for name in DIALECT})
+        if self.longest_gap is None:
+            options["longest_gap"] = window or DEFAULT_WINDOW
+        return Columns(**options, dialect=dialect)

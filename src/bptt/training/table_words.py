@@ -1,0 +1,88 @@
+"""What is said of a table before a network is trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from bptt.training.loading import Rows
+from bptt.training.table_rows import TableFile, listed
+
+SHOWN = 8
+
+
+def about_rows(file: TableFile, rows: Rows) -> tuple[str, ...]:
+    """Return what is modelled, what is left out, how the file is written, and what is missing."""
+    dialect = "" if file.layout is None else file.layout.words(file.path)
+    return (
+        *([f"written with {dialect}"] if dialect else []),
+        *_columns(file, rows),
+        _times(rows),
+        *_missing_steps(rows),
+        *_filled(rows),
+    )
+
+
+def _columns(file: TableFile, rows: Rows) -> list[str]:
+    columns = rows.columns
+    lines = [f"target: {names(columns.target)}"]
+    if columns.inputs:
+        lines.append(f"inputs: {names(columns.inputs)}")
+    if rows.left_out:
+        some = [
+            f"{name or 'the first column'} ({reason})" for name, reason in rows.left_out.items()
+        ]
+        lines.append(f"left out: {listed(some[:SHOWN], len(some))}")
+    elif others := file.head.width - len(columns.roles):
+        lines.append(f"left out: {others:,} columns that are not named")
+    units = {unit for name, unit in file.units.items() if name in dict(columns.roles)}
+    if units:
+        lines.append(f"read without the sign that numbers have: {', '.join(sorted(units))}")
+    return lines
+
+
+def _times(rows: Rows) -> str:
+    count = f"{rows.count:,} rows"
+    if rows.times is None or not len(rows.times):
+        return count
+    first, *_, last = rows.clock.write(rows.times[[0, -1]])
+    how = f"column {rows.columns.time}"
+    form = rows.clock.format
+    how += f", as {form}" if form else ""
+    how += f", in {rows.clock.zone}" if rows.clock.zone else ""
+    pace = str(rows.step) if rows.step else "not evenly spaced: each row is a step all the same"
+    if rows.step is None and rows.clock.is_aware and rows.clock.zone is None:
+        pace += " (--time-zone NAME counts days by the clock there)"
+    return f"{count}, from {first} to {last} ({how}), {pace}"
+
+
+def _missing_steps(rows: Rows) -> list[str]:
+    if rows.times is None or rows.step is None or rows.columns.fill:
+        return []
+    missing = rows.missing_steps
+    if missing is None:
+        return []
+    [after] = rows.clock.write(rows.times[missing.before : missing.before + 1])
+    first = "the first after" if missing.count > 1 else "after"
+    remedy = "--fill puts them in" if missing.count > 1 else "--fill puts it in"
+    return [f"{missing}, {first} {after}; the rows around are taken as neighbours, or {remedy}"]
+
+
+def _filled(rows: Rows) -> list[str]:
+    added = len(rows.values) - rows.count
+    lines = [f"filled: {added:,} missing steps"] if added else []
+    for gap in rows.gaps[:SHOWN]:
+        on_end = f"the longest gap {gap.longest:,} rows, from row {gap.row:,} on"
+        lines.append(f"filled: {gap.count:,} values of {gap.name}, {on_end}")
+    if len(rows.gaps) > SHOWN:
+        rest = rows.gaps[SHOWN:]
+        longest = max(gap.longest for gap in rest)
+        total = sum(gap.count for gap in rest)
+        lines.append(
+            f"filled: {total:,} values of {len(rest):,} more columns, up to {longest:,} on end"
+        )
+    return lines
+
+
+def names(some: Sequence[str]) -> str:
+    """Return the first names, and how many more there are."""
+    return listed(some[:SHOWN], len(some))
