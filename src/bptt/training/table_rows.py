@@ -1,15 +1,13 @@
 """Files of tables in, rows of numbers out: CSV or Parquet of any size, by way of polars.
 
-A table goes in blocks of rows into temporary files without a name, which are mapped into memory:
-what it takes does not grow with it. (Set TMPDIR if /tmp has little room, or is memory itself.)
+A table goes in blocks of rows into temporary files: see `bptt.training.spool`.
 """
 
 from __future__ import annotations
 
 import csv
 import hashlib
-import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bptt.errors import BpttError
+from bptt.training.files import open_regular
+from bptt.training.spool import spool
 
 if TYPE_CHECKING:
     import polars as pl
@@ -111,18 +111,6 @@ def open_table(path: Path) -> Iterator[TableFile]:
         raise BpttError(f"cannot read {path}: {reason}; expected {wanted}") from None
 
 
-def spool(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Write blocks of rows into a temporary file, and map it."""
-    count, block = 0, np.empty((0, 1), np.int64)
-    with tempfile.TemporaryFile() as file:
-        for block in blocks:
-            file.write(np.ascontiguousarray(block).data)
-            count += len(block)
-        file.flush()
-        shape = (count, *block.shape[1:])
-        return np.asarray(np.memmap(file, block.dtype, "r+", shape=shape)) if count else block
-
-
 def blocks_of(rows: np.ndarray, overlap: int = 0) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (start, block) of the rows; each block ends with `overlap` rows of the next one."""
     for start in range(0, len(rows) - overlap, BLOCK):
@@ -164,13 +152,9 @@ def listed(first: Sequence[object], count: int) -> str:
 
 def _digest(path: Path) -> str:
     """Return the file's SHA-256, or raise BpttError if it cannot be a table."""
-    if path.is_dir():
-        raise BpttError(f"{path} is a folder; give the path of a table in it")
-    if not path.exists():
-        raise BpttError(f"no such file: {path}; give the path of a table")
-    if not _is_text(path) and path.suffix.lower() != ".parquet":
-        raise BpttError(f"{path} is no table; expected a .csv, .tsv or .parquet file")
-    with path.open("rb") as file:
+    with open_regular(path, "a table") as file:
+        if not _is_text(path) and path.suffix.lower() != ".parquet":
+            raise BpttError(f"{path} is no table; expected a .csv, .tsv or .parquet file")
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not file.tell():
             raise BpttError(f"{path} is empty; expected a table with rows to learn from")

@@ -14,6 +14,7 @@ import numpy as np
 from bptt.errors import BpttError, require_choice
 from bptt.model.likelihoods import Gaussian
 from bptt.training.batches import Data, Streams
+from bptt.training.spool import spool
 from bptt.training.table_rows import (
     WRONG,
     Found,
@@ -23,7 +24,6 @@ from bptt.training.table_rows import (
     fill_gaps,
     listed,
     open_table,
-    spool,
     steps_of,
 )
 
