@@ -9,6 +9,7 @@ from __future__ import annotations
 import resource
 import tempfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,9 +41,8 @@ def test_rows_come_back_as_they_were_written(dtype: str, sizes: tuple[int, ...])
 
 
 def test_a_full_disk_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        tempfile, "TemporaryFile", lambda **how: Path("/dev/full").open("r+b", **how)
-    )
+    full = partial(open, "/dev/full", "r+b")
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
     with pytest.raises(BpttError, match=r"cannot be written after .*: No space left on device; "):
         spool([np.ones((1000, 5))])
 

@@ -8,8 +8,9 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bptt.errors import BpttError, bytes_as_text
 
@@ -43,7 +44,7 @@ def require_name(path: str | Path) -> None:
         raise BpttError(f"{path} cannot be the name of a file: it has a NUL character in it")
 
 
-def open_regular(path: str | Path, wanted: str) -> BinaryIO:
+def open_regular(path: str | Path, wanted: str) -> BufferedReader:
     """Open a file to read, or raise BpttError unless it is a regular one.
 
     Pipes, sockets and devices are refused: they have no end that is known beforehand, and cannot be

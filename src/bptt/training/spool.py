@@ -50,7 +50,7 @@ def require_room(what: str, size: int) -> None:
 
 def _temporary_file() -> FileIO:
     try:
-        return cast(FileIO, tempfile.TemporaryFile(buffering=0))
+        return tempfile.TemporaryFile(buffering=0)
     except OSError as error:
         raise _no_temporary_files(error) from None
 
@@ -61,7 +61,7 @@ def _no_temporary_files(error: OSError) -> BpttError:
 
 def _write(file: FileIO, block: np.ndarray) -> None:
     """Write all of a block, or raise BpttError."""
-    rest = memoryview(block.reshape(-1).view(np.uint8)).cast("B")
+    rest = block.reshape(-1).view(np.uint8).data
     try:
         while rest:
             rest = rest[file.write(rest) :]
