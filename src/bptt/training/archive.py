@@ -21,7 +21,7 @@ from typing import IO, BinaryIO
 import numpy as np
 
 from bptt.errors import BpttError, bytes_as_text, memory_here
-from bptt.training.files import open_regular, system_errors
+from bptt.training.input_files import open_regular, system_errors
 from bptt.training.spool import require_room, spool
 
 CHUNK = 1 << 20

@@ -18,7 +18,7 @@ from bptt.errors import BpttError, require_choice
 from bptt.model.likelihoods import Categorical
 from bptt.model.network import Network
 from bptt.training.batches import Data, Streams
-from bptt.training.files import UnchangedFile
+from bptt.training.input_files import UnchangedFile
 from bptt.training.spool import require_room, spool
 
 TokenKind = Literal["characters", "bytes"]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from bptt.errors import BpttError
-from bptt.training.files import open_regular
+from bptt.training.input_files import open_regular
 from bptt.training.spool import spool
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ import pytest
 
 import bptt
 from bptt import BpttError
-from bptt.training import files
-from bptt.training.files import UnchangedFile, open_regular, parse_json, read_bytes
+from bptt.training import input_files
+from bptt.training.input_files import UnchangedFile, open_regular, parse_json, read_bytes
 from bptt.training.tables import read_table
 
 READERS: dict[str, Callable[[Path], object]] = {
@@ -98,7 +98,7 @@ def test_a_text_that_changes_is_refused(
             _ = path.write_text(after[change]) if change in after else path.unlink()
         return open_regular(*arguments)
 
-    monkeypatch.setattr(files, "open_regular", open_and_change)
+    monkeypatch.setattr(input_files, "open_regular", open_and_change)
     if opened > 1 and tokens == "bytes":  # it is read once, so that it is whatever it then was
         assert "".join(bptt.read_text(path, tokens).vocabulary.decode([97])) == "a"
         return
