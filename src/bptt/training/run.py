@@ -19,11 +19,17 @@ from bptt.training import checkpoint
 from bptt.training.batches import Data
 from bptt.training.collection import read_collection
 from bptt.training.data import Vocabulary, read_text
+from bptt.training.input_files import parse_json, read_bytes
+from bptt.training.run_config import require_config, require_sizes
+from bptt.training.run_lines import drop_cut_off, read_lines, require_metrics
 from bptt.training.settings import Settings
 from bptt.training.tables import Columns, Scaling, Table, read_table
 from bptt.training.tasks import Task
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+FLOW = "flow.jsonl"
+MOST_CONFIG = 1 << 25
+"""Bytes of a config.json; one with all characters of Unicode has less than half."""
 
 
 @dataclass(frozen=True)
@@ -63,17 +69,16 @@ class Run:
         """Return the run in a folder, or raise BpttError if there is none."""
         path = Path(path)
         try:
-            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+            is_there = (path / CONFIG).exists()
+        except OSError as error:
+            raise BpttError(f"cannot read {path}: {error.strerror}") from None
+        if not is_there:
             raise BpttError(
                 f"{path} holds no run; expected a folder with a {CONFIG}, as 'bptt train' makes it"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise BpttError(f"{path / CONFIG} cannot be read: {error}") from None
-        if not isinstance(config, dict) or not {"network", "data", "training", "trained"} <= set(
-            config
-        ):
-            raise BpttError(f"{path / CONFIG} is not what 'bptt train' writes; is it another's?")
+            )
+        source = str(path / CONFIG)
+        config = parse_json(read_bytes(source, "what 'bptt train' writes", MOST_CONFIG), source)
+        require_config(config, source)
         return cls(path, config)
 
     def with_training(self, **changes: Any) -> Run:
@@ -151,10 +156,13 @@ class Run:
     def network(self) -> Network:
         """Return the trained network."""
         tensors, _ = self.load()
-        with self._understood():
-            net = Network.from_config(self.config["network"])
-            trained = set(self.config["trained"])
-        checkpoint.load_weights(net, under("network", tensors), self.path / CHECKPOINT)
+        weights, source = under("network", tensors), str(self.path / CHECKPOINT)
+        require_sizes(self.config["network"], weights, source)
+        net = Network.from_config(self.config["network"])
+        checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
+        trained = set(self.config["trained"])
+        if unknown := sorted(trained - dict(net.named_parameters()).keys()):
+            raise BpttError(f"{self.path / CONFIG} has {unknown[0]} among what is trained")
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name in trained)
         return net
@@ -181,14 +189,16 @@ class Run:
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl, less one that was cut off half way."""
-        path = self.path / METRICS
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        rows = read_lines(self.path / METRICS)
+        for row in rows:
+            require_metrics(row.value, row.source)
+        return [row.value for row in rows]
 
     def forget_after(self, step: int) -> None:
         """Drop what metrics.jsonl says of later steps, since they will be run again."""
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
         checkpoint.write_atomically(self.path / METRICS, "".join(kept))
+        drop_cut_off(self.path / FLOW)
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
