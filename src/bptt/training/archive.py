@@ -27,6 +27,8 @@ from bptt.training.spool import require_room, spool
 CHUNK = 1 << 20
 LONGEST_HEADER = 10_000
 """Bytes, as numpy has it."""
+VERSIONS = ((1, 0), (2, 0), (3, 0))
+MOST_SIZE = 1 << 48
 MOST_PACKED = 20
 """How many times its own size an archive may always unpack to."""
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as numpy.savez and savez_compressed write
@@ -162,13 +164,15 @@ def _read_header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.
         )
     if dtype.kind not in "biufc" or dtype.subdtype is not None:
         raise BpttError(f"{name} holds {dtype}; expected numbers")
-    if min(shape, default=0) < 0:
-        raise BpttError(f"{name} has shape {shape}; expected no size below 0: it is damaged")
+    if not all(0 <= size <= MOST_SIZE for size in shape):
+        raise BpttError(f"{name} has a size that no array has: it is damaged")
     return shape, fortran, dtype, len(whole)
 
 
 def _parsed(header: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(header)
+    if version not in VERSIONS:
+        raise ValueError(f"its version is {version}")
     if version == (1, 0):
         return np.lib.format.read_array_header_1_0(header)
     return np.lib.format.read_array_header_2_0(header)
