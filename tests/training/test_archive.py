@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from bptt import BpttError
-from bptt.training import archive
+from bptt.training import spool
 from bptt.training.archive import read_arrays
 
 Y = np.arange(12.0).reshape(3, 2, 2)
@@ -159,12 +159,12 @@ def test_a_bomb_is_refused_before_it_is_unpacked(
 ) -> None:
     path = tmp_path / "a.npz"
     np.savez_compressed(path, y=np.zeros(10**6))
-    monkeypatch.setattr(archive, "memory_here", lambda: 10**6)
+    monkeypatch.setattr(spool, "memory_here", lambda: 10**6)
     with pytest.raises(BpttError, match=r"a.npz unpacks to 8.0 MB; expected at most 500.0 kB, as"):
         read(path)
-    monkeypatch.setattr(archive, "MOST_PACKED", 10**6)
+    monkeypatch.setattr(spool, "MOST_PACKED", 10**6)
     assert len(read(path)["y"]) == 10**6
-    monkeypatch.setattr(archive, "MOST_PACKED", 20)
+    monkeypatch.setattr(spool, "MOST_PACKED", 20)
     np.savez(path, y=np.zeros(10**6))  # which is as large as it is
     assert len(read(path)["y"]) == 10**6
 

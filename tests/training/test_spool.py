@@ -13,11 +13,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
 
 import bptt
 from bptt import BpttError
 from bptt.training import data
+from bptt.training import spool as spool_module
 from bptt.training.spool import require_room, spool
 from bptt.training.tables import read_table
 
@@ -74,3 +76,17 @@ def test_every_reader_survives_a_disk_that_is_full(
             READERS[reader]()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def test_a_table_that_unpacks_to_more_than_this_machine_bears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    pl.DataFrame({"a": np.arange(10**6) % 2}).write_parquet(path)
+    monkeypatch.setattr(spool_module, "memory_here", lambda: 10**6)
+    with pytest.raises(
+        BpttError, match=r"a.parquet unpacks to 8.0 MB; expected at most .* as much"
+    ):
+        read_table(path)
+    monkeypatch.setattr(spool_module, "MOST_PACKED", 10**6)
+    assert len(read_table(path).y) == 10**6

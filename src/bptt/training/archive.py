@@ -20,17 +20,15 @@ from typing import IO, BinaryIO
 
 import numpy as np
 
-from bptt.errors import BpttError, bytes_as_text, memory_here
+from bptt.errors import BpttError
 from bptt.training.input_files import open_regular, system_errors
-from bptt.training.spool import require_room, spool
+from bptt.training.spool import require_room, require_unpackable, spool
 
 CHUNK = 1 << 20
 LONGEST_HEADER = 10_000
 """Bytes, as numpy has it."""
 VERSIONS = ((1, 0), (2, 0), (3, 0))
 MOST_SIZE = 1 << 48
-MOST_PACKED = 20
-"""How many times its own size an archive may always unpack to."""
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as numpy.savez and savez_compressed write
 # What zipfile raises for what is no ZIP archive, or damaged, or of a kind that it cannot read.
 BAD_ARCHIVE = (
@@ -65,11 +63,10 @@ def read_arrays(path: Path, names: Sequence[str]) -> tuple[str, dict[str, np.nda
     with open_regular(path, "a .npz file") as file, system_errors("read", path):
         sha256 = hashlib.file_digest(file, "sha256").hexdigest()
         size = os.fstat(file.fileno()).st_size
-        most = max((memory_here() or 1 << 33) // 2, MOST_PACKED * size)
         try:
             with zipfile.ZipFile(file) as archive:
                 members = _members(path, archive, names)
-                _require_sizes(path, members, most)
+                _require_sizes(path, members, size)
                 return sha256, {
                     name: _read_member(f"{name} in {path}", archive, member)
                     for name, member in members.items()
@@ -108,15 +105,10 @@ def _members(
     return found
 
 
-def _require_sizes(path: Path, members: dict[str, zipfile.ZipInfo], most: int) -> None:
+def _require_sizes(path: Path, members: dict[str, zipfile.ZipInfo], archive: int) -> None:
     """Raise BpttError if the members would take more room than they may, or than there is."""
     packed = [one for one in members.values() if one.compress_type != zipfile.ZIP_STORED]
-    size = sum(member.file_size for member in packed)
-    if size > most:
-        raise BpttError(
-            f"{path} unpacks to {bytes_as_text(size)}; expected at most {bytes_as_text(most)}, as "
-            "much as this machine bears: save it with numpy.savez, which does not pack it"
-        )
+    require_unpackable(str(path), sum(member.file_size for member in packed), archive)
     require_room(f"{path}, unpacked,", sum(member.file_size for member in members.values()))
 
 

@@ -14,8 +14,10 @@ from typing import BinaryIO, cast
 
 import numpy as np
 
-from bptt.errors import BpttError, bytes_as_text
+from bptt.errors import BpttError, bytes_as_text, memory_here
 
+MOST_PACKED = 20
+"""How many times its own size a file may always unpack to."""
 MORE_ROOM = "set TMPDIR to a folder with more room"
 
 
@@ -32,6 +34,20 @@ def spool(blocks: Iterable[np.ndarray]) -> np.ndarray:
             count += len(block)
         shape = (count, *block.shape[1:])
         return _mapped(file, block.dtype, shape) if 0 not in shape else np.empty(shape, block.dtype)
+
+
+def require_unpackable(what: str, unpacked: int, packed: int) -> None:
+    """Raise BpttError if a packed file would take more room than it may, or than there is.
+
+    It may unpack to half of this machine's memory, or to 20 times its size if that is more.
+    """
+    most = max((memory_here() or 1 << 33) // 2, MOST_PACKED * packed)
+    if unpacked > most:
+        raise BpttError(
+            f"{what} unpacks to {bytes_as_text(unpacked)}; expected at most {bytes_as_text(most)}, "
+            "as much as this machine bears: save it without packing it, or in parts"
+        )
+    require_room(f"{what}, unpacked,", unpacked)
 
 
 def require_room(what: str, size: int) -> None:

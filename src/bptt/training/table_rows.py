@@ -17,7 +17,7 @@ import numpy as np
 
 from bptt.errors import BpttError
 from bptt.training.input_files import open_regular
-from bptt.training.spool import spool
+from bptt.training.spool import require_unpackable, spool
 
 if TYPE_CHECKING:
     import polars as pl
@@ -81,6 +81,8 @@ class TableFile:
         numbers = dict.fromkeys(names, True)
         if time is not None:
             numbers[time] = self.is_number(time)
+        if not _is_text(self.path):
+            _require_unpackable(self.path, self.frame, len(numbers))
         found: Found = {}
         words = spool(_words(self.frame, numbers, found))
         values = words[:, : len(names)].view(np.float64)
@@ -103,8 +105,9 @@ def open_table(path: Path) -> Iterator[TableFile]:
         yield TableFile(path, sha256, frame, frame.head(HEAD).collect())
     except OSError as error:
         raise BpttError(f"cannot read {path}: {error.strerror or error}") from None
-    except (pl.exceptions.PolarsError, csv.Error) as error:
-        reason = str(error).partition("\n")[0]
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, csv.Error) as error:
+        is_panic = isinstance(error, pl.exceptions.PanicException)
+        reason = "it is damaged" if is_panic else str(error).partition("\n")[0]
         if _is_text(path) and "more fields" in reason:
             raise BpttError(_long_row(path)) from None
         wanted = "a CSV file in UTF-8" if _is_text(path) else "a whole Parquet file"
@@ -175,6 +178,14 @@ def _scan(path: Path) -> pl.LazyFrame:
     frame = pl.scan_csv(path, separator=separator, infer_schema=False, glob=False)
     blank = _blank_lines(path)
     return frame.head(frame.select(pl.len()).collect().item() - blank) if blank else frame
+
+
+def _require_unpackable(path: Path, frame: pl.LazyFrame, columns: int) -> None:
+    """Raise BpttError if a file that is packed has more rows than this machine bears."""
+    import polars as pl  # noqa: PLC0415
+
+    count = frame.select(pl.len()).collect().item()
+    require_unpackable(str(path), 8 * columns * count, path.stat().st_size)
 
 
 def _is_text(path: Path) -> bool:
