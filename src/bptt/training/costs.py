@@ -117,7 +117,7 @@ def measure_costs(
     of the ways that are exact differ.
     """
     for T in lengths:
-        require_whole("a length", T, 1)
+        require_whole("a length", T, 1, MOST_STEPS)
     for way in ways:
         require_choice("a way", way, WAYS)
     require_whole("hidden", hidden, 1)

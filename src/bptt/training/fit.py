@@ -33,6 +33,8 @@ from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
 from bptt.training.tasks import Task
 
 LOG_EVERY = 10
+MOST_STEPS = 2**53
+"""Beyond which a float cannot tell one step from the next."""
 SECONDS_BETWEEN_SAVES = 60.0
 
 
@@ -93,7 +95,7 @@ class Progress:
     def require(self, source: str) -> None:
         """Raise BpttError unless training could have come so far."""
         for name in ("step", "nll_count", "seed"):
-            require_whole(f"{source}: {name}", getattr(self, name), 0, 2**53)
+            require_whole(f"{source}: {name}", getattr(self, name), 0, MOST_STEPS)
         if not math.isfinite(self.seconds + self.nll_sum) or self.seconds < 0:
             raise BpttError(
                 f"{source}: seconds are {self.seconds} and nll_sum is {self.nll_sum}; expected "
@@ -439,7 +441,7 @@ def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
 def _total_steps(settings: Settings, data: Data, updates_per_epoch: int) -> int:
     ends = [] if settings.max_steps is None else [settings.max_steps]
     if settings.epochs is not None:
-        ends.append(math.ceil(settings.epochs * updates_per_epoch))
+        ends.append(math.ceil(min(settings.epochs * updates_per_epoch, MOST_STEPS)))
     least = 0 if isinstance(data, Text) else DEFAULT_STEPS
     return min(ends or [max(least, math.ceil(DEFAULT_EPOCHS * updates_per_epoch))])
 

@@ -19,7 +19,7 @@ from bptt.training import checkpoint
 from bptt.training.batches import Data
 from bptt.training.collection import read_collection
 from bptt.training.data import Vocabulary, read_text
-from bptt.training.input_files import parse_json, read_bytes
+from bptt.training.input_files import parse_json, read_bytes, system_errors
 from bptt.training.run_config import require_config, require_sizes
 from bptt.training.run_lines import drop_cut_off, read_lines, require_metrics
 from bptt.training.settings import Settings
@@ -43,12 +43,12 @@ class Run:
     def create(cls, path: str | Path, config: dict[str, Any]) -> Run:
         """Make the folder, unless it holds a run already."""
         path = Path(path)
-        if (path / CONFIG).exists():
-            raise BpttError(
-                f"{path} holds a run already; give another folder with out (--out), "
-                "or go on with that run by resuming it (--resume)"
-            )
-        try:
+        with system_errors("write a run to", path):
+            if (path / CONFIG).exists():
+                raise BpttError(
+                    f"{path} holds a run already; give another folder with out (--out), "
+                    "or go on with that run by resuming it (--resume)"
+                )
             path.mkdir(parents=True, exist_ok=True)
             if (path / METRICS).exists():
                 raise BpttError(
@@ -56,8 +56,6 @@ class Run:
                     "give another folder with out (--out)"
                 )
             (path / METRICS).touch(exist_ok=False)  # of two that come here at once, one wins
-        except OSError as error:
-            raise BpttError(f"cannot write a run to {path}: {error.strerror}") from None
         return cls(path, config)
 
     def write_config(self) -> None:
@@ -68,10 +66,8 @@ class Run:
     def open(cls, path: str | Path) -> Run:
         """Return the run in a folder, or raise BpttError if there is none."""
         path = Path(path)
-        try:
+        with system_errors("read", path):
             is_there = (path / CONFIG).exists()
-        except OSError as error:
-            raise BpttError(f"cannot read {path}: {error.strerror}") from None
         if not is_there:
             raise BpttError(
                 f"{path} holds no run; expected a folder with a {CONFIG}, as 'bptt train' makes it"
