@@ -61,6 +61,16 @@ def test_a_page_is_named_as_it_is(
     assert "The pictures are in [b]\\n.html" in capsys.readouterr().out.splitlines()
 
 
+@pytest.mark.parametrize("name", ["a" * 255, "é" * 127])
+def test_a_folder_is_named_after_a_long_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text("to be, or not to be: that is the question\n" * 4)
+    assert main(["train", name, *SMALL]) == 0
+    assert [path.name for path in Path("runs").iterdir()] == [f"{name[:60]}-1"]
+
+
 @pytest.mark.parametrize("option", ["--out", "--resume", "data"])
 @pytest.mark.parametrize(
     "name", ["a" * 300, "a\0b", "a/" * 3000, "text/below", "/proc/none/a", "\ud800"]

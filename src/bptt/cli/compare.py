@@ -56,7 +56,7 @@ def compare(
         asked = comparing.read_comparison(what)
     else:
         asked = comparing.comparison_of_flags(what, setting, common, seeds)
-    folder = out or Path("runs") / ("compare-" + re.sub(r"[^\w.-]", "-", Path(what).stem))
+    folder = out or Path("runs") / ("compare-" + re.sub(r"[^\w.-]", "-", Path(what).stem)[:60])
     console = Console(highlight=False, markup=False, emoji=False)
 
     def say(outcome: comparing.Outcome) -> None:

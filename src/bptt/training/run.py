@@ -28,6 +28,8 @@ from bptt.training.tasks import Task
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 FLOW = "flow.jsonl"
+LONGEST_NAME = 60
+"""Characters of a folder's name that come from the data's: as bytes, a system allows 255."""
 MOST_CONFIG = 1 << 25
 """Bytes of a config.json; one with all characters of Unicode has less than half."""
 
@@ -208,6 +210,6 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def next_folder(data: Path | None) -> Path:
     """Return the first of runs/NAME-1, runs/NAME-2, … that is free, named for the data."""
-    name = "topics" if data is None else re.sub(r"[^\w.-]", "-", data.stem) or "run"
+    name = "topics" if data is None else re.sub(r"[^\w.-]", "-", data.stem)[:LONGEST_NAME] or "run"
     folders = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())
