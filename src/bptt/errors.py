@@ -2,14 +2,42 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from collections.abc import Sequence
 from numbers import Integral
 
+LONGEST = 2000
+"""Characters of a message; what is longer loses its middle."""
+
 
 class BpttError(ValueError):
-    """Bad input: the message names what was got, what is expected and what to do."""
+    r"""Bad input: the message names what was got, what is expected and what to do.
+
+    It is one printable line, whatever the names in it: others' control characters are escaped.
+
+    >>> str(BpttError("no column 'a\nb\x1b[31m'"))
+    "no column 'a\\nb\\x1b[31m'"
+    """
+
+    def __init__(self, message: str) -> None:
+        message = printable(message)
+        if len(message) > LONGEST:
+            message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
+        super().__init__(message)
+
+
+def printable(text: object) -> str:
+    r"""Return a text with all that is not printable escaped, as terminals obey some of it.
+
+    >>> printable("a\nb\x1b[31m é")
+    'a\\nb\\x1b[31m é'
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def require_shape(
@@ -68,9 +96,9 @@ def as_bytes(name: str, got: object) -> int:
     if isinstance(got, str) and found is not None:
         number, unit = float(found[1]), (found[2] or "").upper()
         thousand = 1024 if unit.endswith("I") else 1000
-        size = int(number * thousand ** " KMGT".index(unit[:1] or " "))
-        if size > 0:
-            return size
+        size = number * thousand ** " KMGT".index(unit[:1] or " ")
+        if 1 <= size < math.inf:
+            return int(size)
     raise BpttError(f"{name} is {got!r}; expected bytes, such as 64000000, '64MB' or '2GiB'")
 
 
@@ -98,6 +126,6 @@ def require_memory(what: str, needed: int) -> None:
     has = memory_here()
     if has is not None and needed > has:
         raise BpttError(
-            f"{what} would take {needed / 1e9:,.0f} GB; this machine has {has / 1e9:,.0f} GB: "
+            f"{what} would take {needed // 10**9:,} GB; this machine has {has // 10**9:,} GB: "
             "choose smaller sizes"
         )

@@ -56,7 +56,7 @@ def test_bad_input() -> None:
     net, y = make()
     with pytest.raises(bptt.BpttError, match="the likelihood is categorical; expected numbers"):
         bptt.Network(bptt.Categorical(3), hidden=2).forecast(3)
-    with pytest.raises(bptt.BpttError, match="steps is 0; expected a whole number of at least 1"):
+    with pytest.raises(bptt.BpttError, match="steps is 0; expected a whole number from 1 to"):
         net.forecast(0)
     with pytest.raises(bptt.BpttError, match="paths is 0"):
         net.forecast(1, paths=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from pathlib import Path
 
 import numpy as np
@@ -63,10 +64,17 @@ def test_an_archive_is_the_arrays_that_were_saved(tmp_path: Path, compressed: bo
     save = np.savez_compressed if compressed else np.savez
     save(tmp_path / "a.npz", y=data.y, lengths=data.lengths)
     read = bptt.read_collection(tmp_path / "a.npz")
-    assert isinstance(read.y, np.memmap)
+    assert _is_mapped(read.y)
     np.testing.assert_array_equal(read.y, data.y)
     np.testing.assert_array_equal(read.lengths, data.lengths)
     assert (repr(read.likelihood), read.inputs) == (repr(bptt.Gaussian(2)), 0)
+
+
+def _is_mapped(array: np.ndarray) -> bool:
+    base: object = array
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return isinstance(base, mmap.mmap)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +134,10 @@ def _stop_at(step: bptt.training.fit.Step, when: int) -> None:
     ("arrays", "message"),
     [
         ({"a": np.ones(3)}, r"has a; expected y"),
-        ({"y": np.array([np.ones(2), np.ones(3)], dtype=object)}, "y in .* is ragged; pad y to"),
+        (
+            {"y": np.array([np.ones(2), np.ones(3)], dtype=object)},
+            "y in .* is ragged, or .*; pad it to",
+        ),
         ({"y": np.ones(3)}, r"y in .* has shape \(3,\); expected \(T, N\) for symbols or"),
         ({"y": np.ones((3, 1, 1))}, "has one sequence; expected at least 2"),
         ({"y": np.ones((3, 2))}, r"is \(T, N\) of float64; expected whole numbers for symbols"),
@@ -152,7 +163,7 @@ def test_more_bad_input(tmp_path: Path) -> None:
     with pytest.raises(bptt.BpttError, match=r"no such file: .*; give the path of a .npz file"):
         bptt.read_collection(tmp_path / "absent.npz")
     (tmp_path / "bad.npz").write_text("no archive")
-    with pytest.raises(bptt.BpttError, match=r"bad.npz is no .npz file; write one with numpy"):
+    with pytest.raises(bptt.BpttError, match=r"bad.npz is no .npz file, .*; write one with numpy"):
         bptt.read_collection(tmp_path / "bad.npz")
     with pytest.raises(bptt.BpttError, match="x and y have different lengths"):
         bptt.Collection.of([np.ones((2, 1))], [np.ones((3, 1))])

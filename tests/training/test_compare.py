@@ -149,7 +149,7 @@ def test_files_that_make_no_sense(tmp_path: Path, text, words):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["gone.toml"], "cannot read gone.toml"),
+        (["gone.toml"], "no such file: gone.toml; give the path of a comparison"),
         (["gone.toml", "--common", "--hidden 3"], "with a TOML file"),
         (["task:order"], "at least one setting"),
         (["task:order", "--setting", "plain"], "expected NAME:"),

@@ -149,7 +149,7 @@ def test_main_writes_json(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        ({"lengths": [100, 0]}, "a length is 0; expected a whole number of at least 1"),
+        ({"lengths": [100, 0]}, "a length is 0; expected a whole number from 1 to"),
         ({"lengths": [2.5]}, "a length is 2.5; expected a whole number"),
         ({"lengths": []}, "lengths is empty; expected at least one"),
         ({"ways": []}, "ways is empty; expected at least one"),

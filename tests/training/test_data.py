@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bptt
-from bptt.training import data
+from bptt.training import data, input_files
 from bptt.training.batches import streams
 from bptt.training.data import UNKNOWN, Vocabulary
 
@@ -63,7 +63,7 @@ def test_a_file_is_read_in_blocks_and_a_large_one_is_mapped(
 ) -> None:
     (tmp_path / "text").write_text("naïve café €uro\n" * 40, encoding="utf-8")
     whole = bptt.read_text(tmp_path / "text", tokens)
-    monkeypatch.setattr(data, "BLOCK", 7)
+    monkeypatch.setattr(input_files, "BLOCK", 7)
     monkeypatch.setattr(data, "IN_MEMORY", 10)
     parts = bptt.read_text(tmp_path / "text", tokens)
     assert (parts.vocabulary, parts.sha256) == (whole.vocabulary, whole.sha256)

@@ -11,8 +11,9 @@ import bptt
 from bptt.training.batches import Padded, Streams
 from bptt.training.diagnosis import Sample, diagnose, diagnose_run
 from bptt.training.fit import Step
+from bptt.training.run import FLOW
 from bptt.training.sample import held_out
-from bptt.training.snapshots import FILE, Snapshots, read_snapshots
+from bptt.training.snapshots import Snapshots, read_snapshots
 
 TEXT = "to be, or not to be, that is the question: " * 100
 
@@ -125,7 +126,7 @@ def test_snapshots_show_the_flow_while_it_is_trained(run: bptt.Run):
 
 def test_snapshots_of_steps_that_were_run_again_and_of_a_line_cut_off(run: bptt.Run):
     again = {"step": 12, "horizon": None, "growth": None, "by_lag": [1.0]}
-    with (run.path / FILE).open("a") as file:
+    with (run.path / FLOW).open("a") as file:
         file.write(json.dumps(again) + '\n{"step": 13, "hor')
     kept = read_snapshots(run)
     assert [one.step for one in kept] == list(range(1, 13))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 import os
-import shlex
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +18,8 @@ from bptt.cli.compare import compare
 from bptt.cli.flow import flow
 from bptt.cli.generate import generate
 from bptt.cli.train import train
-from bptt.errors import BpttError
+from bptt.cli.words import shell_word
+from bptt.errors import BpttError, printable
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 RESUME_OPTIONS = {"--resume", "--max-steps", "--max-seconds", "--tensorboard", "--report"}
@@ -56,12 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _check_resume(arguments)
         app(arguments, exit_on_error=False, print_error=False)
     except (BpttError, CycloptsError) as error:
-        print("bptt:", " ".join(str(error).split()), file=sys.stderr)
+        print("bptt:", printable(" ".join(str(error).split())), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
         run = getattr(interrupt, "run", None)  # bptt.training.fit.Interrupted knows what was saved
         if run is not None:
-            print(f"Stopped and saved. To go on: bptt train --resume {shlex.quote(str(run.path))}")
+            print(f"Stopped and saved. To go on: bptt train --resume {shell_word(run.path)}")
         return INTERRUPTED
     except BrokenPipeError:
         # The reader has gone; point stdout elsewhere so that Python's last flush finds no pipe.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.live import Live
 
-from bptt.errors import BpttError, as_bytes, bytes_as_text
+from bptt.errors import BpttError, as_bytes, bytes_as_text, printable
 
 if TYPE_CHECKING:
     from bptt.training.costs import Cost
@@ -51,7 +51,7 @@ def bench(
         f"all states kept; bounded: the same within {budget}; truncated: cut to {window:,} steps; "
         "torch.nn.RNN: loss.backward() through Embedding, torch.nn.RNN and Linear.",
     ]
-    console, costs = Console(highlight=False), list["Cost"]()
+    console, costs = Console(highlight=False, markup=False, emoji=False), list["Cost"]()
     found = measure_costs(steps, hidden=hidden, memory=memory, window=window)
     console.print(*lead, end="\n\n")
     with Live(cost_table([]), console=console, transient=True) as live:
@@ -60,7 +60,7 @@ def bench(
             live.update(cost_table(costs))
     console.print(cost_table(costs))
     write_costs(out, costs, lead)
-    console.print(f"\nThe page is {out}", soft_wrap=True)
+    console.print(f"\nThe page is {printable(out)}", soft_wrap=True)
 
 
 def _whole(text: str) -> int:

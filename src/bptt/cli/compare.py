@@ -11,8 +11,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, printable, require_whole
 
+MOST_SEEDS = 1000
 FLAGS = Parameter(allow_leading_hyphen=True, negative="")
 
 
@@ -48,15 +49,15 @@ def compare(
     from bptt.report.comparison import write_comparison  # noqa: PLC0415
     from bptt.training import compare as comparing  # noqa: PLC0415
 
-    require_whole("seeds", seeds, 1)
+    require_whole("seeds", seeds, 1, MOST_SEEDS)
     if what.endswith(".toml"):
         if setting or common:
             raise BpttError("--setting and --common are given with a TOML file; expected one")
         asked = comparing.read_comparison(what)
     else:
         asked = comparing.comparison_of_flags(what, setting, common, seeds)
-    folder = out or Path("runs") / ("compare-" + re.sub(r"[^\w.-]", "-", Path(what).stem))
-    console = Console(highlight=False)
+    folder = out or Path("runs") / ("compare-" + re.sub(r"[^\w.-]", "-", Path(what).stem)[:60])
+    console = Console(highlight=False, markup=False, emoji=False)
 
     def say(outcome: comparing.Outcome) -> None:
         solved = {None: "", True: ", solved", False: ", not solved"}[outcome.solved]
@@ -75,4 +76,4 @@ def compare(
         table.add_row(*row)
     console.print(table)
     write_comparison(folder / "report.html", asked, folder, outcomes)
-    console.print(f"The page is {folder / 'report.html'}", soft_wrap=True)
+    console.print(f"The page is {printable(folder / 'report.html')}", soft_wrap=True)

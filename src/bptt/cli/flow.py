@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bptt.errors import printable
+
 if TYPE_CHECKING:
     from bptt.training.run import Run
 
@@ -54,5 +56,5 @@ def write_and_say(run: Run, data: Path | None = None, out: Path | None = None, *
     out = out or run.path / "report.html"
     write_report(out, found)
     for paragraph in headline(found):
-        print(paragraph, end="\n\n")
-    print(f"The pictures are in {out}")
+        print(printable(paragraph), end="\n\n")
+    print(f"The pictures are in {printable(out)}")

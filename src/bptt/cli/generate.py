@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bptt.cli.options import MOST_SEED, TEMPERATURE
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, printable, require_whole
 
 if TYPE_CHECKING:
     from bptt.training.run import Run
@@ -76,8 +76,8 @@ def _forecast(
     figure = out.with_suffix(".html")
     write_figure(plot_forecast(table, ahead), figure)
     if ahead.note:
-        print(ahead.note)
-    print(f"{steps:,} steps ahead are in {out}; the figure is {figure}")
+        print(printable(ahead.note))
+    print(f"{steps:,} steps ahead are in {printable(out)}; the figure is {printable(figure)}")
 
 
 def write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: int | None) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -17,7 +16,8 @@ from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
 from bptt.cli.options import MOST_SEED, TEMPERATURE, numbers
 from bptt.cli.table_options import TableOptions
-from bptt.errors import BpttError, require_whole
+from bptt.cli.words import shell_word
+from bptt.errors import BpttError, printable, require_whole
 from bptt.training.settings import Settings
 
 if TYPE_CHECKING:
@@ -180,9 +180,9 @@ def _start(
 
     steps = data.training_batches(1, None, 0).steps
     amount = "drawn on the fly" if isinstance(data, Task) else f"{steps:,} {data.unit}s to train on"
-    print(f"{data.source}: {amount}")
+    print(f"{printable(data.source)}: {amount}")
     for line in data.about:
-        print(f"  {line}")
+        print(f"  {printable(line)}")
     with _watching(out, data, settings, extras) as on_step:
         return fit(net, data, settings, out=out, seed=seed, on_step=on_step)
 
@@ -270,7 +270,9 @@ def _watching(
         listeners.append(tensorboard_writer(folder))
     if extras.report:
         listeners.append(Snapshots(folder, data.validation_batches(SEQUENCES), window))
-    with TrainingDisplay(Console(highlight=False), data.unit, settings.max_seconds) as display:
+    with TrainingDisplay(
+        Console(highlight=False, markup=False, emoji=False), data.unit, settings.max_seconds
+    ) as display:
 
         def on_step(step: Step) -> None:
             display(step)
@@ -285,7 +287,7 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
 
     run = done.run
     assert run is not None
-    folder, next_steps = shlex.quote(str(run.path)), ["generate {} --steps 100"]
+    folder, next_steps = shell_word(run.path), ["generate {} --steps 100"]
     measure, per_nat = losses_in(run.unit)
     print(
         f"validation {done.validation_nll * per_nat:.3f} {measure} "
@@ -310,7 +312,7 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
     _say_if_it_was_better_before(run, done)
     next_steps.append("flow {}")
     next_steps.append(f"train --resume {{}} --max-steps {2 * max(done.step, 1)}")
-    print(f"The run is in {run.path}. Try next:")
+    print(f"The run is in {printable(run.path)}. Try next:")
     for step in next_steps:
         print(f"  bptt {step.format(folder)}")
 
@@ -348,5 +350,5 @@ def _say_one_step_ahead(net: Network, data: Data | None) -> None:
     errors = one_step_ahead(net, data)
     print("One step ahead, root mean square error on the validation part:")
     for name, mine, its in zip(errors.names, errors.network, errors.persistence, strict=True):
-        print(f"  {name}: {mine:.4g}, against {its:.4g} of expecting the value before")
+        print(f"  {printable(name)}: {mine:.4g}, against {its:.4g} of expecting the value before")
     print()

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, require_memory, require_whole
 from bptt.model.closed_loop import free_run
 from bptt.model.encodings import Tokens
 from bptt.model.entry import enter
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 STREAM_STEPS = 64
 """How many steps of a free run are computed at once."""
+MOST_STEPS = 1 << 40
+"""Which would take days."""
 
 
 @torch.no_grad()
@@ -40,7 +42,7 @@ def stream(
     generator: torch.Generator | None = None,
 ) -> Iterator[Shaped[Tensor, "S B *y"]]:
     """Do what `Network.stream` says."""
-    require_whole("steps", steps, 0)
+    require_whole("steps", steps, 0, MOST_STEPS)
     require_temperature(temperature)
     net = enter(net)
     state, x, B = _after_prompt(net, steps, x, prompt, state)
@@ -98,10 +100,11 @@ def forecast(
     generator: torch.Generator | None = None,
 ) -> Forecast:
     """Do what `Network.forecast` says."""
-    require_whole("steps", steps, 1)
+    require_whole("steps", steps, 1, MOST_STEPS)
     require_whole("paths", paths, 1)
     if isinstance(net.likelihood.encoding, Tokens):
         raise BpttError("the likelihood is categorical; expected numbers: for symbols use generate")
+    require_memory("the forecast", 4 * (paths + 1) * steps * net.likelihood.outputs)
     net = enter(net)
     state, future, B = _after_prompt(net, steps, x, prompt, state)
     mean = net.generate(steps, x=future, state=state, temperature=0.0)

@@ -29,6 +29,8 @@ from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
 from bptt.model.reading import read, state_after
 from bptt.model.state import Output, Regime, State
 
+MOST_LAYERS = 1024
+"""Each is a few modules, which take time to make however small they are."""
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
 
 
@@ -74,7 +76,7 @@ class Network(nn.Module):
         require_choice("recurrence", recurrence, RECURRENCES)
         require_choice("cell", cell, list(GATES))
         require_whole("hidden", hidden, 1)
-        require_whole("layers", layers, 1)
+        require_whole("layers", layers, 1, MOST_LAYERS)
         self.init.require(cell, recurrence)
         self.loop = LoopOptions(
             leak=leak, learn_leak=learn_leak, skips=as_delays(skips), norm=norm, dropout=dropout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ TRUE, OWN, SPREAD = GREY, BLUE, "rgba(61, 116, 230, 0.2)"
 def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
     """Return the end of a table, and how it goes on: a panel for each column of the target."""
     names, shown = ahead.names, max(100, STEPS_SHOWN * len(ahead.mean))
-    figure = make_subplots(len(names), 1, shared_xaxes=True, subplot_titles=names)
+    figure = make_subplots(
+        len(names), 1, shared_xaxes=True, subplot_titles=list(map(escape, names))
+    )
     count = len(ahead.mean)
     past: Any = np.arange(-min(shown, len(table.levels)) + 1, 1)
     past = past if table.times is None else table.clock.wall(table.times[-shown:])
@@ -49,7 +52,7 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
         )
         for trace in traces:
             figure.add_scatter(**trace, mode="lines", showlegend=i == 0, row=i + 1, col=1)
-    title = f"{table.path.name}, {count:,} steps ahead"
+    title = f"{escape(table.path.name)}, {count:,} steps ahead"
     return styled(figure, height=180 + 260 * len(names), title=title)
 
 

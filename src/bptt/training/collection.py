@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import shutil
-import tempfile
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +13,7 @@ from jaxtyping import Int, Shaped
 from bptt.errors import BpttError
 from bptt.model.encodings import Encoding
 from bptt.model.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from bptt.training.archive import read_arrays
 from bptt.training.batches import Data, Padded
 from bptt.training.padded_units import measure_padded, require_size, standard_padded
 from bptt.training.scaling import Scaling
@@ -128,24 +125,11 @@ def read_collection(
     standardise: as in `Collection.of`.
     """
     path = Path(path)
-    try:
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-        with zipfile.ZipFile(path) as archive:
-            names = {Path(name).stem for name in archive.namelist()}
-            arrays = {
-                name: _mapped(archive, name) for name in ("y", "x", "lengths") if name in names
-            }
-    except FileNotFoundError:
-        raise BpttError(f"no such file: {path}; give the path of a .npz file") from None
-    except zipfile.BadZipFile:
-        raise BpttError(f"{path} is no .npz file; write one with numpy.savez") from None
-    except (OSError, EOFError) as error:
-        raise BpttError(f"cannot read {path}: {error}") from None
-    if "y" not in arrays:
-        raise BpttError(f"{path} has {', '.join(sorted(names)) or 'nothing'}; expected y")
+    sha256, arrays = read_arrays(path, ("y", "x", "lengths"))
     y = arrays["y"]
-    lengths = arrays.get("lengths", np.full(y.shape[1] if y.ndim > 1 else 0, len(y)))
+    lengths = arrays.get("lengths")
+    if lengths is None:
+        lengths = np.full(y.shape[1:2], len(y)) if y.ndim > 1 else np.empty(0, np.int64)
     found = _checked(str(path), y, arrays.get("x"), lengths, symbols)
     collection = replace(found, path=path, sha256=sha256)
     return _in_units(str(path), collection, standardise)
@@ -172,24 +156,6 @@ def _in_units(source: str, collection: Collection, standardise: bool | None) -> 
     y = c.y if y_scaling is None else standard_padded(c.y, c.lengths, y_scaling)
     x = None if c.x is None or x_scaling is None else standard_padded(c.x, c.lengths, x_scaling)
     return replace(c, y=y, x=x, y_scaling=y_scaling, x_scaling=x_scaling)
-
-
-def _mapped(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """Return an array of the archive, mapped from a file without a name."""
-    with tempfile.TemporaryFile() as file, archive.open(f"{name}.npy") as packed:
-        shutil.copyfileobj(packed, file, 1 << 20)
-        file.seek(0)
-        version = np.lib.format.read_magic(file)
-        read = np.lib.format.read_array_header_1_0
-        shape, fortran, dtype = (
-            read if version == (1, 0) else np.lib.format.read_array_header_2_0
-        )(file)
-        if dtype.hasobject:
-            raise BpttError(f"{name} in {archive.filename} is ragged; {HOW_TO_PAD}")
-        if 0 in shape or not shape:
-            return np.zeros(shape, dtype)
-        order = "F" if fortran else "C"
-        return np.memmap(file, dtype, "r+", file.tell(), shape, order)  # type: ignore[call-overload, no-any-return]
 
 
 def _checked(

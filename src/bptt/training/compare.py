@@ -18,11 +18,14 @@ from typing import Any
 
 from bptt.errors import BpttError, require_whole
 from bptt.training.checkpoint import write_atomically
+from bptt.training.input_files import read_bytes
 from bptt.training.run import CHECKPOINT, CONFIG, Run
 from bptt.training.snapshots import read_snapshots
 from bptt.training.tasks import Task
 
 SPEC, FINISHED = "comparison.json", "finished"
+MOST_SPEC = 1 << 24
+"""Bytes of a comparison.json, or of a comparison in TOML."""
 KEYS = {"data", "seeds", "common", "settings"}
 
 
@@ -132,14 +135,16 @@ class Outcome:
         """Read it from the run."""
         run = Run.open(job.folder)
         rows = [row for row in run.metrics() if "validation_nll" in row]
+        if not rows:
+            raise BpttError(f"{job.folder} has no validation in its metrics; train it again")
         last, solved = rows[-1], None
         end = last
         if run.kind == "task":
             data = run.read_data()
             assert isinstance(data, Task)
             enough = data.criterion.solved
-            end = next((row for row in rows if row["judged"] < enough), last)
-            solved = end["judged"] < enough
+            end = next((row for row in rows if row.get("judged", enough) < enough), last)
+            solved = end.get("judged", enough) < enough
         shots = read_snapshots(run)
         horizons = (shots[0].horizon, shots[-1].horizon) if shots else (None, None)
         steps, seconds = int(end["step"]), float(end["seconds"])
@@ -189,7 +194,7 @@ def _claim(folder: Path, what: Comparison) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if (folder / SPEC).exists():
-            if (folder / SPEC).read_text(encoding="utf-8") != spec:
+            if read_bytes(folder / SPEC, "a comparison", MOST_SPEC) != spec.encode():
                 raise BpttError(
                     f"{folder} holds a comparison with other settings; give another folder with "
                     "out (--out), or the same settings to go on with it"
@@ -212,9 +217,9 @@ def read_comparison(path: str | Path) -> Comparison:
     omega = 0.5
     """
     try:
-        found = tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BpttError(f"cannot read {path}: {error.strerror}") from None
+        found = tomllib.loads(read_bytes(path, "a comparison in TOML", MOST_SPEC).decode())
+    except RecursionError:
+        raise BpttError(f"{path} is no comparison: it is nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BpttError(f"{path} is no TOML: {error}") from None
     if unknown := sorted(set(found) - KEYS):
@@ -223,10 +228,16 @@ def read_comparison(path: str | Path) -> Comparison:
     tables = (found.get("common", {}), settings, *(settings.values() if settings else ()))
     if not all(isinstance(table, dict) for table in tables):
         raise BpttError(f"{path}: expected [common] and [settings.NAME], tables of flags")
+    flags = [value for table in tables if table is not settings for value in table.values()]
+    if wrong := [value for value in flags if not isinstance(value, str | int | float)]:
+        raise BpttError(f"{path} has {wrong[0]!r} for a flag; expected a text, a number or true")
+    data = found.get("data")
+    if data is not None and not isinstance(data, str):
+        raise BpttError(f"{path}: data is {data!r}; expected a text, as bptt train takes it")
     seeds = found.get("seeds", [0, 1, 2])
     if not isinstance(seeds, list):
         raise BpttError(f"{path}: seeds are {seeds!r}; expected a list, such as [0, 1, 2]")
-    return Comparison(found.get("data"), tuple(seeds), found.get("common", {}), settings)
+    return Comparison(data, tuple(seeds), found.get("common", {}), settings)
 
 
 def comparison_of_flags(

@@ -35,6 +35,7 @@ MORE_A_STEP = {"exact": 1.5, "torch": 4.0}
 """The ways whose memory grows with T, and by how much more a step of a longer sequence may take: in
 torch's way short-lived gradients of the weights lie between states, and fragment the heap."""
 SYMBOLS = 65
+MOST_STEPS = 10**9
 WARM_UP, FEW_STEPS = 300, 1_000
 RUNS, LONG_RUN, PATIENCE = 3, 2.0, 20.0
 """A run of more than LONG_RUN seconds is not repeated; torch's way ends with one of PATIENCE."""
@@ -117,7 +118,7 @@ def measure_costs(
     of the ways that are exact differ.
     """
     for T in lengths:
-        require_whole("a length", T, 1)
+        require_whole("a length", T, 1, MOST_STEPS)
     for way in ways:
         require_choice("a way", way, WAYS)
     require_whole("hidden", hidden, 1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import hashlib
-import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,15 +18,17 @@ from bptt.errors import BpttError, require_choice
 from bptt.model.likelihoods import Categorical
 from bptt.model.network import Network
 from bptt.training.batches import Data, Streams
+from bptt.training.input_files import UnchangedFile
+from bptt.training.spool import require_room, spool
 
 TokenKind = Literal["characters", "bytes"]
 BUILT_IN = "pydoc_data.topics"
 VALIDATION_SHARE = 0.1
 VALIDATION_STEPS = 256
-BLOCK = 1 << 21
-"""Bytes that are read at once."""
 IN_MEMORY = 1 << 26
 """Tokens up to which they are kept in memory."""
+LONGEST_CHARACTER = 4
+"""Bytes, in UTF-8."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 
 
@@ -177,57 +178,48 @@ def read_text(
     tokens = tokens if vocabulary is None else vocabulary.kind
     require_choice("tokens", tokens, ("characters", "bytes"))
     file = TextFile(None if path is None else Path(path))
-    size, sha256 = file.measure()
-    if size == 0:
+    if file.size == 0:
         raise BpttError(f"{file.source} is empty; expected some text to learn from")
+    if file.size > IN_MEMORY:
+        least = file.size if tokens == "bytes" else file.size // LONGEST_CHARACTER
+        require_room(f"the tokens of {file.source}", least)
     if tokens == "bytes":
-        vocabulary, count = vocabulary or Vocabulary("bytes"), size
-        ids = _filled(count, np.uint8, (np.frombuffer(block, np.uint8) for block in file.blocks()))
+        vocabulary, count = vocabulary or Vocabulary("bytes"), file.size
+        parts = (np.frombuffer(block, np.uint8) for block in file.blocks())
     else:
         count = sum(len(piece) for piece in file.pieces())
         vocabulary = vocabulary or Vocabulary("characters", file.characters(_cut(count)))
         dtype = np.uint8 if vocabulary.size <= 256 else np.int32
-        ids = _filled(count, dtype, (vocabulary.encode(piece).numpy() for piece in file.pieces()))
+        parts = (vocabulary.encode(piece).numpy().astype(dtype) for piece in file.pieces())
+    ids = torch.from_numpy(np.concatenate(list(parts)) if count <= IN_MEMORY else spool(parts))
     cut = _cut(count)
-    return Text(file.path, sha256, vocabulary, ids[:cut], ids[cut:])
+    return Text(file.path, file.sha256, vocabulary, ids[:cut], ids[cut:])
 
 
-@dataclass(frozen=True)
 class TextFile:
-    """A text file, or without a path the built-in text, read a block at a time."""
+    """A text file, or without a path the built-in text, read a block at a time.
 
-    path: Path | None
+    size: in bytes. It has to stay the same while it is read: BpttError is raised if it changes.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+        self.file = None if path is None else UnchangedFile(path, "a text file")
+        self.size = len(_built_in()) if self.file is None else self.file.size
 
     @property
     def source(self) -> str:
         """What to call it."""
         return BUILT_IN if self.path is None else str(self.path)
 
+    @property
+    def sha256(self) -> str:
+        """Of its bytes, once they have been read."""
+        return hashlib.sha256(_built_in()).hexdigest() if self.file is None else self.file.sha256
+
     def blocks(self) -> Iterator[bytes]:
         """Yield its bytes, or raise BpttError if it cannot be read."""
-        if self.path is None:
-            yield _built_in()
-            return
-        try:
-            with self.path.open("rb") as file:
-                while block := file.read(BLOCK):
-                    yield block
-        except FileNotFoundError:
-            raise BpttError(f"no such file: {self.path}; give the path of a text file") from None
-        except IsADirectoryError:
-            raise BpttError(
-                f"{self.path} is a folder; give the path of a text file in it"
-            ) from None
-        except OSError as error:
-            raise BpttError(f"cannot read {self.path}: {error.strerror}") from None
-
-    def measure(self) -> tuple[int, str]:
-        """Return how many bytes it has, and their SHA-256."""
-        size, digest = 0, hashlib.sha256()
-        for block in self.blocks():
-            size += len(block)
-            digest.update(block)
-        return size, digest.hexdigest()
+        yield from [_built_in()] if self.file is None else self.file.blocks()
 
     def pieces(self) -> Iterator[str]:
         """Yield its text, or raise BpttError where it is not UTF-8."""
@@ -257,21 +249,6 @@ class TextFile:
             known.update(piece[:count])
             count = max(0, count - len(piece))
         return "".join(sorted(known))
-
-
-def _filled(count: int, dtype: type, parts: Iterable[np.ndarray]) -> Tensor:
-    """Return the parts one after the other, in a file without a name if they are many."""
-    ids: np.ndarray
-    if count <= IN_MEMORY:
-        ids = np.empty(count, dtype)
-    else:
-        with tempfile.TemporaryFile() as file:
-            ids = np.memmap(file, dtype, "w+", shape=(count,))
-    at = 0
-    for part in parts:
-        ids[at : at + len(part)] = part
-        at += len(part)
-    return torch.from_numpy(ids)
 
 
 def _cut(length: int) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import bptt
-from bptt.errors import BpttError, require_memory
+from bptt.errors import BpttError, require_memory, require_whole
 from bptt.gradient.backward import backward
 from bptt.gradient.plan import plan
 from bptt.gradient.precision import require_precision
@@ -27,13 +27,16 @@ from bptt.training import checkpoint
 from bptt.training.batches import Data
 from bptt.training.data import Text
 from bptt.training.evaluation import evaluate
+from bptt.training.plain_values import as_dataclass
 from bptt.training.remedies import Omega, clip_gradient, require_omega
-from bptt.training.run import Run, under
+from bptt.training.run import CHECKPOINT, Run, under
 from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
 from bptt.training.tasks import Task
 from bptt.training.weights import require_saveable, tied, weights_once
 
 LOG_EVERY = 10
+MOST_STEPS = 2**53
+"""Beyond which a float cannot tell one step from the next."""
 SECONDS_BETWEEN_SAVES = 60.0
 
 
@@ -90,6 +93,16 @@ class Progress:
     nll_sum: float = 0.0
     nll_count: int = 0
     seed: int = 0
+
+    def require(self, source: str) -> None:
+        """Raise BpttError unless training could have come so far."""
+        for name in ("step", "nll_count", "seed"):
+            require_whole(f"{source}: {name}", getattr(self, name), 0, MOST_STEPS)
+        if not math.isfinite(self.seconds + self.nll_sum) or self.seconds < 0:
+            raise BpttError(
+                f"{source}: seconds are {self.seconds} and nll_sum is {self.nll_sum}; expected "
+                "finite numbers, the first at least 0"
+            )
 
 
 def fit(
@@ -341,15 +354,32 @@ class Trainer:
         """Put back what `save` saved, but for the weights, with which the network came."""
         assert self.run is not None
         tensors, notes = self.run.load()
-        checkpoint.load_optimizer(self.optimizer, under("optimizer", tensors))
-        self.progress = Progress(**notes)
+        source = self.run.path / CHECKPOINT
+        checkpoint.load_optimizer(self.optimizer, under("optimizer", tensors), source)
+        self.progress = as_dataclass(Progress, notes, str(source))
+        self.progress.require(str(source))
         self._read_batches()
-        if carried := under("carried", tensors):
-            fresh, structure = pytree.tree_flatten(self.net.fresh_state(1))
-            leaves = [carried.get(str(i)) for i in range(len(fresh))]
-            self.carried = pytree.tree_unflatten(leaves, structure)
+        self.carried = self._carried(under("carried", tensors), source)
         self.run.forget_after(self.progress.step)
         self.last_saved = (self.progress.step, self.progress.seconds)
+
+    def _carried(self, tensors: dict[str, Tensor], source: Path) -> State | None:
+        """Return the state that the next update starts from; None where that is a fresh one."""
+        following = self.batches.get(*divmod(self.progress.step, len(self.batches)))
+        if following.is_start:
+            return None
+        B = following.y.shape[1]
+        # What it said itself is a sample, like y, or a mean; or there is none, as in a fresh state.
+        mean = self.net.readout.weight.new_empty(B, self.net.likelihood.encoding.width)
+        fresh = self.net.fresh_state(B)
+        leaves, structure = pytree.tree_flatten(fresh)
+        possible = [[leaf] for leaf in leaves[:-1]] + [[None, fresh.y, mean]]
+        carried = [tensors.get(str(i)) for i in range(len(leaves))]
+        for tensor, examples in zip(carried, possible, strict=True):
+            if not any(_is_like(tensor, example) for example in examples):
+                raise BpttError(f"{source} has no state that fits its run; is it of another run?")
+        state: State = pytree.tree_unflatten(carried, structure)
+        return state
 
     def _log(self, validation_nll: float | None) -> None:
         progress = self.progress
@@ -399,6 +429,14 @@ def _interruption() -> Iterator[Callable[[], bool]]:
         signal.signal(signal.SIGINT, before)
 
 
+def _is_like(tensor: Tensor | None, example: Tensor | None) -> bool:
+    """Return whether a tensor has an example's shape and dtype, and is finite; or both are None."""
+    if tensor is None or example is None:
+        return tensor is example
+    same = (tensor.shape, tensor.dtype) == (example.shape, example.dtype)
+    return same and bool(tensor.isfinite().all())
+
+
 def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
     trained = [p for p in net.parameters() if p.requires_grad]
     make = torch.optim.Adam if settings.optimizer == "adam" else torch.optim.SGD
@@ -408,7 +446,7 @@ def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
 def _total_steps(settings: Settings, data: Data, updates_per_epoch: int) -> int:
     ends = [] if settings.max_steps is None else [settings.max_steps]
     if settings.epochs is not None:
-        ends.append(math.ceil(settings.epochs * updates_per_epoch))
+        ends.append(math.ceil(min(settings.epochs * updates_per_epoch, MOST_STEPS)))
     least = 0 if isinstance(data, Text) else DEFAULT_STEPS
     return min(ends or [max(least, math.ceil(DEFAULT_EPOCHS * updates_per_epoch))])
 

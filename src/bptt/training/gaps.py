@@ -12,7 +12,8 @@ import numpy as np
 from bptt.errors import BpttError
 from bptt.training.calendar_steps import Step
 from bptt.training.clock import Clock
-from bptt.training.table_rows import BLOCK, fill_gaps, spool
+from bptt.training.spool import spool
+from bptt.training.table_rows import BLOCK, fill_gaps
 
 Fill = Literal["previous", "linear"]
 

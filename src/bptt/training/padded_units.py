@@ -8,7 +8,7 @@ import numpy as np
 
 from bptt.errors import BpttError
 from bptt.training.scaling import Scaling
-from bptt.training.table_rows import spool
+from bptt.training.spool import spool
 
 ROWS = 1 << 12
 MOST_SPREADS = 1e3

@@ -20,6 +20,9 @@ from bptt.training.batches import Data
 from bptt.training.collection import read_collection
 from bptt.training.columns import Columns
 from bptt.training.data import Vocabulary, read_text
+from bptt.training.input_files import parse_json, read_bytes, system_errors
+from bptt.training.run_config import require_config, require_sizes
+from bptt.training.run_lines import drop_cut_off, read_lines, require_metrics
 from bptt.training.scaling import Scaling
 from bptt.training.settings import Settings
 from bptt.training.tables import Table, read_table
@@ -27,6 +30,11 @@ from bptt.training.tasks import Task
 from bptt.training.weights import every_weight, tie
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+FLOW = "flow.jsonl"
+LONGEST_NAME = 60
+"""Characters of a folder's name that come from the data's: as bytes, a system allows 255."""
+MOST_CONFIG = 1 << 25
+"""Bytes of a config.json; one with all characters of Unicode has less than half."""
 
 
 @dataclass(frozen=True)
@@ -40,12 +48,12 @@ class Run:
     def create(cls, path: str | Path, config: dict[str, Any]) -> Run:
         """Make the folder, unless it holds a run already."""
         path = Path(path)
-        if (path / CONFIG).exists():
-            raise BpttError(
-                f"{path} holds a run already; give another folder with out (--out), "
-                "or go on with that run by resuming it (--resume)"
-            )
-        try:
+        with system_errors("write a run to", path):
+            if (path / CONFIG).exists():
+                raise BpttError(
+                    f"{path} holds a run already; give another folder with out (--out), "
+                    "or go on with that run by resuming it (--resume)"
+                )
             path.mkdir(parents=True, exist_ok=True)
             if (path / METRICS).exists():
                 raise BpttError(
@@ -53,8 +61,6 @@ class Run:
                     "give another folder with out (--out)"
                 )
             (path / METRICS).touch(exist_ok=False)  # of two that come here at once, one wins
-        except OSError as error:
-            raise BpttError(f"cannot write a run to {path}: {error.strerror}") from None
         return cls(path, config)
 
     def write_config(self) -> None:
@@ -65,18 +71,15 @@ class Run:
     def open(cls, path: str | Path) -> Run:
         """Return the run in a folder, or raise BpttError if there is none."""
         path = Path(path)
-        try:
-            config = json.loads((path / CONFIG).read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
+        with system_errors("read", path):
+            is_there = (path / CONFIG).exists()
+        if not is_there:
             raise BpttError(
                 f"{path} holds no run; expected a folder with a {CONFIG}, as 'bptt train' makes it"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise BpttError(f"{path / CONFIG} cannot be read: {error}") from None
-        if not isinstance(config, dict) or not {"network", "data", "training", "trained"} <= set(
-            config
-        ):
-            raise BpttError(f"{path / CONFIG} is not what 'bptt train' writes; is it another's?")
+            )
+        source = str(path / CONFIG)
+        config = parse_json(read_bytes(source, "what 'bptt train' writes", MOST_CONFIG), source)
+        require_config(config, source)
         return cls(path, config)
 
     def with_training(self, **changes: Any) -> Run:
@@ -155,12 +158,15 @@ class Run:
     def network(self) -> Network:
         """Return the trained network."""
         tensors, _ = self.load()
-        with self._understood():
-            net = Network.from_config(self.config["network"])
-            trained, names = set(self.config["trained"]), self.config.get("tied", {})
-            tie(net, names)
-            weights = every_weight(under("network", tensors), names)
+        source, names = str(self.path / CHECKPOINT), self.config.get("tied") or {}
+        weights = every_weight(under("network", tensors), names, source)
+        require_sizes(self.config["network"], weights, source)
+        net = Network.from_config(self.config["network"])
+        tie(net, names, str(self.path / CONFIG))
         checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
+        trained = set(self.config["trained"])
+        if unknown := sorted(trained - dict(net.named_parameters()).keys()):
+            raise BpttError(f"{self.path / CONFIG} has {unknown[0]} among what is trained")
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name in trained)
         return net
@@ -187,14 +193,16 @@ class Run:
 
     def metrics(self) -> list[dict[str, float]]:
         """Return the lines of metrics.jsonl, less one that was cut off half way."""
-        path = self.path / METRICS
-        text = path.read_text(encoding="utf-8") if path.exists() else ""
-        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        rows = read_lines(self.path / METRICS)
+        for row in rows:
+            require_metrics(row.value, row.source)
+        return [row.value for row in rows]
 
     def forget_after(self, step: int) -> None:
         """Drop what metrics.jsonl says of later steps, since they will be run again."""
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
         checkpoint.write_atomically(self.path / METRICS, "".join(kept))
+        drop_cut_off(self.path / FLOW)
 
 
 def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -208,6 +216,6 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def next_folder(data: Path | None) -> Path:
     """Return the first of runs/NAME-1, runs/NAME-2, … that is free, named for the data."""
-    name = "topics" if data is None else re.sub(r"[^\w.-]", "-", data.stem) or "run"
+    name = "topics" if data is None else re.sub(r"[^\w.-]", "-", data.stem)[:LONGEST_NAME] or "run"
     folders = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
     return next(folder for folder in folders if not folder.exists())

@@ -15,6 +15,7 @@ from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training.batches import Batch
+from bptt.training.cells import text_cell
 from bptt.training.steps_ahead import steps_ahead
 from bptt.training.tables import Table
 
@@ -69,14 +70,14 @@ class SeriesForecast:
         """Write a CSV file: a row a step; for every column the mean and the quantiles."""
         shares = {f"{share:.0%}": values for share, values in self.quantiles.items()}
         parts = {"mean": self.mean, **shares}
-        header = ["time", *(f"{name} {part}" for name in self.names for part in parts)]
+        header = ["time", *(text_cell(f"{name} {part}") for name in self.names for part in parts)]
         try:
             with path.open("w", newline="", encoding="utf-8") as file:
                 rows = csv.writer(file)
                 rows.writerow(header)
                 for t, time in enumerate(self.labels):
                     values = [part[t, i] for i in range(len(self.names)) for part in parts.values()]
-                    rows.writerow([time, *(f"{value:.6g}" for value in values)])
+                    rows.writerow([text_cell(time), *(f"{value:.6g}" for value in values)])
         except OSError as error:
             raise BpttError(f"cannot write {path}: {error.strerror}") from None
 

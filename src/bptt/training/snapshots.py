@@ -7,15 +7,17 @@ import math
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_whole
 from bptt.gradient.flow import gradient_flow
 from bptt.training.batches import Batches
 from bptt.training.fit import Step
-from bptt.training.run import Run
+from bptt.training.plain_values import as_dataclass
+from bptt.training.run import FLOW, Run
+from bptt.training.run_lines import read_lines
 from bptt.training.sample import held_out
 
-FILE = "flow.jsonl"
 STEPS, SEQUENCES, LINES = 120, 8, 24
+MOST_STEPS = 2**53
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Snapshots:
     """
 
     def __init__(self, folder: Path, batches: Batches, window: int | None) -> None:
-        self.path, self.window = folder / FILE, window
+        self.path, self.window = folder / FLOW, window
         self.sample = held_out(batches, STEPS, SEQUENCES)
 
     def __call__(self, step: Step) -> None:
@@ -63,12 +65,10 @@ class Snapshots:
 
 def read_snapshots(run: Run) -> list[Snapshot]:
     """Return a run's snapshots; of steps that were run again, the later ones."""
-    path = run.path / FILE
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept: list[Snapshot] = []
-    for line in text.splitlines():
-        if not line.endswith("}"):
-            continue  # cut off half way
-        row = Snapshot(**json.loads(line))
-        kept = [*(one for one in kept if one.step < row.step), row]
-    return kept
+    snapshots: list[Snapshot] = []
+    for row in read_lines(run.path / FLOW):
+        snapshot = as_dataclass(Snapshot, row.value, row.source)
+        for name in ("step", "horizon"):
+            require_whole(f"{row.source}: {name}", getattr(snapshot, name) or 0, 0, MOST_STEPS)
+        snapshots = [*(one for one in snapshots if one.step < snapshot.step), snapshot]
+    return snapshots

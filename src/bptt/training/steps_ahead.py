@@ -12,7 +12,8 @@ from bptt.training.columns import Columns
 from bptt.training.csv_dialect import Dialect
 from bptt.training.loading import Rows, load_rows
 from bptt.training.scaling import standard_blocks
-from bptt.training.table_rows import open_table, spool
+from bptt.training.spool import spool
+from bptt.training.table_rows import open_table
 from bptt.training.tables import Table
 
 

@@ -1,7 +1,6 @@
 """Files of tables in, rows of numbers out: CSV or Parquet of any size, by way of polars.
 
-A table goes in blocks of rows into temporary files without a name, which are mapped into memory:
-what it takes does not grow with it. (Set TMPDIR if /tmp has little room, or is memory itself.)
+A table goes in blocks of rows into temporary files: see `bptt.training.spool`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ import csv
 import hashlib
 import tempfile
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -23,6 +22,8 @@ from bptt.errors import BpttError
 from bptt.training.csv_dialect import SEPARATORS, Dialect, Layout, layout_of
 from bptt.training.csv_files import long_row, no_utf8, require_no_rows_in_comments, utf8_copy
 from bptt.training.csv_numbers import Notation, unit_of
+from bptt.training.input_files import open_regular
+from bptt.training.spool import require_unpackable, spool
 
 if TYPE_CHECKING:
     import polars as pl
@@ -117,6 +118,8 @@ class TableFile:
 
     def read(self, names: Sequence[str]) -> tuple[np.ndarray, Found]:
         """Return columns as float64 (N, columns), NaN where something is wrong, and what is."""
+        if self.layout is None:
+            _require_unpackable(self.path, self.frame, len(names))
         found: Found = {}
         return spool(self.numbers(names, found)), found
 
@@ -212,6 +215,8 @@ def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
                 f"cannot read {path} as {dialect.encoding or 'UTF-8'}: {error}; say what it is "
                 "with encoding (--encoding)"
             ) from None
+        except pl.exceptions.PanicException:
+            raise BpttError(_what_is_wrong(path, layout, "it is damaged")) from None
         except (pl.exceptions.PolarsError, csv.Error) as error:
             raise BpttError(_what_is_wrong(path, layout, str(error).partition("\n")[0])) from None
 
@@ -238,18 +243,6 @@ def _examples(head: pl.DataFrame, layout: Layout | None) -> dict[str, str | None
         name: long[k * len(head) + int(row)]
         for k, (name, row) in enumerate(zip(names, firsts, strict=True))
     }
-
-
-def spool(blocks: Iterable[np.ndarray]) -> np.ndarray:
-    """Write blocks of rows into a temporary file, and map it."""
-    count, block = 0, np.empty((0, 1), np.int64)
-    with tempfile.TemporaryFile() as file:
-        for block in blocks:
-            file.write(np.ascontiguousarray(block).data)
-            count += len(block)
-        file.flush()
-        shape = (count, *block.shape[1:])
-        return np.asarray(np.memmap(file, block.dtype, "r+", shape=shape)) if count else block
 
 
 def blocks_of(rows: np.ndarray, overlap: int = 0) -> Iterator[tuple[int, np.ndarray]]:
@@ -293,13 +286,9 @@ def listed(first: Sequence[object], count: int) -> str:
 
 def _digest(path: Path) -> str:
     """Return the file's SHA-256, or raise BpttError if it cannot be a table."""
-    if path.is_dir():
-        raise BpttError(f"{path} is a folder; give the path of a table in it")
-    if not path.exists():
-        raise BpttError(f"no such file: {path}; give the path of a table")
-    if not _is_text(path) and path.suffix.lower() != ".parquet":
-        raise BpttError(f"{path} is no table; expected a .csv, .tsv or .parquet file")
-    with path.open("rb") as file:
+    with open_regular(path, "a table") as file:
+        if not _is_text(path) and path.suffix.lower() != ".parquet":
+            raise BpttError(f"{path} is no table; expected a .csv, .tsv or .parquet file")
         digest = hashlib.file_digest(file, "sha256").hexdigest()
         if not file.tell():
             raise BpttError(f"{path} is empty; expected a table with rows to learn from")
@@ -338,6 +327,14 @@ def _named(columns: list[str], names: tuple[str, ...] | None) -> list[str]:
     if len(names) != len(columns):
         return columns
     return [name or columns[k] for k, name in enumerate(names)]
+
+
+def _require_unpackable(path: Path, frame: pl.LazyFrame, columns: int) -> None:
+    """Raise BpttError if a file that is packed has more rows than this machine bears."""
+    import polars as pl  # noqa: PLC0415
+
+    count = frame.select(pl.len()).collect().item()
+    require_unpackable(str(path), 8 * columns * count, path.stat().st_size)
 
 
 def _is_text(path: Path) -> bool:

@@ -17,7 +17,8 @@ from bptt.training.clock import Clock
 from bptt.training.columns import Columns
 from bptt.training.loading import load_rows
 from bptt.training.scaling import Scaling, measure, standard_blocks
-from bptt.training.table_rows import open_table, spool
+from bptt.training.spool import spool
+from bptt.training.table_rows import open_table
 from bptt.training.table_words import about_rows
 
 WARM_UP, VALIDATION_STEPS = 1000, 1024

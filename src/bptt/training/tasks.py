@@ -57,7 +57,7 @@ class Task(Data):
     @classmethod
     def parse(cls, name: str, length: str | int) -> Task:
         """Return a task by its name, with or without "task:", and length, as 200 or 50-200."""
-        found = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", str(length))
+        found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", str(length))
         if found is None:
             raise BpttError(f"the length is {length!r}; expected a number, or two as in 50-200")
         low, high = int(found[1]), int(found[2] or found[1])

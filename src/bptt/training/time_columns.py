@@ -11,7 +11,8 @@ import numpy as np
 
 from bptt.errors import BpttError
 from bptt.training.clock import Clock, clock_of, rising_instants
-from bptt.training.table_rows import Found, TableFile, WrongRows, spool
+from bptt.training.spool import spool
+from bptt.training.table_rows import Found, TableFile, WrongRows
 from bptt.training.times import COMPACT, NUMBER, TimeFormats, read_times, tells_zone
 
 if TYPE_CHECKING:

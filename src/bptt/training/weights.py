@@ -24,9 +24,16 @@ def tied(net: Network) -> dict[str, str]:
     }
 
 
-def tie(net: Network, names: Mapping[str, str]) -> None:
+def tie(net: Network, names: Mapping[str, str], source: str) -> None:
     """Make parameters of a network one, as `tied` returned them."""
+    known = dict(net.named_parameters(remove_duplicate=False))
     for name, first in names.items():
+        fits = name in known and first in known and known[name].shape == known[first].shape
+        if not fits:
+            raise BpttError(
+                f"{source} has {name} tied to {first}; expected two parameters of its network, of "
+                "the same shape"
+            )
         part, _, leaf = name.rpartition(".")
         setattr(net.get_submodule(part), leaf, net.get_parameter(first))
 
@@ -37,8 +44,12 @@ def weights_once(net: Network) -> dict[str, Tensor]:
     return {name: t for name, t in net.state_dict().items() if name not in left_out}
 
 
-def every_weight(tensors: dict[str, Tensor], names: Mapping[str, str]) -> dict[str, Tensor]:
+def every_weight(
+    tensors: dict[str, Tensor], names: Mapping[str, str], source: str
+) -> dict[str, Tensor]:
     """Return what `weights_once` returned, with the tied names as well."""
+    if missing := sorted(set(names.values()) - set(tensors)):
+        raise BpttError(f"{source} has no {missing[0]}, to which another weight is tied")
     return {**tensors, **{name: tensors[first] for name, first in names.items()}}
 
 
