@@ -8,9 +8,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from bptt.cli.console import Console
 from bptt.errors import BpttError, require_whole
 
 FLAGS = Parameter(allow_leading_hyphen=True, negative="")
@@ -47,6 +47,7 @@ def compare(
     """
     from bptt.report.comparison import write_comparison  # noqa: PLC0415
     from bptt.training import compare as comparing  # noqa: PLC0415
+    from bptt.training import files  # noqa: PLC0415
 
     require_whole("seeds", seeds, 1)
     if what.endswith(".toml"):
@@ -56,7 +57,9 @@ def compare(
     else:
         asked = comparing.comparison_of_flags(what, setting, common, seeds)
     folder = out or Path("runs") / ("compare-" + re.sub(r"[^\w.-]", "-", Path(what).stem))
-    console = Console(highlight=False)
+    page = folder / "report.html"
+    files.require_ours(page, files.PAGE)
+    console = Console()
 
     def say(outcome: comparing.Outcome) -> None:
         solved = {None: "", True: ", solved", False: ", not solved"}[outcome.solved]
@@ -74,5 +77,5 @@ def compare(
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    write_comparison(folder / "report.html", asked, folder, outcomes)
-    console.print(f"The page is {folder / 'report.html'}", soft_wrap=True)
+    write_comparison(page, asked, folder, outcomes)
+    console.print(f"The page is {page}", soft_wrap=True)
