@@ -60,7 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not is_reader_gone(error):
             raise
         discard_output()
-        return BROKEN_PIPE
+        interrupt = _interrupt_before(error)
+        return BROKEN_PIPE if interrupt is None else 128 + interrupt.signum
+
+
+def _interrupt_before(error: BaseException) -> Ended | None:
+    """Return the signal during whose handling an error came, as when a terminal is closed."""
+    context: BaseException | None = error
+    while context is not None and not isinstance(context, Ended):
+        context = context.__context__
+    return context
 
 
 def _run(arguments: Sequence[str]) -> int:

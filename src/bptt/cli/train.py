@@ -157,10 +157,14 @@ def train(
     """
     import torch  # noqa: PLC0415
 
+    from bptt.training import files  # noqa: PLC0415
     from bptt.training.claims import automatic_folders  # noqa: PLC0415
 
     settings = settings or Settings()
     extras = Extras(tensorboard, report)
+    folder = resume or out
+    if report and folder is not None:  # not only when all the training is done
+        files.require_ours(folder / "report.html", files.PAGE)
     if resume is not None:
         found, net, done = _go_on(resume, data, settings, extras)
     else:

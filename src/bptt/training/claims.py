@@ -14,6 +14,13 @@ from bptt.training import checkpoint, files
 from bptt.training.locks import locked
 from bptt.training.run import CHECKPOINT, CONFIG, FLOW, METRICS
 
+MARKS = {
+    CONFIG: files.JSON,
+    METRICS: files.METRICS,
+    CHECKPOINT: files.CHECKPOINT,
+    FLOW: files.FLOW,
+}
+
 
 def automatic_folders(data: Path | None) -> Iterator[Path]:
     """Return runs/NAME-1, runs/NAME-2, …, named for the data."""
@@ -62,10 +69,15 @@ def _make(out: str | Path | Iterable[Path]) -> tuple[Path, bool]:
     raise BpttError("there is no folder to write the run to; expected at least one")
 
 
+def require_files_ours(folder: Path) -> None:
+    """Raise BpttError if we did not write what is where training writes."""
+    for name, mark in MARKS.items():
+        files.require_ours(folder / name, mark)
+
+
 def _require_vacant(folder: Path) -> None:
     """Raise BpttError if a file of a run is there, but what a kill left of one that never began."""
-    for name, mark in ((CONFIG, files.JSON), (METRICS, files.METRICS), (FLOW, files.FLOW)):
-        files.require_ours(folder / name, mark)
+    require_files_ours(folder)
     if (folder / CONFIG).exists():
         raise BpttError(
             f"{folder} holds a run already; give another folder with out (--out), "
@@ -85,8 +97,6 @@ def _require_vacant(folder: Path) -> None:
 
 def _is_untrained(path: Path) -> bool:
     """Whether there is a run's first checkpoint, which holds nothing that was learnt."""
-    if path.is_symlink() or not path.is_file():
-        return False
     try:
         _, notes = checkpoint.load(path)
     except BpttError:  # not one of ours

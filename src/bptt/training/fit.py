@@ -22,7 +22,7 @@ from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training import checkpoint
 from bptt.training.batches import Data
-from bptt.training.claims import claimed
+from bptt.training.claims import claimed, require_files_ours
 from bptt.training.data import Text
 from bptt.training.evaluation import evaluate
 from bptt.training.interruption import Interrupted, postponed
@@ -135,6 +135,7 @@ def resume(
             run = run.with_training(max_steps=max_steps, epochs=None)
         settings = replace(run.settings(), max_seconds=max_seconds)
         tensors, notes = run.load()
+        require_files_ours(run.path)
         net = run.network(tensors)
         trainer = Trainer(net, found, settings, run, on_step)
         trainer.load(tensors, notes)
