@@ -28,6 +28,7 @@ fuzz: $(READY)  ## try 200,000 random calls and files; BPTT_FUZZ=N bounds each t
 
 bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
+	$(BIN)/python benchmarks/kills.py
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/layers.py

@@ -49,9 +49,9 @@ from .training.diagnosis import diagnose as diagnose
 from .training.diagnosis import diagnose_run as diagnose_run
 from .training.exposure import Exposure as Exposure
 from .training.exposure import exposure as exposure
-from .training.fit import Interrupted as Interrupted
 from .training.fit import fit as fit
 from .training.fit import resume as resume
+from .training.interruption import Interrupted as Interrupted
 from .training.run import Run as Run
 from .training.sample import Sample as Sample
 from .training.settings import Settings as Settings

@@ -1,7 +1,25 @@
-"""Makes `python -m bptt` the command line."""
+"""Makes `python -m bptt`, and the command bptt, the command line.
+
+Little is imported here, so that Ctrl-C finds its handler before the rest is.
+"""
 
 import sys
 
-from bptt.cli import main
+from bptt.training.children import end_with_parent
+from bptt.training.interruption import Ended, ending
 
-sys.exit(main())
+
+def main() -> int:
+    """Run the command line; return the exit status."""
+    end_with_parent()
+    with ending():
+        try:
+            from bptt.cli import main as run  # noqa: PLC0415
+
+            return run()
+        except Ended as interrupt:
+            return 128 + interrupt.signum
+
+
+if __name__ == "__main__":
+    sys.exit(main())

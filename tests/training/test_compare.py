@@ -12,6 +12,7 @@ import pytest
 
 import bptt
 from bptt.cli import main
+from bptt.training.children import PARENT
 from bptt.training.compare import (
     FINISHED,
     Comparison,
@@ -21,6 +22,7 @@ from bptt.training.compare import (
     read_comparison,
     summary,
 )
+from bptt.training.locks import locked
 
 COMMON = {"length": 20, "max-steps": 60, "validate-every": 20, "stop-when-solved": False}
 
@@ -61,29 +63,62 @@ def test_every_setting_with_every_seed(tmp_path: Path):
         compare(small(seeds=(0,)), tmp_path / "cmp")
 
 
-def test_it_goes_on_after_a_kill(tmp_path: Path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
+def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
+    tmp_path: Path, number: int, status: int
+):
     spec = tmp_path / "spec.toml"
     spec.write_text(
         'data = "task:flipflop"\nseeds = [0]\n[common]\nlength = 20\nhidden = 8\n'
-        "max-steps = 3000\nvalidate-every = 200\nstop-when-solved = false\n[settings.plain]\n"
+        "max-steps = 2000\nvalidate-every = 100\nstop-when-solved = false\n[settings.plain]\n"
     )
     command = [sys.executable, "-m", "bptt", "compare", str(spec), "--out", str(tmp_path / "cmp")]
-    process = subprocess.Popen(command, start_new_session=True, stdout=subprocess.DEVNULL)
-    checkpoint = tmp_path / "cmp" / "plain" / "seed-0" / "checkpoint.safetensors"
-    metrics = checkpoint.with_name("metrics.jsonl")
-    for _ in range(600):
-        if metrics.exists() and '"step": 200,' in metrics.read_text():
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    folder = tmp_path / "cmp" / "plain" / "seed-0"
+    metrics = folder / "metrics.jsonl"
+    for _ in range(2400):
+        if metrics.exists() and '"step": 100,' in metrics.read_text():
             break
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert checkpoint.exists()
-    assert not checkpoint.with_name(FINISHED).exists()
+    with pytest.raises(bptt.BpttError, match="cmp is in use by process"):
+        compare(read_comparison(spec), tmp_path / "cmp")
+    process.send_signal(number)
+    _, errors = process.communicate()
+    assert (process.returncode, errors) == (status, b"")
+    for _ in range(100):  # the run's process ends with it, but is not waited for after SIGKILL
+        try:
+            with locked(folder):
+                break
+        except bptt.BpttError:
+            time.sleep(0.05)
+    assert not (folder / FINISHED).exists()
+    step = bptt.Run.open(folder).load()[1]["step"]
+    assert step >= 100
+    if number == signal.SIGTERM:
+        return
     (outcome,) = compare(read_comparison(spec), tmp_path / "cmp")
-    assert outcome.steps <= 3000
+    assert outcome.steps <= 2000
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 3000
+    assert steps[-1] == 2000
+
+
+@pytest.mark.parametrize("how", ["pipe", "orphan"])
+def test_a_child_ends_with_its_parent_where_there_is_no_signal_for_it(how: str):
+    """By the pipe that it watches; or at once, if the parent was gone before it could ask."""
+    lines = ["import time", "from bptt.training import children"]
+    if how == "pipe":
+        lines.append("children._killed_with_parent = lambda: False")
+    lines += ["children.end_with_parent()", "time.sleep(20)"]
+    parent = os.getpid() if how == "pipe" else 1
+    with subprocess.Popen(
+        [sys.executable, "-c", "\n".join(lines)],
+        env={**os.environ, PARENT: str(parent)},
+        stdin=subprocess.PIPE,
+    ) as process:
+        if how == "pipe":
+            process.stdin.close()
+        assert process.wait(15) == 143
 
 
 def test_a_setting_that_bptt_train_refuses_is_named(tmp_path: Path):

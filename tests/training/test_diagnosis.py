@@ -109,7 +109,7 @@ def run(tmp_path: Path) -> bptt.Run:
     (tmp_path / "text.txt").write_text(TEXT)
     text = bptt.read_text(tmp_path / "text.txt")
     net = bptt.Network(text.likelihood, hidden=8)
-    watch = Snapshots(tmp_path / "run", text.validation_batches(4), 10)
+    watch = Snapshots(text.validation_batches(4), 10)
     settings = bptt.Settings(max_steps=30, window=10, batch=4)
     return bptt.fit(net, text, settings, out=tmp_path / "run", on_step=watch).run
 
@@ -136,8 +136,10 @@ def test_snapshots_of_steps_that_were_run_again_and_of_a_line_cut_off(run: bptt.
 def test_snapshots_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").touch()
     net = bptt.Network(bptt.Categorical(3), hidden=4)
-    watch = Snapshots(tmp_path / "file", Streams(torch.zeros(99).long(), None, 2, 10), None)
+    watch = Snapshots(Streams(torch.zeros(99).long(), None, 2, 10), None)
     with pytest.raises(bptt.BpttError, match="cannot write"):
+        watch(Step(1, 9, 0.0, None, 0.0, 0.0, net, bptt.Run(tmp_path / "file", {})))
+    with pytest.raises(bptt.BpttError, match="in the folder of a run; expected one"):
         watch(Step(1, 9, 0.0, None, 0.0, 0.0, net))
 
 

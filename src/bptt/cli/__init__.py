@@ -6,7 +6,6 @@ torch is imported inside the commands, so that --help answers at once.
 from __future__ import annotations
 
 import io
-import os
 import sys
 from collections.abc import Sequence
 
@@ -15,11 +14,13 @@ from cyclopts import App, CycloptsError
 import bptt
 from bptt.cli.bench import bench
 from bptt.cli.compare import compare
+from bptt.cli.console import discard_output, is_reader_gone
 from bptt.cli.flow import flow
 from bptt.cli.generate import generate
 from bptt.cli.train import train
 from bptt.cli.words import shell_word
 from bptt.errors import BpttError, printable
+from bptt.training.interruption import Ended, Interrupted, ending
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 RESUME_OPTIONS = {"--resume", "--max-steps", "--max-seconds", "--tensorboard", "--report"}
@@ -53,18 +54,45 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
     try:
+        with ending():
+            return _run(arguments)
+    except OSError as error:
+        if not is_reader_gone(error):
+            raise
+        discard_output()
+        interrupt = _interrupt_before(error)
+        return BROKEN_PIPE if interrupt is None else 128 + interrupt.signum
+
+
+def _interrupt_before(error: BaseException) -> Ended | None:
+    """Return the signal during whose handling an error came, as when a terminal is closed."""
+    context: BaseException | None = error
+    while context is not None and not isinstance(context, Ended):
+        context = context.__context__
+    return context
+
+
+def _run(arguments: Sequence[str]) -> int:
+    """Run a command; return the exit status."""
+    try:
         _check_resume(arguments)
         app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
     except (BpttError, CycloptsError) as error:
         print("bptt:", printable(" ".join(str(error).split())), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
-        run = getattr(interrupt, "run", None)  # bptt.training.fit.Interrupted knows what was saved
-        if run is not None:
-            print(f"Stopped and saved. To go on: bptt train --resume {shell_word(run.path)}")
-        return INTERRUPTED
-    except BrokenPipeError:
-        # The reader has gone; point stdout elsewhere so that Python's last flush finds no pipe.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return BROKEN_PIPE
+        try:
+            _say_how_to_go_on(interrupt)
+        except OSError as error:  # it was the closing of the terminal that ended it
+            if not is_reader_gone(error):
+                raise
+            discard_output()
+        return 128 + interrupt.signum if isinstance(interrupt, Ended) else INTERRUPTED
     return 0
+
+
+def _say_how_to_go_on(interrupt: KeyboardInterrupt) -> None:
+    if isinstance(interrupt, Interrupted) and interrupt.run is not None:
+        path = shell_word(interrupt.run.path)
+        print(f"Stopped and saved. To go on: bptt train --resume {path}", flush=True)

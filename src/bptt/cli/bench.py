@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rich.console import Console
 from rich.live import Live
 
+from bptt.cli.console import Console
 from bptt.errors import BpttError, as_bytes, bytes_as_text, printable
 
 if TYPE_CHECKING:
@@ -42,16 +42,18 @@ def bench(
         Where to write the page.
     """
     from bptt.report.costs import cost_table, write_costs  # noqa: PLC0415
+    from bptt.training import files  # noqa: PLC0415
     from bptt.training.costs import SYMBOLS, measure_costs  # noqa: PLC0415
 
     steps = [_whole(length) for length in lengths.split(",")]
+    files.require_ours(out, files.PAGE)
     budget = bytes_as_text(as_bytes("memory", memory))
     lead = [
         f"The gradient of one sequence of {SYMBOLS} symbols through {hidden:,} tanh units. exact: "
         f"all states kept; bounded: the same within {budget}; truncated: cut to {window:,} steps; "
         "torch.nn.RNN: loss.backward() through Embedding, torch.nn.RNN and Linear.",
     ]
-    console, costs = Console(highlight=False, markup=False, emoji=False), list["Cost"]()
+    console, costs = Console(), list["Cost"]()
     found = measure_costs(steps, hidden=hidden, memory=memory, window=window)
     console.print(*lead, end="\n\n")
     with Live(cost_table([]), console=console, transient=True) as live:

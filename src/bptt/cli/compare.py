@@ -8,9 +8,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 from rich import box
-from rich.console import Console
 from rich.table import Table
 
+from bptt.cli.console import Console
 from bptt.errors import BpttError, printable, require_whole
 
 MOST_SEEDS = 1000
@@ -48,6 +48,7 @@ def compare(
     """
     from bptt.report.comparison import write_comparison  # noqa: PLC0415
     from bptt.training import compare as comparing  # noqa: PLC0415
+    from bptt.training import files  # noqa: PLC0415
 
     require_whole("seeds", seeds, 1, MOST_SEEDS)
     if what.endswith(".toml"):
@@ -57,7 +58,9 @@ def compare(
     else:
         asked = comparing.comparison_of_flags(what, setting, common, seeds)
     folder = out or Path("runs") / ("compare-" + re.sub(r"[^\w.-]", "-", Path(what).stem)[:60])
-    console = Console(highlight=False, markup=False, emoji=False)
+    page = folder / "report.html"
+    files.require_ours(page, files.PAGE)
+    console = Console()
 
     def say(outcome: comparing.Outcome) -> None:
         solved = {None: "", True: ", solved", False: ", not solved"}[outcome.solved]
@@ -75,5 +78,5 @@ def compare(
     for row in rows:
         table.add_row(*row)
     console.print(table)
-    write_comparison(folder / "report.html", asked, folder, outcomes)
-    console.print(f"The page is {printable(folder / 'report.html')}", soft_wrap=True)
+    write_comparison(page, asked, folder, outcomes)
+    console.print(f"The page is {printable(page)}", soft_wrap=True)

@@ -50,10 +50,12 @@ def write_and_say(run: Run, data: Path | None = None, out: Path | None = None, *
     """Diagnose a run; print the answer in words, and write the page."""
     from bptt.report.report import write_report  # noqa: PLC0415
     from bptt.report.words import headline  # noqa: PLC0415
+    from bptt.training import files  # noqa: PLC0415
     from bptt.training.diagnosis import diagnose_run  # noqa: PLC0415
 
-    found = diagnose_run(run, data, **how)
     out = out or run.path / "report.html"
+    files.require_ours(out, files.PAGE)
+    found = diagnose_run(run, data, **how)
     write_report(out, found)
     for paragraph in headline(found):
         print(printable(paragraph), end="\n\n")

@@ -68,12 +68,17 @@ def _forecast(
     run: Run, steps: int, out: Path, data: Path | None, future: Path | None, seed: int | None
 ) -> None:
     from bptt.report.series_plots import plot_forecast, write_figure  # noqa: PLC0415
+    from bptt.training import files  # noqa: PLC0415
     from bptt.training.series import forecast_table  # noqa: PLC0415
 
+    files.require_ours(out, files.FORECAST)
+    figure = out.with_suffix(".html")
+    if figure == out:
+        raise BpttError(f"--out is {out}, but the figure goes there; expected a .csv file")
+    files.require_ours(figure, files.PAGE)
     table = run.read_table(data or run.config["data"]["path"])
     ahead = forecast_table(run.network().eval(), table, steps, future=future, seed=seed)
     ahead.write(out)
-    figure = out.with_suffix(".html")
     write_figure(plot_forecast(table, ahead), figure)
     if ahead.note:
         print(printable(ahead.note))

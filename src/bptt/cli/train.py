@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
-from rich.console import Console
 
 import bptt
+from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
 from bptt.cli.options import MOST_SEED, TEMPERATURE, numbers
@@ -145,10 +145,14 @@ def train(
     """
     import torch  # noqa: PLC0415
 
-    from bptt.training.run import next_folder  # noqa: PLC0415
+    from bptt.training import files  # noqa: PLC0415
+    from bptt.training.claims import automatic_folders  # noqa: PLC0415
 
     settings = settings or Settings()
     extras = Extras(tensorboard, report)
+    folder = resume or out
+    if report and folder is not None:  # not only when all the training is done
+        files.require_ours(folder / "report.html", files.PAGE)
     if resume is not None:
         found, net, done = _go_on(resume, data, settings, extras)
     else:
@@ -157,7 +161,7 @@ def train(
         found = _read(data, options, table or TableOptions(), settings)
         torch.manual_seed(seed)
         net = _network(found, network or NetworkOptions(), options, start or InitialOptions())
-        done = _start(net, found, settings, out or next_folder(data), seed, extras)
+        done = _start(net, found, settings, out or automatic_folders(data), seed, extras)
     _say_what_came_out(net, found, done)
     if report and done.run is not None:
         print()
@@ -172,7 +176,12 @@ class Extras(NamedTuple):
 
 
 def _start(
-    net: Network, data: Data, settings: Settings, out: Path, seed: int, extras: Extras
+    net: Network,
+    data: Data,
+    settings: Settings,
+    out: Path | Iterator[Path],
+    seed: int,
+    extras: Extras,
 ) -> Fit:
     """Train a fresh network."""
     from bptt.training.fit import fit  # noqa: PLC0415
@@ -183,7 +192,7 @@ def _start(
     print(f"{printable(data.source)}: {amount}")
     for line in data.about:
         print(f"  {printable(line)}")
-    with _watching(out, data, settings, extras) as on_step:
+    with _watching(data, settings, extras) as on_step:
         return fit(net, data, settings, out=out, seed=seed, on_step=on_step)
 
 
@@ -197,7 +206,7 @@ def _go_on(
     run = Run.open(folder)
     found = run.read_data(data)
     ends: dict[str, Any] = {"max_steps": settings.max_steps, "max_seconds": settings.max_seconds}
-    with _watching(run.path, found, replace(run.settings(), **ends), extras) as on_step:
+    with _watching(found, replace(run.settings(), **ends), extras) as on_step:
         net, done = resume(run, data=data, **ends, on_step=on_step)
     return found, net, done
 
@@ -256,9 +265,7 @@ def _network(
 
 
 @contextmanager
-def _watching(
-    folder: Path, data: Data, settings: Settings, extras: Extras
-) -> Iterator[Callable[[Step], None]]:
+def _watching(data: Data, settings: Settings, extras: Extras) -> Iterator[Callable[[Step], None]]:
     """Give the `on_step` that shows a training run, and writes what else is asked for."""
     from bptt.report.progress import TrainingDisplay  # noqa: PLC0415
     from bptt.training.snapshots import SEQUENCES, Snapshots  # noqa: PLC0415
@@ -267,12 +274,10 @@ def _watching(
     window = settings.resolved(data.default_window).reach
     listeners: list[Callable[[Step], None]] = []
     if extras.tensorboard:
-        listeners.append(tensorboard_writer(folder))
+        listeners.append(tensorboard_writer())
     if extras.report:
-        listeners.append(Snapshots(folder, data.validation_batches(SEQUENCES), window))
-    with TrainingDisplay(
-        Console(highlight=False, markup=False, emoji=False), data.unit, settings.max_seconds
-    ) as display:
+        listeners.append(Snapshots(data.validation_batches(SEQUENCES), window))
+    with TrainingDisplay(Console(), data.unit, settings.max_seconds) as display:
 
         def on_step(step: Step) -> None:
             display(step)

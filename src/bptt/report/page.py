@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
-from importlib.resources import files
+from importlib import resources
 from pathlib import Path
 from string import Template
 
@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 import bptt
-from bptt.errors import BpttError
+from bptt.training import files
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,10 @@ def write_page(
     path: str | Path, title: str, lead: Sequence[str], sections: Sequence[Section]
 ) -> None:
     """Write a page; everything that is text may hold any characters."""
-    template = Template(files("bptt.report").joinpath("page.html").read_text(encoding="utf-8"))
+    source = resources.files("bptt.report").joinpath("page.html")
+    template = Template(source.read_text(encoding="utf-8"))
     page = template.substitute(
+        version=escape(bptt.__version__),
         title=escape(title),
         plotly=get_plotlyjs(),
         lead="\n".join(f"<p>{escape(paragraph)}</p>" for paragraph in lead),
@@ -44,9 +46,9 @@ def write_page(
     path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise BpttError(f"cannot write {path}: {error.strerror}") from None
+    except (OSError, ValueError) as error:
+        raise files.cannot_write(path, error) from None
+    files.write(path, page, files.PAGE)
 
 
 def _section(section: Section, number: int) -> str:

@@ -11,8 +11,9 @@ import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-from bptt.errors import BpttError
+import bptt
 from bptt.report.style import BLUE, GREEN, GREY, RED, styled
+from bptt.training import files
 from bptt.training.exposure import Exposure
 from bptt.training.series import SeriesForecast
 from bptt.training.tables import Table
@@ -117,7 +118,6 @@ def plot_exposure(found: Exposure) -> go.Figure:
 
 def write_figure(figure: go.Figure, path: Path) -> None:
     """Write a figure as one HTML file that needs nothing else."""
-    try:
-        figure.write_html(path, include_plotlyjs=True)
-    except OSError as error:
-        raise BpttError(f"cannot write {path}: {error.strerror}") from None
+    page = figure.to_html(include_plotlyjs=True)
+    mark = f'<head><meta name="generator" content="bptt {bptt.__version__}">'
+    files.write(Path(path), page.replace("<head>", mark, 1), files.PAGE)

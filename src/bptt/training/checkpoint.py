@@ -7,42 +7,28 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from bptt.errors import BpttError
+from bptt.training import files
 from bptt.training.input_files import open_regular, parse_json
 
 HEADER = "bptt"
 WEIGHTS = {torch.float32, torch.float64, torch.bfloat16, torch.float16}
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write a text file by way of a temporary one beside it."""
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8")
-        _put_in_place(temporary, path)
-    except OSError as error:
-        raise BpttError(f"cannot write {path}: {error.strerror}") from None
-
-
 def save(path: Path, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
     """Write tensors and notes to `path`."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     header = json.dumps({**notes, "sha256": _digest(tensors, notes)})
-    temporary = path.with_name(path.name + ".tmp")
-    try:
-        save_file(tensors, temporary, metadata={HEADER: header})
-        _put_in_place(temporary, path)
-    except (SafetensorError, OSError) as error:
-        raise BpttError(f"cannot write {path}: {error}; is the disk full?") from None
+    # Not by save_file, whose temporary files are left behind by a kill under names of its own.
+    files.write(path, serialize(tensors, {HEADER: header}), files.CHECKPOINT)
 
 
 def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -132,20 +118,3 @@ def _digest(tensors: dict[str, Tensor], notes: dict[str, Any]) -> str:
     for name in sorted(tensors):
         digest.update(tensors[name].reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def _put_in_place(temporary: Path, path: Path) -> None:
-    """Rename, with everything on the disk before and after."""
-    sync(temporary)
-    temporary.replace(path)
-    if os.name == "posix":
-        sync(path.parent)
-
-
-def sync(path: Path) -> None:
-    """Wait until a file, or a folder's list of files, is on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
-import shutil
 import statistics
-import subprocess
-import sys
 import tomllib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -16,9 +13,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import bptt
 from bptt.errors import BpttError, require_whole
-from bptt.training.checkpoint import write_atomically
-from bptt.training.input_files import read_bytes
+from bptt.training import files
+from bptt.training.children import Children
+from bptt.training.input_files import parse_json, read_bytes
+from bptt.training.locks import locked
 from bptt.training.run import CHECKPOINT, CONFIG, Run
 from bptt.training.snapshots import read_snapshots
 from bptt.training.tasks import Task
@@ -89,27 +89,21 @@ class Job:
     @property
     def is_finished(self) -> bool:
         """Whether it has run to its end."""
+        files.require_ours(self.folder / FINISHED, files.FINISHED)
         return (self.folder / FINISHED).exists()
 
-    def run(self) -> None:
+    def run(self, children: Children) -> None:
         """Train, or go on where it was stopped; raise BpttError with what bptt train complained."""
-        there = [(self.folder / name).exists() for name in (CONFIG, CHECKPOINT)]
-        if all(there):
-            train = ["--resume", str(self.folder), "--report"]
+        if all((self.folder / name).exists() for name in (CONFIG, CHECKPOINT)):
+            arguments = ["--resume", str(self.folder), "--report"]
         else:
-            shutil.rmtree(self.folder, ignore_errors=True)  # killed before its first checkpoint
-            train = [*self.arguments, "--out", str(self.folder), "--report"]
-        done = subprocess.run(
-            [sys.executable, "-P", "-m", "bptt", "train", *train],
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        if done.returncode != 0:
-            said = done.stderr.strip().removeprefix("bptt: ").splitlines()
-            raise BpttError(f"{self.name}, seed {self.seed}: {said[-1] if said else 'it died'}")
-        (self.folder / FINISHED).touch()
+            arguments = [*self.arguments, "--out", str(self.folder), "--report"]
+        status, errors = children.run(["train", *arguments])
+        if status != 0:
+            lines = errors.strip().removeprefix("bptt: ").splitlines()
+            complaint = lines[-1] if lines else f"it was ended from outside (status {status})"
+            raise BpttError(f"{self.name}, seed {self.seed}: {complaint}")
+        files.write(self.folder / FINISHED, "bptt compare has trained this run\n", files.FINISHED)
 
 
 @dataclass(frozen=True)
@@ -166,8 +160,19 @@ def compare(
     cores = (os.cpu_count() or 1) if cores is None else cores
     require_whole("cores", cores, 1)
     folder = Path(folder)
-    _claim(folder, what)
-    jobs, outcomes = what.jobs(folder), dict[Path, Outcome]()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (OSError, ValueError) as error:
+        raise files.cannot_write(folder, error) from None
+    with locked(folder):
+        _claim(folder, what)
+        return _run_jobs(what.jobs(folder), cores, on_outcome)
+
+
+def _run_jobs(
+    jobs: Sequence[Job], cores: int, on_outcome: Callable[[Outcome], None] | None
+) -> list[Outcome]:
+    outcomes = dict[Path, Outcome]()
 
     def finish(job: Job) -> None:
         outcomes[job.folder] = Outcome.of(job)
@@ -177,32 +182,44 @@ def compare(
     for job in jobs:
         if job.is_finished:
             finish(job)
+    children = Children()
     pool = ThreadPoolExecutor(cores)
-    waiting = {pool.submit(job.run): job for job in jobs if not job.is_finished}
+    waiting = {pool.submit(job.run, children): job for job in jobs if job.folder not in outcomes}
     try:
         for future in as_completed(waiting):
             future.result()
             finish(waiting[future])
+    except (KeyboardInterrupt, SystemExit):  # after other errors those that run go on to their end
+        children.stop()
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        _await(pool, children)
     return [outcomes[job.folder] for job in jobs]
+
+
+def _await(pool: ThreadPoolExecutor, children: Children) -> None:
+    """Wait for the runs that are going on; a second Ctrl-C ends them at once."""
+    try:
+        pool.shutdown(cancel_futures=True)
+    except BaseException:
+        children.kill()
+        raise
 
 
 def _claim(folder: Path, what: Comparison) -> None:
     """Write down what is compared, or raise BpttError if that is something else already."""
-    spec = json.dumps(asdict(what), indent=2) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if (folder / SPEC).exists():
-            if read_bytes(folder / SPEC, "a comparison", MOST_SPEC) != spec.encode():
-                raise BpttError(
-                    f"{folder} holds a comparison with other settings; give another folder with "
-                    "out (--out), or the same settings to go on with it"
-                )
-            return
-        write_atomically(folder / SPEC, spec)
-    except OSError as error:
-        raise BpttError(f"cannot write {folder}: {error.strerror}") from None
+    path, asked = folder / SPEC, json.loads(json.dumps(asdict(what)))
+    files.require_ours(path, files.JSON)
+    if path.exists():
+        before = parse_json(read_bytes(path, "a comparison", MOST_SPEC), str(path))
+        if not isinstance(before, dict) or {**before, "bptt": None} != {**asked, "bptt": None}:
+            raise BpttError(
+                f"{folder} holds a comparison with other settings; give another folder with "
+                "out (--out), or the same settings to go on with it"
+            )
+        return
+    spec = {"bptt": bptt.__version__, **asked}
+    files.write(path, json.dumps(spec, indent=2) + "\n", files.JSON)
 
 
 def read_comparison(path: str | Path) -> Comparison:

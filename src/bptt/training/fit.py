@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +23,11 @@ from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training import checkpoint
 from bptt.training.batches import Data
+from bptt.training.claims import claimed, require_files_ours
 from bptt.training.data import Text
 from bptt.training.evaluation import evaluate
+from bptt.training.interruption import Interrupted, postponed
+from bptt.training.locks import locked
 from bptt.training.plain_values import as_dataclass
 from bptt.training.remedies import Omega, clip_gradient, require_omega
 from bptt.training.run import CHECKPOINT, Run, under
@@ -46,7 +47,7 @@ class Step:
 
     total: the number of steps at which training ends; train_nll: of this step's tokens;
     validation_nll: None unless this step ended with a validation; seconds: of training so far.
-    net: the network, as this step has left it.
+    net: the network, as this step has left it; run: None if nothing is kept.
     """
 
     step: int
@@ -56,6 +57,7 @@ class Step:
     seconds: float
     tokens_per_second: float
     net: Network
+    run: Run | None = None
 
 
 OnStep = Callable[[Step], None]
@@ -71,14 +73,6 @@ class Fit:
     stopped_by: Literal["steps", "seconds", "solved"]
     run: Run | None
     judged: float | None = None
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C was pressed, and training has stopped after `step`, saved in `run` if there is one."""
-
-    def __init__(self, run: Run | None, step: int) -> None:
-        super().__init__(f"stopped after step {step}")
-        self.run, self.step = run, step
 
 
 @dataclass
@@ -110,25 +104,29 @@ def fit(
     data: Data,
     settings: Settings | None = None,
     *,
-    out: str | Path | None = None,
+    out: str | Path | Iterable[Path] | None = None,
     seed: int | None = None,
     on_step: OnStep | None = None,
 ) -> Fit:
     """Train the network on a text, a table or a collection of sequences, in place.
 
-    out: a folder for the run: its configuration, metrics and checkpoints; None keeps nothing.
+    out: a folder for the run: its configuration, metrics and checkpoints; None keeps nothing. Of
+    several the first that does not exist yet is made.
     seed: noted in the run (the caller has seeded torch before making the network).
-    Ctrl-C ends the current step, saves, and raises Interrupted. A loss or gradient that is
-    no number raises BpttError, with the last good checkpoint kept.
+    Ctrl-C, SIGTERM and SIGHUP end the current step, save, and raise Interrupted. A loss or gradient
+    that is no number raises BpttError, with the last good checkpoint kept. So does a folder that
+    another process trains in.
     """
     settings = settings or Settings()
     trainer = Trainer(net, data, settings, None, on_step)
-    if out is not None:
-        require_saveable(net)
-        trainer.run = Run.create(out, _config(net, data, trainer.settings, seed))
+    if out is None:
+        return trainer.train()
+    require_saveable(net)
+    with claimed(out) as folder:
+        trainer.run = Run(folder, _config(net, data, trainer.settings, seed))
         trainer.save()
         trainer.run.write_config()
-    return trainer.train()
+        return trainer.train()
 
 
 def resume(
@@ -146,21 +144,25 @@ def resume(
     max_seconds: how long this call may take; what the run had for itself is not remembered.
     """
     run = run if isinstance(run, Run) else Run.open(run)
-    found = run.read_data(data)
-    if max_steps is not None:
-        run = run.with_training(max_steps=max_steps, epochs=None)
-    settings = replace(run.settings(), max_seconds=max_seconds)
-    net = run.network()
-    trainer = Trainer(net, found, settings, run, on_step)
-    trainer.load()
-    if max_steps is not None:
-        if max_steps < trainer.progress.step:
-            raise BpttError(
-                f"max_steps is {max_steps}; expected at least {trainer.progress.step}, "
-                "the steps that the run has taken already"
-            )
-        run.write_config()
-    return net, trainer.train()
+    with locked(run.path):
+        run = Run.open(run.path)  # again: another process may have had it until now
+        found = run.read_data(data)
+        if max_steps is not None:
+            run = run.with_training(max_steps=max_steps, epochs=None)
+        settings = replace(run.settings(), max_seconds=max_seconds)
+        tensors, notes = run.load()
+        require_files_ours(run.path)
+        net = run.network(tensors)
+        trainer = Trainer(net, found, settings, run, on_step)
+        trainer.load(tensors, notes)
+        if max_steps is not None:
+            if max_steps < trainer.progress.step:
+                raise BpttError(
+                    f"max_steps is {max_steps}; expected at least {trainer.progress.step}, "
+                    "the steps that the run has taken already"
+                )
+            run.write_config()
+        return net, trainer.train()
 
 
 class Trainer:
@@ -203,12 +205,11 @@ class Trainer:
         progress = self.progress
         limit = progress.seconds + (self.settings.max_seconds or math.inf)
         validation_nll = None
-        with _interruption() as interrupted:
+        with postponed() as signal_received:
             while progress.step < self.total and progress.seconds < limit:
-                validation_nll = self.step()
-                if interrupted():
-                    self.save()
-                    raise Interrupted(self.run, progress.step)
+                step = self.step()
+                validation_nll = step.validation_nll
+                self._tell(step, signal_received)
                 if self.is_solved and self.settings.stop_when_solved:
                     break
             self.save()
@@ -223,7 +224,21 @@ class Trainer:
             why = "solved"
         return Fit(progress.step, progress.seconds, validation_nll, why, self.run, self.judged)
 
-    def step(self) -> float | None:
+    def _tell(self, step: Step, signal_received: Callable[[], int | None]) -> None:
+        """Call `on_step`; save and raise if it fails, or if a signal has come."""
+        try:
+            if self.on_step is not None:
+                self.on_step(step)
+        except BaseException:  # for example because nobody reads what it prints any more
+            self.save()
+            if signal_received() is None:
+                raise
+        signum = signal_received()
+        if signum is not None:
+            self.save()
+            raise Interrupted(self.run, step.step, signum)
+
+    def step(self) -> Step:
         """Take one optimizer step; validate, log and save when it is time to."""
         progress, began = self.progress, time.perf_counter()
         self.judged = None
@@ -240,19 +255,16 @@ class Trainer:
         self._log(validation_nll)
         if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
             self.save()
-        if self.on_step is not None:
-            self.on_step(
-                Step(
-                    step=progress.step,
-                    total=self.total,
-                    train_nll=train_nll,
-                    validation_nll=validation_nll,
-                    seconds=progress.seconds,
-                    tokens_per_second=tokens / updated,
-                    net=self.net,
-                )
-            )
-        return validation_nll
+        return Step(
+            step=progress.step,
+            total=self.total,
+            train_nll=train_nll,
+            validation_nll=validation_nll,
+            seconds=progress.seconds,
+            tokens_per_second=tokens / updated,
+            net=self.net,
+            run=self.run,
+        )
 
     def update(self) -> tuple[float, int]:
         """Change the weights once; return the loss, in nats per step, and how many tokens."""
@@ -350,10 +362,9 @@ class Trainer:
         self.run.save(tensors, asdict(progress))
         self.last_saved = (progress.step, progress.seconds)
 
-    def load(self) -> None:
+    def load(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Put back what `save` saved, but for the weights, with which the network came."""
         assert self.run is not None
-        tensors, notes = self.run.load()
         source = self.run.path / CHECKPOINT
         checkpoint.load_optimizer(self.optimizer, under("optimizer", tensors), source)
         self.progress = as_dataclass(Progress, notes, str(source))
@@ -408,25 +419,6 @@ class Trainer:
             f"the {name} became {value} after step {self.progress.step}.{kept} "
             "Try a lower learning rate, a smaller clip, or the tanh cell"
         )
-
-
-@contextmanager
-def _interruption() -> Iterator[Callable[[], bool]]:
-    """Give a function that says whether Ctrl-C was pressed; a second press interrupts at once."""
-    pressed = threading.Event()
-    if threading.current_thread() is not threading.main_thread():
-        yield pressed.is_set
-        return
-
-    def press(*_: object) -> None:
-        pressed.set()
-        signal.signal(signal.SIGINT, before)
-
-    before = signal.signal(signal.SIGINT, press)
-    try:
-        yield pressed.is_set
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _is_like(tensor: Tensor | None, example: Tensor | None) -> bool:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.model.network import Network
-from bptt.training import checkpoint
+from bptt.training import checkpoint, files
 from bptt.training.batches import Data
 from bptt.training.collection import read_collection
 from bptt.training.columns import Columns
@@ -31,8 +29,6 @@ from bptt.training.weights import every_weight, tie
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 FLOW = "flow.jsonl"
-LONGEST_NAME = 60
-"""Characters of a folder's name that come from the data's: as bytes, a system allows 255."""
 MOST_CONFIG = 1 << 25
 """Bytes of a config.json; one with all characters of Unicode has less than half."""
 
@@ -44,28 +40,9 @@ class Run:
     path: Path
     config: dict[str, Any]
 
-    @classmethod
-    def create(cls, path: str | Path, config: dict[str, Any]) -> Run:
-        """Make the folder, unless it holds a run already."""
-        path = Path(path)
-        with system_errors("write a run to", path):
-            if (path / CONFIG).exists():
-                raise BpttError(
-                    f"{path} holds a run already; give another folder with out (--out), "
-                    "or go on with that run by resuming it (--resume)"
-                )
-            path.mkdir(parents=True, exist_ok=True)
-            if (path / METRICS).exists():
-                raise BpttError(
-                    f"{path} is taken, by a run that is starting or one that never did; "
-                    "give another folder with out (--out)"
-                )
-            (path / METRICS).touch(exist_ok=False)  # of two that come here at once, one wins
-        return cls(path, config)
-
     def write_config(self) -> None:
         """Write config.json, which makes the folder a run: after its first checkpoint is there."""
-        checkpoint.write_atomically(self.path / CONFIG, json.dumps(self.config, indent=2) + "\n")
+        files.write(self.path / CONFIG, json.dumps(self.config, indent=2) + "\n", files.JSON)
 
     @classmethod
     def open(cls, path: str | Path) -> Run:
@@ -155,9 +132,10 @@ class Run:
         assert y is not None
         return read_table(path, Columns(**config["columns"]), scaling=(y, x))
 
-    def network(self) -> Network:
-        """Return the trained network."""
-        tensors, _ = self.load()
+    def network(self, tensors: dict[str, Tensor] | None = None) -> Network:
+        """Return the trained network; tensors: the checkpoint's, if they are loaded already."""
+        if tensors is None:
+            tensors, _ = self.load()
         source, names = str(self.path / CHECKPOINT), self.config.get("tied") or {}
         weights = every_weight(under("network", tensors), names, source)
         require_sizes(self.config["network"], weights, source)
@@ -180,7 +158,7 @@ class Run:
     def save(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Replace the checkpoint; the metrics up to it are on the disk before it is."""
         if (self.path / METRICS).exists():
-            checkpoint.sync(self.path / METRICS)
+            files.sync(self.path / METRICS)
         checkpoint.save(self.path / CHECKPOINT, tensors, notes)
 
     def log(self, row: dict[str, float]) -> None:
@@ -201,7 +179,7 @@ class Run:
     def forget_after(self, step: int) -> None:
         """Drop what metrics.jsonl says of later steps, since they will be run again."""
         kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
-        checkpoint.write_atomically(self.path / METRICS, "".join(kept))
+        files.write(self.path / METRICS, "".join(kept), files.METRICS)
         drop_cut_off(self.path / FLOW)
 
 
@@ -212,10 +190,3 @@ def under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         for name, tensor in tensors.items()
         if name.startswith(f"{prefix}.")
     }
-
-
-def next_folder(data: Path | None) -> Path:
-    """Return the first of runs/NAME-1, runs/NAME-2, … that is free, named for the data."""
-    name = "topics" if data is None else re.sub(r"[^\w.-]", "-", data.stem)[:LONGEST_NAME] or "run"
-    folders = (Path("runs") / f"{name}-{number}" for number in itertools.count(1))
-    return next(folder for folder in folders if not folder.exists())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,10 +11,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from bptt.errors import BpttError
 from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import State
+from bptt.training import files
 from bptt.training.batches import Batch
 from bptt.training.cells import text_cell
 from bptt.training.steps_ahead import steps_ahead
@@ -71,15 +72,13 @@ class SeriesForecast:
         shares = {f"{share:.0%}": values for share, values in self.quantiles.items()}
         parts = {"mean": self.mean, **shares}
         header = ["time", *(text_cell(f"{name} {part}") for name in self.names for part in parts)]
-        try:
-            with path.open("w", newline="", encoding="utf-8") as file:
-                rows = csv.writer(file)
-                rows.writerow(header)
-                for t, time in enumerate(self.labels):
-                    values = [part[t, i] for i in range(len(self.names)) for part in parts.values()]
-                    rows.writerow([text_cell(time), *(f"{value:.6g}" for value in values)])
-        except OSError as error:
-            raise BpttError(f"cannot write {path}: {error.strerror}") from None
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        rows.writerow(header)
+        for t, time in enumerate(self.labels):
+            values = [part[t, i] for i in range(len(self.names)) for part in parts.values()]
+            rows.writerow([text_cell(time), *(f"{value:.6g}" for value in values)])
+        files.write(Path(path), text.getvalue(), files.FORECAST)
 
 
 @torch.no_grad()

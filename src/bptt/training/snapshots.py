@@ -9,6 +9,7 @@ from pathlib import Path
 
 from bptt.errors import BpttError, require_whole
 from bptt.gradient.flow import gradient_flow
+from bptt.training import files
 from bptt.training.batches import Batches
 from bptt.training.fit import Step
 from bptt.training.plain_values import as_dataclass
@@ -40,8 +41,9 @@ class Snapshots:
     batches: held-out data. window: the one that is trained with.
     """
 
-    def __init__(self, folder: Path, batches: Batches, window: int | None) -> None:
-        self.path, self.window = folder / FLOW, window
+    def __init__(self, batches: Batches, window: int | None) -> None:
+        self.window = window
+        self.path: Path | None = None  # known when there is a run
         self.sample = held_out(batches, STEPS, SEQUENCES)
 
     def __call__(self, step: Step) -> None:
@@ -49,6 +51,7 @@ class Snapshots:
         every = max(1, step.total // LINES)
         if step.step != 1 and step.step % every != 0 and step.step != step.total:
             return
+        path = self.path = self.path or _begun(step)
         y, x, lengths, weights = self.sample.of(step.net.dtype)
         flow = gradient_flow(
             step.net, y, x, window=self.window, lengths=lengths, loss_weights=weights
@@ -57,10 +60,22 @@ class Snapshots:
         by_lag = [float(f"{value:.4g}") for value in flow.by_lag]
         row = Snapshot(step.step, flow.horizon(), growth, by_lag)
         try:
-            with self.path.open("a", encoding="utf-8") as file:
+            with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(row)) + "\n")
         except OSError as error:
-            raise BpttError(f"cannot write {self.path}: {error.strerror}") from None
+            raise files.cannot_write(path, error) from None
+
+
+def _begun(step: Step) -> Path:
+    """Return the file of a run, with whole lines only, and none of steps that are run again."""
+    if step.run is None:
+        raise BpttError("snapshots are kept in the folder of a run; expected one (out)")
+    path = step.run.path / FLOW
+    files.require_ours(path, files.FLOW)
+    rows = [row for row in read_snapshots(step.run) if row.step < step.step]
+    lines = [json.dumps(asdict(row)) + "\n" for row in rows]
+    files.write(path, "".join(lines), files.FLOW)
+    return path
 
 
 def read_snapshots(run: Run) -> list[Snapshot]:

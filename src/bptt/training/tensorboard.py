@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from bptt.errors import BpttError
 from bptt.training.fit import OnStep, Step
 
 
-def tensorboard_writer(folder: Path) -> OnStep:
-    """Return an `on_step` that writes losses (nats per token) and speed to `folder`."""
+def tensorboard_writer() -> OnStep:
+    """Return an `on_step` that writes losses (nats per token) and speed to the run's folder."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra)
     except ImportError:
@@ -20,7 +18,9 @@ def tensorboard_writer(folder: Path) -> OnStep:
 
     def write(step: Step) -> None:
         nonlocal writer
-        writer = writer or SummaryWriter(str(folder), purge_step=step.step)
+        if step.run is None:
+            raise BpttError("events are kept in the folder of a run; expected one (out)")
+        writer = writer or SummaryWriter(str(step.run.path), purge_step=step.step)
         values = {
             "train_nll": step.train_nll,
             "validation_nll": step.validation_nll,

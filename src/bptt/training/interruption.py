@@ -1,0 +1,100 @@
+"""Ctrl-C, SIGTERM and SIGHUP: the step ends and is saved, or what is not training ends at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from bptt.training.run import Run
+
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+]
+DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+
+
+class Ended(KeyboardInterrupt):
+    """A signal has ended what was going on."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.signum = int(signum)
+
+
+class Interrupted(Ended):
+    """A signal has ended training after `step`, saved in `run` if there is one."""
+
+    def __init__(self, run: Run | None, step: int, signum: int = signal.SIGINT) -> None:
+        super().__init__(f"stopped after step {step}", signum)
+        self.run, self.step = run, step
+
+
+def end(signum: int, frame: FrameType | None) -> None:
+    """Raise Ended; but leave at once if an import is going on.
+
+    Extension modules would make an ImportError of it, and there is nothing to save yet.
+    """
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(128 + signum)
+        frame = frame.f_back
+    raise Ended(f"ended by {signal.Signals(signum).name}", signum)
+
+
+@contextmanager
+def ending() -> Iterator[None]:
+    """Let signals call `end` while entered, in place of what Python does by itself.
+
+    A signal that is ignored, as by nohup, stays so, and somebody's handler stays in place.
+    """
+    with _handled([number for number in SIGNALS if signal.getsignal(number) in DEFAULTS], end):
+        yield
+
+
+@contextmanager
+def postponed() -> Iterator[Callable[[], int | None]]:
+    """Give a function that returns the first signal that has come while entered, or None.
+
+    A second Ctrl-C interrupts at once. Handlers of somebody's for SIGTERM and SIGHUP stay in place,
+    and so does all that is ignored. In other threads than the main one no signal comes.
+    """
+    received: list[int] = []
+
+    def note(signum: int, _: FrameType | None) -> None:
+        received.append(signum)
+        if signum == signal.SIGINT:
+            signal.signal(signum, before)
+
+    before = signal.getsignal(signal.SIGINT)
+    numbers = [
+        number
+        for number in SIGNALS
+        if signal.getsignal(number) in (*DEFAULTS, end)
+        or (number == signal.SIGINT and callable(before))
+    ]
+    with _handled(numbers, note):
+        yield lambda: received[0] if received else None
+    if received:
+        signal.raise_signal(received[0])  # it came after the last look
+
+
+@contextmanager
+def _handled(
+    numbers: list[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Let a handler have these signals while entered."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler_before in before.items():
+            signal.signal(number, handler_before)
