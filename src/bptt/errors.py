@@ -12,6 +12,38 @@ class BpttError(ValueError):
     """Bad input: the message names what was got, what is expected and what to do."""
 
 
+MOST_SHOWN = 60
+"""Characters of a value that a message shows."""
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: in one line, and cut where it is long.
+
+    >>> shown("ab"), shown([1] * 40), shown(object), len(shown("a" * 1000))
+    ("'ab'", 'a list', 'the class object', 61)
+    """
+    kind = type(value).__name__
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {kind} of {value.dtype} with shape {_tuple_of(value.shape)}"
+    if value is None or isinstance(value, str | int | float | complex):
+        text = " ".join(_digits(value).split())
+        return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+
+
+def _digits(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python does not write whole numbers of several thousand digits
+        return "a number of thousands of digits"
+
+
+def _tuple_of(shape: object) -> str:
+    return str(tuple(shape)) if isinstance(shape, Sequence) else str(shape)
+
+
 def require_shape(
     name: str, got: Sequence[int], expected: str, sizes: Sequence[int | None]
 ) -> None:

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from cyclopts import Parameter
+from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 import bptt
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
 from bptt.cli.options import COMMAS, MOST_SEED, TEMPERATURE, numbers
+from bptt.cli.rules import OF_TABLES, SEQUENCES, TABLE, TASK, check, complaint, kind_of_data
 from bptt.errors import BpttError, require_whole
 from bptt.training.settings import Settings
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
 SAMPLE_STEPS = 400
 CLEARLY_BETTER = 0.05
 """Nats per step by which an earlier validation has to be better to be worth a word."""
-TABLES = (".csv", ".tsv", ".parquet")
-TABLE_OPTIONS = ("target", "inputs", "time", "fill", "difference", "validation_share")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +76,8 @@ class InitialOptions:
     radius: float | None = None
     """The spectral radius that W is then scaled to."""
 
-    init_std: float = 0.1
-    """The spread of the weights that start gaussian."""
+    init_std: float | None = None
+    """The spread of the weights that start gaussian; by default 0.1."""
 
     forget_bias: float | None = None
     """Of gates: the first bias of the one that keeps the state."""
@@ -115,8 +114,9 @@ class DataOptions:
     length: str | None = None
     """Of a task: how long, such as 200, or 50-200, one drawn for every batch; by default 100."""
 
-    scale: Literal["learned", "fixed"] = "learned"
-    """Of numbers: whether their spread is learned, or the loss is the squared error."""
+    scale: Literal["learned", "fixed"] | None = None
+    """Of numbers in tables and collections: whether their spread is learned, as it is by default,
+    or the loss is the squared error."""
 
 
 def train(
@@ -155,8 +155,6 @@ def train(
     report
         Look at the gradient now and then, and write report.html at the end, as 'bptt flow' does.
     """
-    import torch  # noqa: PLC0415
-
     from bptt.training.run import next_folder  # noqa: PLC0415
 
     settings = settings or Settings()
@@ -164,16 +162,45 @@ def train(
     if resume is not None:
         found, net, done = _go_on(resume, data, settings, extras)
     else:
-        require_whole("seed", seed, 0, MOST_SEED)
-        options = options or DataOptions()
-        found = _read(data, options)
-        torch.manual_seed(seed)
-        net = _network(found, network or NetworkOptions(), options, start or InitialOptions())
+        found, net = _prepared(data, network, options, start, seed)
         done = _start(net, found, settings, out or next_folder(data), seed, extras)
     _say_what_came_out(net, found, done)
     if report and done.run is not None:
         print()
-        write_and_say(done.run, data)
+        write_and_say(done.run, data if resume is not None else None)
+
+
+def require_trainable(arguments: Sequence[str]) -> None:
+    """Raise BpttError unless `bptt train` with these arguments would start to train."""
+    from bptt.training.fit import Trainer  # noqa: PLC0415
+
+    parser = App(default_command=train, config=lambda _, __, typed: check("train", typed))
+    parser.command(train)
+    try:
+        _, bound, _ = parser.parse_args(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise BpttError(complaint(error, "train", parser)) from None
+    options = bound.arguments
+    parts = {name: options.get(name) for name in ("network", "options", "start")}
+    data, net = _prepared(options.get("data"), **parts, seed=options.get("seed", 0))
+    Trainer(net, data, options.get("settings") or Settings(), None, None)
+
+
+def _prepared(
+    path: Path | None,
+    network: NetworkOptions | None,
+    options: DataOptions | None,
+    start: InitialOptions | None,
+    seed: int,
+) -> tuple[Data, Network]:
+    """Return the data, and a fresh network for it."""
+    import torch  # noqa: PLC0415
+
+    require_whole("seed", seed, 0, MOST_SEED)
+    options = options or DataOptions()
+    data = _read(path, options)
+    torch.manual_seed(seed)
+    return data, _network(data, network or NetworkOptions(), options, start or InitialOptions())
 
 
 class Extras(NamedTuple):
@@ -217,22 +244,14 @@ def _read(path: Path | None, options: DataOptions) -> Data:
     from bptt.training.collection import read_collection  # noqa: PLC0415
     from bptt.training.data import read_text  # noqa: PLC0415
     from bptt.training.tables import Columns, read_table  # noqa: PLC0415
-    from bptt.training.tasks import DEFAULT_LENGTH, PREFIX, Task  # noqa: PLC0415
+    from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
 
-    is_task = str(path).startswith(PREFIX)
-    if options.length is not None and not is_task:
-        raise BpttError(f"--length is for tasks ({PREFIX}NAME); {path or 'a text'} is none")
-    kind = "" if path is None else path.suffix.lower()
-    rest = {key: value for key, value in asdict(options).items() if key in TABLE_OPTIONS}
-    changed = [key for key, value in rest.items() if value != getattr(DataOptions(), key)]
-    if kind in TABLES and path is not None:
-        return read_table(path, Columns(**rest))
-    if changed:
-        flag, name = changed[0].replace("_", "-"), path or "the built-in text"
-        raise BpttError(f"--{flag} is for tables ({', '.join(TABLES)}); {name} is none")
-    if is_task:
+    kind = kind_of_data(None if path is None else str(path))
+    if kind == TABLE and path is not None:
+        return read_table(path, Columns(**{name: getattr(options, name) for name in OF_TABLES}))
+    if kind == TASK:
         return Task.parse(str(path), options.length or DEFAULT_LENGTH)
-    if kind == ".npz" and path is not None:
+    if kind == SEQUENCES and path is not None:
         return read_collection(path)
     return read_text(path, options.tokens)
 
@@ -246,8 +265,10 @@ def _network(
 
     likelihood, inputs = data.likelihood, data.inputs
     is_task = isinstance(data, Task)
+    if options.scale is not None and not isinstance(likelihood, bptt.Gaussian):
+        raise BpttError(f"--scale is for numbers; {data.source} has {likelihood}: leave it out")
     if isinstance(likelihood, bptt.Gaussian) and not is_task:
-        likelihood = bptt.Gaussian(likelihood.d, scale=options.scale)
+        likelihood = bptt.Gaussian(likelihood.d, scale=options.scale or "learned")
     recurrence = network.recurrence or ("hidden" if is_task and inputs != 0 else "both")
     if recurrence == "hidden" and inputs == 0:
         inputs = likelihood.encoding  # x is then the value before

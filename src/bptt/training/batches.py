@@ -55,7 +55,7 @@ class Data(ABC):
 
     source: what to call it. unit: what a step is called. default_batch: sequences side by side.
     sha256: of the file. default_window: how many steps the gradient reaches back, unless told; None
-    for all.
+    for all. whole: whether an update takes sequences from start to end, and not part by part.
     """
 
     source: str
@@ -63,6 +63,7 @@ class Data(ABC):
     sha256: str
     default_batch: int
     default_window: int | None = 100
+    whole: bool = False
 
     @property
     @abstractmethod

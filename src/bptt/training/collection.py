@@ -44,6 +44,7 @@ class Collection(Data):
 
     unit = "step"
     default_batch = 32
+    whole = True
 
     @classmethod
     def of(cls, y: Sequence[np.ndarray], x: Sequence[np.ndarray] | None = None) -> Collection:

@@ -102,6 +102,12 @@ class Run:
             return str(self.config["data"]["kind"])
 
     @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of the table that are inputs, if it was trained on a table."""
+        with self._understood():
+            return tuple(self.config["data"]["columns"]["inputs"]) if self.kind == "table" else ()
+
+    @property
     def unit(self) -> str:
         """What a step is called."""
         return self.vocabulary.unit if self.kind == "text" else "step"
@@ -115,38 +121,46 @@ class Run:
 
     def read_data(self, path: str | Path | None = None) -> Data:
         """Read the run's data again, from where it was or from `path`; it must be unchanged."""
-        config = self.config["data"]
-        source = path if path is not None else config["path"]
-        data: Data
+        kind = self.kind
         with self._understood():
-            if self.kind == "text":
-                data = read_text(source, config["tokens"], self.vocabulary)
-            elif self.kind == "task":
-                low, high = config["lengths"]
-                data = Task(config["name"], (low, high))
-            elif source is None:
+            config = self.config["data"]
+            source, sha256 = path if path is not None else config["path"], config["sha256"]
+            low, high = config["lengths"] if kind == "task" else (0, 0)
+            name, symbols = config.get("name"), config.get("symbols")
+        data: Data
+        if kind == "task":
+            if path is not None:
                 raise BpttError(
-                    f"the data of {self.path} came from memory; expected a file to read it from"
+                    f"the data is given as {path}, but {self.path} was trained on a task, which is "
+                    "drawn and has no file; leave it out"
                 )
-            elif self.kind == "table":
-                data = self.read_table(source)
-            else:
-                data = read_collection(source, config["symbols"])
-        if data.sha256 != config["sha256"]:
+            data = Task(str(name), (low, high))
+        elif kind == "text":
+            vocabulary = self.vocabulary
+            data = read_text(source, vocabulary.kind, vocabulary)
+        elif source is None:
+            raise BpttError(
+                f"the data of {self.path} came from memory; expected a file to read it from"
+            )
+        elif kind == "table":
+            data = self.read_table(source)
+        else:
+            data = read_collection(source, symbols)
+        if data.sha256 != sha256:
             raise BpttError(
                 f"{data.source} is not the {self.kind} that {self.path} was trained on "
-                f"(SHA-256 {data.sha256[:12]}, expected {config['sha256'][:12]}); "
+                f"(SHA-256 {data.sha256[:12]}, expected {sha256[:12]}); "
                 "give the original, or start a new run"
             )
         return data
 
     def read_table(self, path: str | Path) -> Table:
         """Read a table as the run's own was: the same columns, in the same units."""
-        config = self.config["data"]
-        scalings = [config["y_scaling"], config["x_scaling"]]
-        y, x = (None if one is None else Scaling(**one) for one in scalings)
-        assert y is not None
-        return read_table(path, Columns(**config["columns"]), scaling=(y, x))
+        with self._understood():
+            config = self.config["data"]
+            columns, y = Columns(**config["columns"]), Scaling(**config["y_scaling"])
+            x = None if config["x_scaling"] is None else Scaling(**config["x_scaling"])
+        return read_table(path, columns, scaling=(y, x))
 
     def network(self) -> Network:
         """Return the trained network."""

@@ -136,6 +136,16 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise BpttError(f"{name} is {value}; expected a probability from 0 to 1")
+        if self.is_forced and self.feedback != "sample":
+            raise BpttError(
+                f'feedback is "{self.feedback}" with forcing 1; expected forcing below 1, or '
+                "nothing of the network's own is fed back"
+            )
+        if self.forcing_end is None and self.forcing_schedule != "linear":
+            raise BpttError(
+                f'forcing_schedule is "{self.forcing_schedule}" without a forcing_end; expected '
+                "both"
+            )
         if not self.is_forced and self.stride not in (None, self.reach):
             raise BpttError(
                 f"stride is {self.stride} with forcing below 1; expected none, or the window: "

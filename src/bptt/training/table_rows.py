@@ -96,7 +96,7 @@ def open_table(path: Path) -> Iterator[TableFile]:
     try:
         import polars as pl  # noqa: PLC0415 (an extra, slow to import)
     except ImportError:
-        hint = "install it with: pip install 'bptt[tables]'"
+        hint = "in a checkout of bptt: pip install '.[tables]'"
         raise BpttError(f"polars is not installed; {hint}") from None
     try:
         sha256, frame = _digest(path), _scan(path)

@@ -42,6 +42,7 @@ class Task(Data):
     unit = "step"
     default_batch = 20
     default_window = None
+    whole = True
 
     def __post_init__(self) -> None:
         if self.name not in KINDS:
