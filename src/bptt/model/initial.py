@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from bptt.errors import BpttError, require_choice, require_whole
+from bptt.errors import BpttError, require_choice, require_number, require_whole
 from bptt.model.encodings import Tokens
 
 if TYPE_CHECKING:
@@ -50,12 +50,16 @@ class Initial:
         require_choice("the first W", self.W, KINDS)
         for name in ("radius", "std"):
             value = getattr(self, name)
+            if value is not None:
+                require_number(name, value, "a number above 0")
             if value is not None and not 0 < value < math.inf:
                 raise BpttError(f"{name} is {value}; expected a number above 0")
         if self.std is not None and self.W != "gaussian":
             raise BpttError(
                 f'std is {self.std} where W starts "{self.W}"; expected none, or W "gaussian"'
             )
+        if self.forget_bias is not None:
+            require_number("forget_bias", self.forget_bias, "a finite number")
         if self.forget_bias is not None and not math.isfinite(self.forget_bias):
             raise BpttError(f"forget_bias is {self.forget_bias}; expected a finite number")
         if self.chrono is not None:

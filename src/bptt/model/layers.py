@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt.errors import BpttError, require_choice
+from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import ops, reference
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.reference import PLAIN, Given, State
@@ -272,6 +272,7 @@ def accelerate(model: Module) -> Module:
       (0): GRU(3, 4)
     )
     """
+    require_kind("model", model, nn.Module, "a torch module with RNN, GRU or LSTM layers")
     faster: dict[type, type[Recurrent]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
     for module in model.modules():
         if type(module) in faster:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 
 from bptt.model.architecture import Architecture, Place
 from bptt.model.cycles import Edge
-from bptt.report.style import BLUE, GREY, ORANGE, RED, styled
+from bptt.report.style import BLUE, GREY, ORANGE, RED, draws, styled
 
 Point = tuple[float, float]
 Curve = Float[np.ndarray, "n 2"]
@@ -43,6 +43,7 @@ LATER = Line("to a later step", RED, "dash", 1.8)
 NUMBERED = LATER._replace(name="to a later step, with its delay")
 
 
+@draws(Architecture)
 def plot_architecture(architecture: Architecture) -> go.Figure:
     """Return the graph: inputs below, outputs above; edges that reach a later step are dashed."""
     at = _layout(architecture)
@@ -66,6 +67,7 @@ def plot_architecture(architecture: Architecture) -> go.Figure:
     return _framed(figure, [*at.values(), *labels.values(), *np.concatenate([*curves.values()])])
 
 
+@draws(Architecture)
 def plot_unfolded(
     architecture: Architecture, T: int = 4, *, ways: Iterable[tuple[Place, ...]] = ()
 ) -> go.Figure:

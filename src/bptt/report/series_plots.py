@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bptt.errors import BpttError
-from bptt.report.style import BLUE, GREEN, GREY, RED, styled
+from bptt.report.style import BLUE, GREEN, GREY, RED, draws, styled
 from bptt.training.exposure import Exposure
 from bptt.training.series import SeriesForecast
 from bptt.training.tables import Table
@@ -22,6 +22,7 @@ STEPS_SHOWN = 3
 TRUE, OWN, SPREAD = GREY, BLUE, "rgba(61, 116, 230, 0.2)"
 
 
+@draws(Table, SeriesForecast)
 def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
     """Return the end of a table, and how it goes on: a panel for each column of the target."""
     names, shown = ahead.names, max(100, STEPS_SHOWN * len(ahead.mean))
@@ -52,6 +53,7 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
     return styled(figure, height=180 + 260 * len(names), title=title)
 
 
+@draws(Sequence)
 def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
     """Return the losses of a run against its steps; metrics: the lines of metrics.jsonl."""
     figure = go.Figure()
@@ -71,6 +73,7 @@ def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
     return styled(figure)
 
 
+@draws(Sequence, Criterion)
 def plot_judged(metrics: Sequence[dict[str, float]], criterion: Criterion) -> go.Figure:
     """Return what a task's criterion measured, beside what does without memory, and what solves."""
     rows = [row for row in metrics if "judged" in row]
@@ -98,6 +101,7 @@ def draw_criterion(figure: go.Figure, criterion: Criterion) -> None:
     figure.update_yaxes(title=criterion.measure, rangemode="tozero")
 
 
+@draws(Exposure)
 def plot_exposure(found: Exposure) -> go.Figure:
     """Return the loss by the number of steps since the last true value, beside the forced one."""
     figure, step = go.Figure(), np.arange(len(found.excess))
@@ -111,6 +115,7 @@ def plot_exposure(found: Exposure) -> go.Figure:
     return styled(figure)
 
 
+@draws(go.Figure)
 def write_figure(figure: go.Figure, path: Path) -> None:
     """Write a figure as one HTML file that needs nothing else."""
     try:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
-from bptt.errors import BpttError, require_choice, shown
+from bptt.errors import BpttError, require_choice, require_kind, require_path, shown
 from bptt.model.likelihoods import Categorical
 from bptt.model.network import Network
 from bptt.training.batches import Data, Streams
@@ -190,6 +191,9 @@ def read_text(
     >>> read_text().vocabulary.size > 90
     True
     """
+    if path is not None:
+        require_path("the text", path)
+    require_kind("vocabulary", vocabulary, (Vocabulary, NoneType), "a Vocabulary, or None")
     tokens = tokens if vocabulary is None else vocabulary.kind
     require_choice("tokens", tokens, ("characters", "bytes"))
     file = TextFile(None if path is None else Path(path))

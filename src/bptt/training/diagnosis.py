@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, require_kind, require_whole, require_window
 from bptt.gradient.backward import backward
 from bptt.gradient.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
 from bptt.gradient.flow import GradientFlow, gradient_flow
@@ -143,6 +143,11 @@ def diagnose(
     >>> found.trained.window, found.flow.T
     (20, 60)
     """
+    if window is not None:
+        require_window(window, stride)
+    elif stride is not None:
+        require_whole("stride", stride, 1)
+    require_kind("sample", sample, Sample, "bptt.Sample(y, x)")
     y, x, lengths, weights = sample
     flow = gradient_flow(
         net, y, x, window=window, max_lag=max_lag, lengths=lengths, loss_weights=weights

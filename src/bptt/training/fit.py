@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -17,7 +18,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import bptt
-from bptt.errors import BpttError, require_memory
+from bptt.errors import (
+    BpttError,
+    require_callable,
+    require_kind,
+    require_memory,
+    require_path,
+    require_whole,
+)
 from bptt.gradient.backward import backward
 from bptt.gradient.plan import plan
 from bptt.model.network import Network
@@ -106,6 +114,16 @@ def fit(
     Ctrl-C ends the current step, saves, and raises Interrupted. A loss or gradient that is
     no number raises BpttError, with the last good checkpoint kept.
     """
+    require_kind("net", net, Network, "a bptt.Network (and after it the data)")
+    kinds = "a Text, a Table, a Collection or a Task: bptt.Collection.of(...) makes one of arrays"
+    require_kind("data", data, Data, kinds)
+    require_kind("settings", settings, (Settings, NoneType), "bptt.Settings(...)")
+    if on_step is not None:
+        require_callable("on_step", on_step, "a function of a Step, or None")
+    if out is not None:
+        require_path("out", out)
+    if seed is not None:
+        require_whole("seed", seed, 0)
     settings = settings or Settings()
     trainer = Trainer(net, data, settings, None, on_step)
     if out is not None:
@@ -129,6 +147,8 @@ def resume(
     max_steps: a new end for the run, and for its learning rate's schedule.
     max_seconds: how long this call may take; what the run had for itself is not remembered.
     """
+    if data is not None:
+        require_path("data", data)
     run = run if isinstance(run, Run) else Run.open(run)
     found = run.read_data(data)
     if max_steps is not None:

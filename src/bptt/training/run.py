@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_path
 from bptt.model.network import Network
 from bptt.training import checkpoint
 from bptt.training.batches import Data
@@ -61,6 +61,7 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """Return the run in a folder, or raise BpttError if there is none."""
+        require_path("the run", path)
         path = Path(path)
         try:
             config = json.loads((path / CONFIG).read_text(encoding="utf-8"))

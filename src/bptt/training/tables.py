@@ -7,11 +7,19 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
 
-from bptt.errors import BpttError, require_choice
+from bptt.errors import (
+    BpttError,
+    require_choice,
+    require_flag,
+    require_kind,
+    require_path,
+    require_several,
+)
 from bptt.model.likelihoods import Gaussian
 from bptt.training.batches import Data, Streams
 from bptt.training.table_rows import (
@@ -46,7 +54,13 @@ class Columns:
     def __post_init__(self) -> None:
         for role in ("target", "inputs"):
             names = getattr(self, role)
+            if not isinstance(names, str):
+                require_several(role, names, "names of columns")
+                for name in names:
+                    require_kind(f"a name in {role}", name, str, "a text")
             object.__setattr__(self, role, (names,) if isinstance(names, str) else tuple(names))
+        require_kind("time", self.time, (str, NoneType), "the name of a column, or None")
+        require_flag("difference", self.difference)
         if self.fill is not None:
             require_choice("fill", self.fill, ("previous", "linear"))
         share: object = self.validation_share
@@ -183,6 +197,8 @@ def read_table(
     >>> table.columns.target, table.y_scaling, table.y.tolist()
     (('load',), Scaling(mean=(6.0,), scale=(1.0,)), [[-1.0], [1.0], [3.0]])
     """
+    require_path("the table", path)
+    require_kind("columns", columns, Columns, "bptt.Columns(...)")
     path = Path(path)
     with open_table(path) as file, np.errstate(over="ignore", invalid="ignore"):
         columns, values, times = _load(file, columns)
