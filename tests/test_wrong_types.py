@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 import torch
 from torch import nn
 
@@ -253,6 +256,7 @@ CASES = [
             "x": value(None),
         },
         {"/T": {"5"}, "/memory": {"None"}, "y": {"None"}, "x": {"None"}},
+        {"/net": {"module"}},
     ),
     Case(
         "watch",
@@ -695,16 +699,34 @@ NOT_VALID = {
 """Cases whose valid call needs a file: their arguments are wrong by themselves."""
 
 
-@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-def test_a_wrong_type_is_a_bptt_error(
-    case: Case, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
+ITEMS = {
+    ("fit", "on_step"): {"Network", "class", "module"},
+    ("fit", "out"): {"str", "Path"},
+    ("fit", "seed"): {"-1"},
+    ("Run.open", "/path"): {"str", "Path"},
+    ("write_report", "/path"): {"str", "Path"},
+    ("plot_unfolded", "ways"): {"list", "tuple", "set", "DataLoader"},
+    **{
+        (f"plot_{name}", f"/{rows}"): {"list", "tuple"}
+        for name, rows in (
+            ("learning", "metrics"),
+            ("judged", "metrics"),
+            ("costs", "costs"),
+            ("horizon", "snapshots"),
+        )
+    },
+}
+"""Not tried: what is right there, or is a list of anything."""
+
+
+def failures_of(case: Case) -> list[str]:
     if case.name not in NOT_VALID:
         case.run()
     failures = []
     for name in case.arguments:
-        for wrong in set(WRONG) - case.skipped.get(name, set()):
+        for wrong in sorted(
+            set(WRONG) - case.skipped.get(name, set()) - ITEMS.get((case.name, name), set())
+        ):
             is_right = wrong in case.right.get(name, set())
             try:
                 case.run(name, wrong)
@@ -717,7 +739,15 @@ def test_a_wrong_type_is_a_bptt_error(
                     failures.append(f"{name} = {wrong}: not one line: {error}")
             except Exception as error:  # noqa: BLE001 (what is looked for)
                 failures.append(f"{name} = {wrong}: {type(error).__name__}: {str(error)[:90]}")
-    assert not failures, "\n" + "\n".join(failures)
+    return [f"{case.name}: {failure}" for failure in failures]
+
+
+def test_a_wrong_type_is_a_bptt_error() -> None:
+    """In a process of its own: the tests' own checks of shapes would refuse them first."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.test_wrong_types"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == ""
 
 
 def _is_the_same(case: Case, name: str, wrong: str) -> bool:
@@ -745,3 +775,13 @@ def test_every_public_name_is_walked() -> None:
     assert set(bptt.__all__) - {"__version__"} <= walked | results | torchs | not_called
     figures = {name for name in bptt.plots.__all__ if inspect.isfunction(getattr(bptt.plots, name))}
     assert figures <= walked
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        os.chdir(folder)
+        for one in CASES:
+            for failure in failures_of(one):
+                sys.stdout.write(failure + "\n")
+        os.chdir("/")

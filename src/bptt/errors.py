@@ -7,9 +7,17 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
+MOST_LINE = 600
+"""Characters of a message, whatever was got."""
+
 
 class BpttError(ValueError):
-    """Bad input: the message names what was got, what is expected and what to do."""
+    """Bad input: the message names what was got, what is expected and what to do, in one line."""
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split()) if "\n" in message else message
+        half = MOST_LINE // 2
+        super().__init__(line if len(line) <= MOST_LINE else f"{line[:half]} … {line[-half:]}")
 
 
 MOST_SHOWN = 60

@@ -11,6 +11,7 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from bptt.errors import require_several
 from bptt.model.architecture import Architecture, Place
 from bptt.model.cycles import Edge
 from bptt.report.style import BLUE, GREY, ORANGE, RED, draws, styled
@@ -75,6 +76,7 @@ def plot_unfolded(
 
     ways: paths, as `architecture.paths` finds them, to be shown in another colour.
     """
+    require_several("ways", ways, "paths, as architecture.paths finds them")
     graph, at = architecture.unfold(T), _layout(architecture, stagger=0.45)
     pitch = max(x for x, _ in at.values()) - min(x for x, _ in at.values()) + 1.3
     curves = {edge: _between(edge, at, pitch) for edge in architecture.edges}
