@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Sequence
-from numbers import Integral
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
 
-LONGEST = 2000
+MOST_LINE = 600
 """Characters of a message; what is longer loses its middle."""
 
 
@@ -22,10 +22,8 @@ class BpttError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        message = printable(message)
-        if len(message) > LONGEST:
-            message = f"{message[: LONGEST // 2]} … {message[-LONGEST // 2 :]}"
-        super().__init__(message)
+        line, half = printable(message), MOST_LINE // 2
+        super().__init__(line if len(line) <= MOST_LINE else f"{line[:half]} … {line[-half:]}")
 
 
 def printable(text: object) -> str:
@@ -38,6 +36,38 @@ def printable(text: object) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+MOST_SHOWN = 60
+"""Characters of a value that a message shows."""
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: in one line, and cut where it is long.
+
+    >>> shown("ab"), shown([1] * 40), shown(object), len(shown("a" * 1000))
+    ("'ab'", 'a list', 'the class object', 61)
+    """
+    kind = type(value).__name__
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if hasattr(value, "shape") and hasattr(value, "dtype"):
+        return f"a {kind} of {value.dtype} with shape {_tuple_of(value.shape)}"
+    if value is None or isinstance(value, str | int | float | complex):
+        text = " ".join(_digits(value).split())
+        return text if len(text) <= MOST_SHOWN else f"{text[:MOST_SHOWN]}…"
+    return f"{'an' if kind[0] in 'AEIOUaeiou' else 'a'} {kind}"
+
+
+def _digits(value: object) -> str:
+    try:
+        return repr(value)
+    except ValueError:  # Python does not write whole numbers of several thousand digits
+        return "a number of thousands of digits"
+
+
+def _tuple_of(shape: object) -> str:
+    return str(tuple(shape)) if isinstance(shape, Sequence) else str(shape)
 
 
 def require_shape(
@@ -62,8 +92,8 @@ def require_shape(
 
 def require_choice(name: str, got: object, choices: Sequence[str]) -> None:
     """Raise BpttError unless `got` is one of `choices`."""
-    if got not in choices:
-        raise BpttError(f"{name} is {got!r}; expected one of {', '.join(map(repr, choices))}")
+    if not isinstance(got, str) or got not in choices:
+        raise BpttError(f"{name} is {shown(got)}; expected one of {', '.join(map(repr, choices))}")
 
 
 def require_whole(name: str, got: object, least: int, most: int | None = None) -> None:
@@ -71,7 +101,7 @@ def require_whole(name: str, got: object, least: int, most: int | None = None) -
     whole = isinstance(got, Integral) and not isinstance(got, bool)
     if not whole or got < least or (most is not None and got > most):  # type: ignore[operator]
         span = f"of at least {least}" if most is None else f"from {least} to {most}"
-        raise BpttError(f"{name} is {got!r}; expected a whole number {span}")
+        raise BpttError(f"{name} is {shown(got)}; expected a whole number {span}")
 
 
 def require_window(window: int | None, stride: int | None) -> None:
@@ -79,6 +109,7 @@ def require_window(window: int | None, stride: int | None) -> None:
     if window is not None:
         require_whole("window", window, 1)
     if stride is not None:
+        require_whole("stride", stride, 1)
         if window is None:
             raise BpttError(f"stride is {stride} without a window; expected a window too")
         require_whole("stride", stride, 1, window)
@@ -92,6 +123,8 @@ def as_bytes(name: str, got: object) -> int:
     """
     if type(got) is int and got > 0:
         return got
+    if isinstance(got, str) and len(got) > MOST_SHOWN:
+        raise BpttError(f"{name} is {shown(got)}; expected bytes, such as '64MB' or '2GiB'")
     found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([KMGT]i?)?B?\s*", str(got), re.IGNORECASE)
     if isinstance(got, str) and found is not None:
         number, unit = float(found[1]), (found[2] or "").upper()
@@ -99,7 +132,7 @@ def as_bytes(name: str, got: object) -> int:
         size = number * thousand ** " KMGT".index(unit[:1] or " ")
         if 1 <= size < math.inf:
             return int(size)
-    raise BpttError(f"{name} is {got!r}; expected bytes, such as 64000000, '64MB' or '2GiB'")
+    raise BpttError(f"{name} is {shown(got)}; expected bytes, such as 64000000, '64MB' or '2GiB'")
 
 
 def bytes_as_text(size: int) -> str:
@@ -129,3 +162,47 @@ def require_memory(what: str, needed: int) -> None:
             f"{what} would take {needed // 10**9:,} GB; this machine has {has // 10**9:,} GB: "
             "choose smaller sizes"
         )
+
+
+def require_kind(name: str, got: object, kinds: type | tuple[type, ...], expected: str) -> None:
+    """Raise BpttError unless `got` is an instance of one of `kinds`; expected: that in words.
+
+    >>> require_kind("net", [1], str, "a text")
+    Traceback (most recent call last):
+    ...
+    bptt.errors.BpttError: net is a list; expected a text
+    """
+    if not isinstance(got, kinds):
+        raise BpttError(f"{name} is {shown(got)}; expected {expected}")
+
+
+def require_number(name: str, got: object, expected: str = "a number") -> None:
+    """Raise BpttError unless `got` is a real number, which nan is not."""
+    if not isinstance(got, Real) or got != got:  # noqa: PLR0124 (only nan differs from itself)
+        raise BpttError(f"{name} is {shown(got)}; expected {expected}")
+
+
+def require_flag(name: str, got: object) -> None:
+    """Raise BpttError unless `got` is True or False."""
+    require_kind(name, got, bool, "True or False")
+
+
+def require_path(name: str, got: object) -> None:
+    """Raise BpttError unless `got` can be a path."""
+    require_kind(name, got, (str, os.PathLike), "a path")
+    if "\0" in str(got):
+        raise BpttError(f"{name} has a NUL character in it; expected a path without")
+
+
+def require_callable(name: str, got: object, expected: str) -> None:
+    """Raise BpttError unless `got` can be called."""
+    if not callable(got):
+        raise BpttError(f"{name} is {shown(got)}; expected {expected}")
+
+
+def require_several(name: str, got: object, expected: str) -> None:
+    """Raise BpttError unless `got` is a list, a tuple, or what can be gone over like one."""
+    if not isinstance(got, Iterable) or isinstance(got, str | bytes | Mapping):
+        raise BpttError(f"{name} is {shown(got)}; expected {expected}")
+    if hasattr(got, "shape") and hasattr(got, "dtype"):
+        raise BpttError(f"{name} is {shown(got)}; expected {expected}, in a list")

@@ -185,7 +185,7 @@ def test_files_that_make_no_sense(tmp_path: Path, text, words):
     ("arguments", "words"),
     [
         (["gone.toml"], "no such file: gone.toml; give the path of a comparison"),
-        (["gone.toml", "--common", "--hidden 3"], "with a TOML file"),
+        (["gone.toml", "--common", "--hidden 3"], "--common is for data with settings as flags"),
         (["task:order"], "at least one setting"),
         (["task:order", "--setting", "plain"], "expected NAME:"),
         (["task:order", "--setting", "a: 3"], "expected --FLAG VALUE"),

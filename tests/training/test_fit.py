@@ -296,7 +296,7 @@ def test_what_cannot_be_trained_says_why(text_file: Path) -> None:
     with pytest.raises(bptt.BpttError, match=r"1548 characters.* 100 · 100 = 10000"):
         bptt.fit(network(text), text, bptt.Settings(batch=100, window=100))
     wrong = bptt.Network(bptt.Categorical(3), hidden=8)
-    with pytest.raises(bptt.BpttError, match="models 3 symbols; expected"):
+    with pytest.raises(bptt.BpttError, match=r"likelihood is Categorical\(3\); expected"):
         bptt.fit(wrong, text, SMALL)
     with pytest.raises(bptt.BpttError, match="the network expects x, Features"):
         bptt.fit(network(text, inputs=3), text, SMALL, out=text_file.parent / "run")

@@ -653,7 +653,7 @@ def test_what_the_system_refuses(write: Write, monkeypatch: pytest.MonkeyPatch) 
 def test_without_polars(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "polars", None)
     path = write("a\n1\n2\n3\n4\n")
-    refuse(path, "polars is not installed; install it with: pip install 'bptt[tables]'")
+    refuse(path, "polars is not installed; in a checkout of bptt: pip install '.[tables]'")
 
 
 @pytest.mark.parametrize(

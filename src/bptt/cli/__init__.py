@@ -17,13 +17,13 @@ from bptt.cli.compare import compare
 from bptt.cli.console import discard_output, is_reader_gone
 from bptt.cli.flow import flow
 from bptt.cli.generate import generate
+from bptt.cli.rules import check, complaint
 from bptt.cli.train import train
 from bptt.cli.words import shell_word
 from bptt.errors import BpttError, printable
 from bptt.training.interruption import Ended, Interrupted, ending
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
-RESUME_OPTIONS = {"--resume", "--max-steps", "--max-seconds", "--tensorboard", "--report"}
 
 app = App(
     name="bptt",
@@ -31,20 +31,10 @@ app = App(
     version=lambda: bptt.__version__,
     result_action="return_value",
     suppress_keyboard_interrupt=False,
+    config=lambda _, commands, typed: check(commands[0], typed) if commands else None,
 )
 for command in (train, generate, flow, compare, bench):
     app.command(command)
-
-
-def _check_resume(arguments: Sequence[str]) -> None:
-    """Raise BpttError if --resume comes with a setting that belongs to the run."""
-    flags = [argument for argument in arguments if argument.startswith("--")]
-    names = {flag.partition("=")[0].replace("_", "-") for flag in flags}
-    if "--resume" in names and (others := sorted(names - RESUME_OPTIONS)):
-        raise BpttError(
-            f"--resume goes on with the run's own settings, but got {', '.join(others)}; "
-            "leave that out, or start a new run"
-        )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -74,12 +64,12 @@ def _interrupt_before(error: BaseException) -> Ended | None:
 
 def _run(arguments: Sequence[str]) -> int:
     """Run a command; return the exit status."""
+    command = arguments[0] if arguments else ""
     try:
-        _check_resume(arguments)
         app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except (BpttError, CycloptsError) as error:
-        print("bptt:", printable(" ".join(str(error).split())), file=sys.stderr)
+        print("bptt:", printable(complaint(error, command, app)), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
         try:

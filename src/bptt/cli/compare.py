@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from rich import box
 from rich.table import Table
 
 from bptt.cli.console import Console
+from bptt.cli.train import require_trainable
 from bptt.errors import BpttError, printable, require_whole
+
+if TYPE_CHECKING:
+    from bptt.training.compare import Job
 
 MOST_SEEDS = 1000
 FLAGS = Parameter(allow_leading_hyphen=True, negative="")
@@ -23,7 +28,7 @@ def compare(
     *,
     setting: Annotated[tuple[str, ...], FLAGS] = (),
     common: Annotated[str, FLAGS] = "",
-    seeds: int = 3,
+    seeds: int | None = None,
     cores: int | None = None,
     out: Path | None = None,
 ) -> None:
@@ -40,7 +45,7 @@ def compare(
     common
         Flags of 'bptt train' that all have, such as "--length 100 --hidden 50".
     seeds
-        How many seeds.
+        How many seeds; by default 3.
     cores
         How many runs at once; by default as many as there are cores.
     out
@@ -50,16 +55,16 @@ def compare(
     from bptt.training import compare as comparing  # noqa: PLC0415
     from bptt.training import files  # noqa: PLC0415
 
-    require_whole("seeds", seeds, 1, MOST_SEEDS)
     if what.endswith(".toml"):
-        if setting or common:
-            raise BpttError("--setting and --common are given with a TOML file; expected one")
         asked = comparing.read_comparison(what)
     else:
+        seeds = 3 if seeds is None else seeds
+        require_whole("seeds", seeds, 1, MOST_SEEDS)
         asked = comparing.comparison_of_flags(what, setting, common, seeds)
     folder = out or Path("runs") / ("compare-" + re.sub(r"[^\w.-]", "-", Path(what).stem)[:60])
     page = folder / "report.html"
     files.require_ours(page, files.PAGE)
+    _require_all_trainable(asked.jobs(folder))
     console = Console()
 
     def say(outcome: comparing.Outcome) -> None:
@@ -80,3 +85,15 @@ def compare(
     console.print(table)
     write_comparison(page, asked, folder, outcomes)
     console.print(f"The page is {printable(page)}", soft_wrap=True)
+
+
+def _require_all_trainable(jobs: Sequence[Job]) -> None:
+    """Raise BpttError if a setting could not be trained, before the first one is."""
+    checked = set[str]()
+    for job in jobs:
+        if job.name not in checked and not job.is_begun:
+            checked.add(job.name)
+            try:
+                require_trainable(job.arguments)
+            except BpttError as error:
+                raise BpttError(f"{job.name}: {error}") from None

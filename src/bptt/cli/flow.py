@@ -17,7 +17,7 @@ def flow(
     /,
     *,
     steps: int | None = None,
-    sequences: int = 16,
+    sequences: int | None = None,
     max_lag: int | None = None,
     out: Path | None = None,
 ) -> None:
@@ -35,7 +35,7 @@ def flow(
     steps
         How many steps of each sequence to look at; by default twice the window, from 200 to 400.
     sequences
-        How many sequences to look at.
+        How many sequences to look at, by default 16; a table is one.
     max_lag
         How many steps to look back; by default to the start.
     out

@@ -51,8 +51,8 @@ def generate(
     from bptt.training.run import Run  # noqa: PLC0415
 
     found = Run.open(run)
-    if prompt and found.kind != "text":
-        raise BpttError(f"--prompt is for texts; {run} was trained on another kind: leave it out")
+    if seed is not None:
+        require_whole("seed", seed, 0, MOST_SEED)
     if found.kind == "text":
         write_sample(found, prompt, steps, temperature, seed)
     elif found.kind == "table":
@@ -94,8 +94,8 @@ def write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: in
     if seed is None:
         generator.seed()
     else:
-        require_whole("seed", seed, 0, MOST_SEED)
         generator.manual_seed(seed)
+    vocabulary.require("the prompt", prompt)
     given = vocabulary.encode(prompt).unsqueeze(1) if prompt else None
     tokens = net.stream(steps, prompt=given, temperature=temperature, generator=generator)
     print(prompt, end="")

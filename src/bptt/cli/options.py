@@ -10,7 +10,8 @@ MOST_SEED = 2**63 - 1
 TEMPERATURE = 0.7
 """At which a network writes, unless told."""
 COMMAS = Parameter(
-    converter=lambda _, tokens: tuple(name for one in tokens for name in one.value.split(","))
+    converter=lambda _, tokens: tuple(name for one in tokens for name in one.value.split(",")),
+    negative="",
 )
 """Several names, with commas between."""
 
@@ -28,4 +29,4 @@ def numbers(kind: type[int] | type[float]) -> Parameter:
                 raise ValueError(f"got {said!r}; expected {wanted} with commas between") from None
         return tuple(found)
 
-    return Parameter(converter=read)
+    return Parameter(converter=read, negative="")

@@ -69,12 +69,6 @@ class TableOptions:
     header: bool | None = None
     """Whether the first row names the columns; by default whether it looks like it."""
 
-    @property
-    def changed(self) -> str | None:
-        """The first option that is set, if any is."""
-        default = asdict(TableOptions())
-        return next((name for name, value in asdict(self).items() if value != default[name]), None)
-
     def columns(self, window: int | None) -> Columns:
         """Return what to read; window: how far the gradient reaches back, None for all steps."""
         from bptt.training.columns import Columns  # noqa: PLC0415

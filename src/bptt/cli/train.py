@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
-from cyclopts import Parameter
+from cyclopts import App, CycloptsError, Parameter
 
 import bptt
 from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
 from bptt.cli.options import MOST_SEED, TEMPERATURE, numbers
+from bptt.cli.rules import SEQUENCES, TABLE, TASK, check, complaint, kind_of_data
 from bptt.cli.table_options import TableOptions
 from bptt.cli.words import shell_word
 from bptt.errors import BpttError, printable, require_whole
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 SAMPLE_STEPS = 400
 CLEARLY_BETTER = 0.05
 """Nats per step by which an earlier validation has to be better to be worth a word."""
-TABLES = (".csv", ".tsv", ".parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,8 +77,8 @@ class InitialOptions:
     radius: float | None = None
     """The spectral radius that W is then scaled to."""
 
-    init_std: float = 0.1
-    """The spread of the weights that start gaussian."""
+    init_std: float | None = None
+    """The spread of the weights that start gaussian; by default 0.1."""
 
     forget_bias: float | None = None
     """Of gates: the first bias of the one that keeps the state."""
@@ -101,8 +101,9 @@ class DataOptions:
     length: str | None = None
     """Of a task: how long, such as 200, or 50-200, one drawn for every batch; by default 100."""
 
-    scale: Literal["learned", "fixed"] = "learned"
-    """Of numbers: whether their spread is learned, or the loss is the squared error."""
+    scale: Literal["learned", "fixed"] | None = None
+    """Of numbers in tables and collections: whether their spread is learned, as it is by default,
+    or the loss is the squared error."""
 
 
 def train(
@@ -143,8 +144,6 @@ def train(
     report
         Look at the gradient now and then, and write report.html at the end, as 'bptt flow' does.
     """
-    import torch  # noqa: PLC0415
-
     from bptt.training import files  # noqa: PLC0415
     from bptt.training.claims import automatic_folders  # noqa: PLC0415
 
@@ -156,16 +155,51 @@ def train(
     if resume is not None:
         found, net, done = _go_on(resume, data, settings, extras)
     else:
-        require_whole("seed", seed, 0, MOST_SEED)
-        options = options or DataOptions()
-        found = _read(data, options, table or TableOptions(), settings)
-        torch.manual_seed(seed)
-        net = _network(found, network or NetworkOptions(), options, start or InitialOptions())
+        found, net = _prepared(data, network, options, table, start, settings, seed)
         done = _start(net, found, settings, out or automatic_folders(data), seed, extras)
     _say_what_came_out(net, found, done)
     if report and done.run is not None:
         print()
-        write_and_say(done.run, data)
+        write_and_say(done.run, data if resume is not None else None)
+
+
+def require_trainable(arguments: Sequence[str]) -> None:
+    """Raise BpttError unless `bptt train` with these arguments would start to train."""
+    from bptt.training.fit import Trainer  # noqa: PLC0415
+
+    parser = App(default_command=train, config=lambda _, __, typed: check("train", typed))
+    parser.command(train)
+    try:
+        _, bound, _ = parser.parse_args(arguments, exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise BpttError(complaint(error, "train", parser)) from None
+    given = bound.arguments
+    settings = given.get("settings") or Settings()
+    network, options, table, start = (
+        given.get(name) for name in ("network", "options", "table", "start")
+    )
+    seed = given.get("seed", 0)
+    data, net = _prepared(given.get("data"), network, options, table, start, settings, seed)
+    Trainer(net, data, settings, None, None)
+
+
+def _prepared(  # noqa: PLR0917 (they are the parameters of the command)
+    path: Path | None,
+    network: NetworkOptions | None,
+    options: DataOptions | None,
+    table: TableOptions | None,
+    start: InitialOptions | None,
+    settings: Settings,
+    seed: int,
+) -> tuple[Data, Network]:
+    """Return the data, and a fresh network for it."""
+    import torch  # noqa: PLC0415
+
+    require_whole("seed", seed, 0, MOST_SEED)
+    options = options or DataOptions()
+    data = _read(path, options, table or TableOptions(), settings)
+    torch.manual_seed(seed)
+    return data, _network(data, network or NetworkOptions(), options, start or InitialOptions())
 
 
 class Extras(NamedTuple):
@@ -216,24 +250,14 @@ def _read(path: Path | None, options: DataOptions, table: TableOptions, settings
     from bptt.training.collection import read_collection  # noqa: PLC0415
     from bptt.training.data import read_text  # noqa: PLC0415
     from bptt.training.tables import read_table  # noqa: PLC0415
-    from bptt.training.tasks import DEFAULT_LENGTH, PREFIX, Task  # noqa: PLC0415
+    from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
 
-    is_task = str(path).startswith(PREFIX)
-    if options.length is not None and not is_task:
-        raise BpttError(f"--length is for tasks ({PREFIX}NAME); {path or 'a text'} is none")
-    kind = "" if path is None else path.suffix.lower()
-    if options.standardise is not None and kind != ".npz":
-        raise BpttError(
-            f"--standardise is for collections (.npz); {path or 'the built-in text'} is none"
-        )
-    if kind in TABLES and path is not None:
+    kind = kind_of_data(None if path is None else str(path))
+    if kind == TABLE and path is not None:
         return read_table(path, table.columns(settings.reach))
-    if table.changed:
-        flag, name = table.changed.replace("_", "-"), path or "the built-in text"
-        raise BpttError(f"--{flag} is for tables ({', '.join(TABLES)}); {name} is none")
-    if is_task:
+    if kind == TASK:
         return Task.parse(str(path), options.length or DEFAULT_LENGTH)
-    if kind == ".npz" and path is not None:
+    if kind == SEQUENCES and path is not None:
         return read_collection(path, standardise=options.standardise)
     return read_text(path, options.tokens)
 
@@ -247,8 +271,10 @@ def _network(
 
     likelihood, inputs = data.likelihood, data.inputs
     is_task = isinstance(data, Task)
+    if options.scale is not None and not isinstance(likelihood, bptt.Gaussian):
+        raise BpttError(f"--scale is for numbers; {data.source} has {likelihood}: leave it out")
     if isinstance(likelihood, bptt.Gaussian) and not is_task:
-        likelihood = bptt.Gaussian(likelihood.d, scale=options.scale)
+        likelihood = bptt.Gaussian(likelihood.d, scale=options.scale or "learned")
     recurrence = network.recurrence or ("hidden" if is_task and inputs != 0 else "both")
     if recurrence == "hidden" and inputs == 0:
         inputs = likelihood.encoding  # x is then the value before

@@ -21,7 +21,7 @@ from torch.utils import _pytree as pytree
 from bptt.errors import BpttError, as_bytes, require_choice, require_window
 from bptt.gradient import chunks
 from bptt.gradient.memory import copies_of_gradients, measure
-from bptt.gradient.plan import choose, device_of, parallel_rows
+from bptt.gradient.plan import choose, device_of, parallel_rows, require_model
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
 from bptt.gradient.truncation import Truncation, sweep_windows
@@ -83,6 +83,7 @@ def backward(
     >>> done.steps, net.recurrent.weight_hh_l0.grad.shape
     (4, torch.Size([4, 4]))
     """
+    require_model(net)
     require_choice("reduction", reduction, ("mean", "sum"))
     require_window(window, stride)
     budget = None if memory is None else as_bytes("memory", memory)

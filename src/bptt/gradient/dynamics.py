@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Bool, Complex, Float, Int, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError, bytes_as_text, memory_here, require_whole
+from bptt.errors import BpttError, bytes_as_text, memory_here, require_callable, require_whole
 from bptt.gradient.chain import Chain, chain_of
 from bptt.gradient.plan import device_of
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.steps import Parts
+from bptt.model.given import as_numbers
 from bptt.model.network import Network
 from bptt.model.state import Regime
 
@@ -211,7 +212,8 @@ def lyapunov_spectrum(
 
 def _starts(step: Step, x0: Any) -> Float[Tensor, "B n"]:
     """Return where to start, or raise BpttError unless the step leads from there to the like."""
-    x: Tensor = torch.atleast_2d(torch.as_tensor(x0).detach())
+    require_callable("step", step, "a function of one state, written in torch")
+    x: Tensor = torch.atleast_2d(as_numbers("x0", x0).detach())
     if x.ndim > 2 or x.numel() == 0 or not x.is_floating_point():
         raise BpttError(
             f"x0 has shape {tuple(x.shape)} and dtype {x.dtype}; expected (n,) or (B, n) of a "

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, require_number, require_whole
 from bptt.kernel import reference
 from bptt.model.entry import enter
+from bptt.model.given import as_numbers
 from bptt.model.layers import ACTIVATIONS
 from bptt.model.looped import LoopedRNN
 from bptt.model.network import Network
@@ -49,12 +50,12 @@ class Step:
         weight = net.readout.weight
         base = net.project_x(None)
         if x is not None:
-            given = torch.as_tensor(x, device=weight.device)
+            given = as_numbers("x", x).to(weight.device)
             given = given if not given.is_floating_point() else given.to(weight.dtype)
             base = net.project_x(net.inputs.checked("x", given[None, None], 1, 1, weight))[0, 0]
         R = net.feedback_weight(None if x is None else torch.empty(0))
         if y is not None and R is not None:
-            given = torch.as_tensor(y, device=weight.device)
+            given = as_numbers("y", y).to(weight.device)
             given = given if not given.is_floating_point() else given.to(weight.dtype)
             encoding = net.likelihood.encoding
             given = encoding.checked("y", given[None, None], 1, 1, weight)
@@ -142,7 +143,9 @@ def fixed_points(
     [True]
     """
     step = Step.of(net, x, y)
-    start = torch.as_tensor(states).detach().to(step.base)
+    for name, value in (("tolerance", tolerance), ("apart", apart)):
+        require_number(name, value)
+    start = as_numbers("states", states).detach().to(step.base)
     if start.ndim < 1 or start.shape[-1] != step.size or start.numel() == 0:
         raise BpttError(
             f"states has shape {tuple(start.shape)}; expected (..., S) with S = {step.size}, the "
@@ -264,6 +267,8 @@ def composition_profile(
     require_whole("steps", steps, 0)
     require_whole("points", points, 2)
     step = Step.of(net, x, y)
+    require_number("span", span, "a number above 0")
+    require_whole("seed", seed, 0)
     if not 0 < span < float("inf"):
         raise BpttError(f"span is {span}; expected a number above 0")
     generator = torch.Generator().manual_seed(seed)

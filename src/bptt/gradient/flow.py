@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError, bytes_as_text, memory_here, require_whole
+from bptt.errors import BpttError, bytes_as_text, memory_here, require_number, require_whole
 from bptt.gradient.advice import Remedy, remedies
 from bptt.gradient.chain import Chain, chain_of
 from bptt.gradient.growth import Growth
@@ -98,6 +98,7 @@ class GradientFlow:
 
         That is, ‖truncated − exact‖ ≤ tolerance · ‖exact‖. None if it lies beyond the largest lag.
         """
+        require_number("tolerance", tolerance)
         if not tolerance >= 0:
             raise BpttError(f"tolerance is {tolerance}; expected a number of at least 0")
         outside = np.flatnonzero(~(self.truncation_error <= tolerance))

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from bptt.errors import BpttError, as_bytes, bytes_as_text, require_whole
+from bptt.errors import BpttError, as_bytes, bytes_as_text, require_kind, require_whole
 from bptt.gradient.memory import Costs, copies_of_gradients, measure
 from bptt.gradient.schedule import reruns
 from bptt.gradient.sequences import Sequences
@@ -80,6 +80,11 @@ class Plan:
         )
 
 
+def require_model(net: object) -> None:
+    """Raise BpttError unless a model can be what it is called: swapped arguments are not."""
+    require_kind("net", net, nn.Module, "a bptt.Network, or a module that is called like one")
+
+
 def plan(
     net: nn.Module,
     T: int,
@@ -105,6 +110,7 @@ def plan(
     >>> bptt.plan(net, T=1_000_000, B=1, memory="64MB").kind
     'two levels'
     """
+    require_model(net)
     require_whole("T", T, 1)
     require_whole("B", B, 1)
     if y is None and isinstance(net, Network):

@@ -11,8 +11,8 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError, require_shape
-from bptt.model.given import as_mask, require_lengths
+from bptt.errors import BpttError, require_shape, shown
+from bptt.model.given import as_mask, require_forcing, require_lengths, require_tensor
 from bptt.model.state import Regime
 
 Series = Tensor | np.ndarray
@@ -68,10 +68,9 @@ class Sequences:
         """Return the sequences, or raise BpttError unless their shapes go together."""
         if y is None:
             raise BpttError("y is missing; expected the targets of the loss")
+        require_forcing(regime.forcing)
         for name, series in (("y", y), ("x", x), ("loss_weights", loss_weights)):
-            if not isinstance(series, Tensor | np.ndarray | None):
-                kind = type(series).__name__
-                raise BpttError(f"{name} is a {kind}; expected a tensor or a numpy array")
+            _require_series(name, series)
         if y.ndim < 2 or 0 in y.shape[:2]:
             raise BpttError(
                 f"y has shape {tuple(y.shape)}; expected (T, B) or (T, B, features), "
@@ -210,3 +209,13 @@ class Sequences:
             alive = torch.arange(start, stop, device=lengths.device).unsqueeze(1) < lengths
             weights = alive if weights is None else weights * alive
         return weights
+
+
+def _require_series(name: str, series: object) -> None:
+    """Raise BpttError unless a series is None, or real numbers in a tensor or an array."""
+    if not isinstance(series, Tensor | np.ndarray | None):
+        raise BpttError(f"{name} is {shown(series)}; expected a tensor or a numpy array")
+    if isinstance(series, Tensor):
+        require_tensor(name, series)
+    elif series is not None and series.dtype.kind not in "iufb":
+        raise BpttError(f"{name} is {shown(series)}; expected real numbers")

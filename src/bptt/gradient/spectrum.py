@@ -10,6 +10,7 @@ from jaxtyping import Complex, Float
 from bptt.errors import BpttError, require_shape, require_whole
 from bptt.gradient.precision import require_precision
 from bptt.model.entry import enter
+from bptt.model.given import as_numbers
 from bptt.model.network import Network
 
 GAMMA = 1.0
@@ -58,7 +59,7 @@ class Spectrum:
         eigenvector is multiplied by λᵏ.) Raises BpttError where W has no full set of eigenvectors.
         """
         require_whole("n", n, 0)
-        v = np.asarray(v)
+        v = as_numbers("v", v).numpy()
         require_shape("v", v.shape, "(H,)", (len(self.W),))
         values, columns = np.linalg.eig(self.W.T)  # W = Q⁻¹ Λ Q, with the eigenvectors as Q's rows
         if np.linalg.cond(columns) > 1 / np.finfo(self.W.dtype).eps:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.utils.hooks import RemovableHandle
 
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, require_callable, require_kind, require_whole
 from bptt.gradient.flow import GradientFlow, flow_of
 from bptt.gradient.replay import Call, chains_of, draws
 from bptt.model.network import Network
@@ -215,6 +215,9 @@ def watch(
     >>> flows["model"].norms.shape, list(flows)
     ((20, 20), ['model'])
     """
+    require_kind("model", model, nn.Module, "a torch module")
+    if on_flows is not None:
+        require_callable("on_flows", on_flows, "a function of a Watched, or None")
     require_whole("every", every, 1)
     if max_lag is not None:
         require_whole("max_lag", max_lag, 0)

@@ -20,7 +20,7 @@ from typing import Any
 
 import lazy_loader
 
-from bptt.errors import BpttError, require_choice, require_whole
+from bptt.errors import BpttError, require_choice, require_several, require_whole
 from bptt.model.cycles import Edge, largest_ratio
 
 nx = lazy_loader.load("networkx")  # which takes a while, and is not needed to train
@@ -56,8 +56,11 @@ class Architecture:
         outputs: Iterable[str] = ("o",),
     ) -> None:
         for kind, names in (("inputs", inputs), ("outputs", outputs)):
-            if isinstance(names, str):
+            if not isinstance(names, str):
+                require_several(kind, names, "names, as in ('x',)")
+            else:
                 raise BpttError(f"{kind} is {names!r}; expected several names, as in ({names!r},)")
+        require_several("edges", edges, "several of (source, target, delay)")
         for name, value in (
             ("edges", tuple(_checked(edge) for edge in edges)),
             ("inputs", tuple(inputs)),
@@ -136,6 +139,7 @@ class Architecture:
         """
         require_whole("n", n, 1)
         require_choice("recurrence", recurrence, RECURRENCES)
+        require_several("skips", skips, "delays, as in (2, 8)")
         hidden = ["h"] if n == 1 else [f"h{k}" for k in range(1, n + 1)]
         up = [source, *hidden, "o"]
         edges = [(below, above, 0) for below, above in itertools.pairwise(up)]

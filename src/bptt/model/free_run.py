@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from types import NoneType
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -10,11 +11,18 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError, require_memory, require_whole
+from bptt.errors import BpttError, require_kind, require_memory, require_number, require_whole
 from bptt.model.closed_loop import free_run
 from bptt.model.encodings import Tokens
 from bptt.model.entry import enter
-from bptt.model.given import Given, batch_size, checked_x, leading, start_of
+from bptt.model.given import (
+    Given,
+    batch_size,
+    checked_x,
+    leading,
+    require_tensor,
+    start_of,
+)
 from bptt.model.layers import Hidden
 from bptt.model.likelihoods import require_temperature
 from bptt.model.reading import state_after
@@ -44,6 +52,7 @@ def stream(
     """Do what `Network.stream` says."""
     require_whole("steps", steps, 0, MOST_STEPS)
     require_temperature(temperature)
+    _require_generator(generator)
     net = enter(net)
     state, x, B = _after_prompt(net, steps, x, prompt, state)
     hidden, y, own = start_of(net, state, B)
@@ -58,6 +67,11 @@ def stream(
         own = said[-1]
         _require_numbers(own, hidden)
         yield said
+
+
+def _require_generator(generator: object) -> None:
+    kinds = (torch.Generator, NoneType)
+    require_kind("generator", generator, kinds, "a torch.Generator, or None")
 
 
 def _require_numbers(own: Tensor, hidden: Hidden) -> None:
@@ -82,6 +96,7 @@ class Forecast(NamedTuple):
 
     def quantile(self, share: float) -> Float[Tensor, "steps B d"]:
         """Return the value below which this share of the paths lies, at each step by itself."""
+        require_number("the quantile's share", share, "a number from 0 to 1")
         if not 0 <= share <= 1:
             raise BpttError(f"the quantile's share is {share}; expected a number from 0 to 1")
         precise = torch.promote_types(self.paths.dtype, torch.float32)  # numpy has no bfloat16
@@ -102,6 +117,7 @@ def forecast(
     """Do what `Network.forecast` says."""
     require_whole("steps", steps, 1, MOST_STEPS)
     require_whole("paths", paths, 1)
+    _require_generator(generator)
     if isinstance(net.likelihood.encoding, Tokens):
         raise BpttError("the likelihood is categorical; expected numbers: for symbols use generate")
     require_memory("the forecast", 4 * (paths + 1) * steps * net.likelihood.outputs)
@@ -122,6 +138,10 @@ def _after_prompt(
     net: Network, steps: int, x: Tensor | None, prompt: Tensor | None, state: State | None
 ) -> tuple[State | None, Tensor | None, int]:
     """Return the state after the prompt, x from there on, and B, or raise BpttError."""
+    for name, values in (("x", x), ("prompt", prompt)):
+        if values is not None:
+            require_tensor(name, values)
+            leading(values, None, name)
     before = 0 if prompt is None else len(prompt)
     if x is not None and len(x) != before + steps:
         raise BpttError(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from numbers import Real
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError, require_choice, require_shape
+from bptt.errors import BpttError, require_choice, require_kind, require_shape, shown
 from bptt.model.encodings import require_dtype
 from bptt.model.layers import Hidden
 from bptt.model.state import FEEDBACKS, Regime, State, parts
@@ -61,6 +64,10 @@ def checked(
     What lies beyond an end may be any filler, even NaN, so nothing may be computed from it.
     """
     require_choice("feedback", regime.feedback, FEEDBACKS)
+    for name, values in (("y", y), ("x", x)):
+        if values is not None:
+            require_tensor(name, values)
+    _require_time_first(regime.lengths, y if y is not None else x)
     if y is None and x is None and net.feeds_back:
         _y_is_missing(net)
     T, B = leading(y, x)
@@ -109,7 +116,12 @@ def start_of(net: Network, state: State | None, B: int) -> tuple[Hidden, Tensor,
             f"state is a {type(state).__name__}; expected what an earlier call returned, "
             "or bptt.State(hidden)"
         )
-    hidden, y, own = state or State()
+    hidden, y, own = State() if state is None else state
+    for name, part in (("y", y), ("own", own)):
+        if part is not None:
+            require_tensor(f"state.{name}", part)
+    for part in hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,):
+        require_tensor("state.hidden", part)
     zero = net.recurrent.zero_state(B)
     hidden = zero if hidden is None else hidden
     if len(parts(hidden)) != len(parts(zero)):
@@ -134,6 +146,41 @@ def start_of(net: Network, state: State | None, B: int) -> tuple[Hidden, Tensor,
     else:
         own = encoding.checked("state.own", own.unsqueeze(0), 1, B, weight).squeeze(0)
     return hidden, y, own
+
+
+def require_tensor(name: str, values: object) -> None:
+    """Raise BpttError unless values are a plain tensor with numbers in it."""
+    require_kind(name, values, Tensor, "a tensor, time first: (T, B) or (T, B, features)")
+    assert isinstance(values, Tensor)
+    if values.layout != torch.strided or values.is_complex() or values.is_meta:
+        what = "complex" if values.is_complex() else "meta" if values.is_meta else "sparse"
+        raise BpttError(f"{name} is a {what} tensor; expected a plain one, of real numbers")
+
+
+def as_numbers(name: str, values: object) -> Tensor:
+    """Return a tensor of what can be one, or raise BpttError: an array, a number, or a list."""
+    if isinstance(values, Tensor):
+        require_tensor(name, values)
+        return values
+    if isinstance(values, np.ndarray | Real | list | tuple):
+        # It fails for lists of several lengths, and of things that are no numbers.
+        with contextlib.suppress(ValueError, TypeError, RuntimeError):
+            numbers = torch.as_tensor(values)
+            require_tensor(name, numbers)
+            return numbers
+    raise BpttError(f"{name} is {shown(values)}; expected real numbers, as in a tensor")
+
+
+def _require_time_first(lengths: object, values: Tensor | None) -> None:
+    """Raise BpttError where the lengths give it away that the batch comes first."""
+    if not isinstance(lengths, Tensor) or values is None or values.ndim < 2 or lengths.ndim != 1:
+        return
+    first, second = values.shape[:2]
+    if len(lengths) == first != second:
+        raise BpttError(
+            f"there are {len(lengths)} lengths, and y or x has shape {tuple(values.shape)}; "
+            "expected time first, (T, B, ...): give it transposed, as in y.transpose(0, 1)"
+        )
 
 
 def leading(y: Tensor | None, x: Tensor | None, name: str = "y") -> tuple[int, int]:
@@ -179,6 +226,8 @@ def require_lengths(lengths: Tensor | None, T: int, B: int) -> None:
     if not isinstance(lengths, Tensor):
         raise BpttError(f"lengths are a {type(lengths).__name__}; expected a tensor of shape (B,)")
     require_shape("lengths", lengths.shape, "(B,)", (B,))
+    if lengths.dtype in (torch.bool, torch.complex64, torch.complex128) or lengths.is_meta:
+        raise BpttError(f"lengths are {shown(lengths)}; expected whole numbers from 0 to T = {T}")
     if lengths.is_floating_point() or int(lengths.min()) < 0 or int(lengths.max()) > T:
         raise BpttError(f"lengths are {lengths.tolist()}; expected whole numbers from 0 to T = {T}")
 
@@ -193,6 +242,16 @@ def as_mask(name: str, mask: object, T: int, B: int) -> Bool[Tensor, "T B"]:
     return mask.bool()
 
 
+def require_forcing(forcing: object) -> None:
+    """Raise BpttError unless forcing is a mask, or a probability."""
+    if isinstance(forcing, Tensor):
+        return
+    if not isinstance(forcing, int | float) or not 0 <= forcing <= 1:
+        raise BpttError(
+            f"forcing is {shown(forcing)}; expected a probability from 0 to 1, or a (T, B) mask"
+        )
+
+
 def forced_steps(
     forcing: object, T: int, B: int, device: torch.device
 ) -> Bool[Tensor, "T B"] | None:
@@ -203,10 +262,8 @@ def forced_steps(
     """
     if isinstance(forcing, Tensor):
         return as_mask("forcing", forcing, T, B)
-    if not isinstance(forcing, int | float) or not 0 <= forcing <= 1:
-        raise BpttError(
-            f"forcing is {forcing}; expected a probability from 0 to 1, or a (T, B) mask"
-        )
+    require_forcing(forcing)
+    assert isinstance(forcing, int | float)
     if forcing == 1:
         return None
     if forcing == 0:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from bptt.errors import BpttError, require_choice, require_whole
+from bptt.errors import BpttError, require_choice, require_number, require_whole
 from bptt.model.encodings import Tokens
 
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 KINDS = ("orthogonal", "identity", "gaussian")
 GATED = ("gru", "lstm")
+STD = 0.1
+"""The spread of Gaussian weights, unless told."""
 SMALL = 0.001
 """The spread of all weights but W where W starts as the identity (Le, Jaitly and Hinton 2015)."""
 
@@ -28,7 +30,7 @@ class Initial:
     W: "orthogonal", each gate by itself, so that W keeps the norm of what it carries through time
     while the units are near the linear part of f (Saxe et al. 2014, section 3); "identity", with
     all other weights near 0 (Le, Jaitly and Hinton 2015); or "gaussian": all weights from
-    N(0, std²), biases 0, as in Pascanu, Mikolov and Bengio 2013.
+    N(0, std²), std 0.1 unless told, biases 0, as in Pascanu, Mikolov and Bengio 2013.
     radius: what the spectral radius of W, or of each gate's, is then scaled to; None for as it is.
     With skips, W and their matrices are at last divided by how many there are, unless they are
     Gaussian without a radius.
@@ -40,7 +42,7 @@ class Initial:
 
     W: Literal["orthogonal", "identity", "gaussian"] = "orthogonal"
     radius: float | None = None
-    std: float = 0.1
+    std: float | None = None
     forget_bias: float | None = None
     chrono: int | None = None
 
@@ -48,8 +50,16 @@ class Initial:
         require_choice("the first W", self.W, KINDS)
         for name in ("radius", "std"):
             value = getattr(self, name)
+            if value is not None:
+                require_number(name, value, "a number above 0")
             if value is not None and not 0 < value < math.inf:
                 raise BpttError(f"{name} is {value}; expected a number above 0")
+        if self.std is not None and self.W != "gaussian":
+            raise BpttError(
+                f'std is {self.std} where W starts "{self.W}"; expected none, or W "gaussian"'
+            )
+        if self.forget_bias is not None:
+            require_number("forget_bias", self.forget_bias, "a finite number")
         if self.forget_bias is not None and not math.isfinite(self.forget_bias):
             raise BpttError(f"forget_bias is {self.forget_bias}; expected a finite number")
         if self.chrono is not None:
@@ -63,7 +73,12 @@ class Initial:
         """Return the spectral radius of a W of H units; if it is Gaussian, as it is on average."""
         if self.radius is not None:
             return self.radius
-        return self.std * math.sqrt(H) if self.W == "gaussian" else 1.0
+        return self.spread * math.sqrt(H) if self.W == "gaussian" else 1.0
+
+    @property
+    def spread(self) -> float:
+        """The standard deviation of weights that start Gaussian."""
+        return STD if self.std is None else self.std
 
     def require(self, cell: str, recurrence: str) -> None:
         """Raise BpttError unless this goes with the cell and the recurrence."""
@@ -112,7 +127,7 @@ def initialise(net: Network, initial: Initial) -> None:
 
 
 def _first_others(net: Network, initial: Initial) -> None:
-    spread = {"identity": SMALL, "gaussian": initial.std}.get(initial.W)
+    spread = {"identity": SMALL, "gaussian": initial.spread}.get(initial.W)
     if spread is None:
         for encoding, weight in ((net.inputs, net.U), (net.likelihood.encoding, net.R)):
             if isinstance(encoding, Tokens):
@@ -130,7 +145,7 @@ def _first_w(W: Tensor, initial: Initial) -> None:
     elif initial.W == "identity":
         nn.init.eye_(W)
     else:
-        nn.init.normal_(W, std=initial.std)
+        nn.init.normal_(W, std=initial.spread)
     if initial.radius is not None:
         W *= initial.radius / float(torch.linalg.eigvals(W).abs().max())
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt.errors import BpttError, require_choice
+from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import ops, reference
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.plain import is_plain, is_traced, is_transformed
@@ -334,6 +334,7 @@ def accelerate(model: Module) -> Module:
       (0): GRU(3, 4)
     )
     """
+    require_kind("model", model, nn.Module, "a torch module with RNN, GRU or LSTM layers")
     faster: dict[type, type[Recurrent]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
     for module in model.modules():
         if type(module) in faster:

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from bptt.errors import BpttError, require_choice, require_whole
+from bptt.errors import BpttError, require_choice, require_number, require_whole
 from bptt.model.encodings import Encoding, Features, Tokens
 
 
@@ -359,5 +359,6 @@ def likelihood_from_config(config: dict[str, Any]) -> Likelihood:
 
 def require_temperature(temperature: float) -> None:
     """Raise BpttError unless samples can be drawn at this temperature."""
+    require_number("temperature", temperature)
     if not 0 <= temperature < math.inf:
         raise BpttError(f"temperature is {temperature}; expected a finite number of at least 0")

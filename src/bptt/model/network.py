@@ -15,7 +15,15 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from bptt.errors import BpttError, require_choice, require_memory, require_whole
+from bptt.errors import (
+    BpttError,
+    require_choice,
+    require_flag,
+    require_kind,
+    require_memory,
+    require_whole,
+    shown,
+)
 from bptt.model.architecture import RECURRENCES, Architecture
 from bptt.model.dropout import units_of
 from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
@@ -72,6 +80,15 @@ class Network(nn.Module):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
+        require_kind("the likelihood", likelihood, Likelihood, "one, such as bptt.Categorical(n)")
+        for part in ("outputs", "encoding", "kind", "noise_shape"):
+            if not hasattr(likelihood, part):
+                raise BpttError(
+                    f"{type(likelihood).__name__} has no {part}; expected a finished Likelihood, "
+                    "which sets it"
+                )
+        for name, flag in (("learn_leak", learn_leak), ("norm", norm)):
+            require_flag(name, flag)
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
         require_choice("cell", cell, list(GATES))
@@ -112,6 +129,8 @@ class Network(nn.Module):
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> Network:
         """Return a fresh network of the kind that `config` described."""
+        if not isinstance(config, dict) or not {"likelihood", "inputs"} <= set(config):
+            raise BpttError(f"config is {shown(config)}; expected what Network.config() returned")
         special = ("likelihood", "inputs", "init")
         rest = {key: value for key, value in config.items() if key not in special}
         likelihood = likelihood_from_config(config["likelihood"])
@@ -163,11 +182,14 @@ class Network(nn.Module):
 
     def fresh_state(self, B: int) -> State:
         """Return h⁰ = 0 and y⁰ = 0 for B sequences."""
+        require_whole("B", B, 1)
         hidden, y, _ = start_of(enter(self), None, B)
         return State(hidden, y)
 
     def example(self, T: int, B: int) -> tuple[Tensor, Tensor | None]:
         """Return a y and an x of the right kind, all zero."""
+        require_whole("T", T, 1)
+        require_whole("B", B, 1)
         weight = enter(self).readout.weight
         blank = self.likelihood.blank(B, weight)
         y = torch.zeros_like(blank).expand(T, *blank.shape)
@@ -238,6 +260,11 @@ class Network(nn.Module):
 
         Under teacher forcing, and not for an LSTM: of its c only the last is kept.
         """
+        require_kind(
+            "steps", steps, (list, tuple, range), "numbers of steps, which rise, in a list"
+        )
+        for step in steps:
+            require_whole("a number of steps", step, 0)
         if self.cell == "lstm":
             raise BpttError('states_after is asked of cell "lstm"; expected another, or advance')
         net = enter(self, units_of(self))

@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from bptt.report.page import Section, write_page
-from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, styled
+from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, draws, styled
 from bptt.training.costs import Cost
 
 NAMES = {"torch": "torch.nn.RNN"}
@@ -72,6 +72,7 @@ def _is_memory_unknown(costs: Iterable[Cost]) -> bool:
     return bool(measured) and all(cost.memory is None for cost in measured)
 
 
+@draws(Sequence)
 def plot_costs(costs: Sequence[Cost]) -> go.Figure:
     """Return seconds and MB against T, on logarithmic axes: a line for every way.
 

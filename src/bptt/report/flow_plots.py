@@ -13,7 +13,7 @@ from plotly.subplots import make_subplots
 from bptt.gradient.dynamics import Jacobians, Lyapunov
 from bptt.gradient.flow import GradientFlow
 from bptt.gradient.spectrum import Spectrum
-from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, styled
+from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, draws, styled
 from bptt.training.diagnosis import Truncated
 from bptt.training.snapshots import Snapshot
 
@@ -23,6 +23,7 @@ DECADES = 12
 """How far below its largest value a gradient is shown."""
 
 
+@draws(GradientFlow)
 def plot_norms(flow: GradientFlow) -> go.Figure:
     """Return ‖∂Lⱼ/∂hₖ‖ for every loss step j and lag j − k, as a map of colours."""
     thin = [math.ceil(size / MOST_CELLS) for size in flow.norms.shape]
@@ -45,6 +46,7 @@ def plot_norms(flow: GradientFlow) -> go.Figure:
     return styled(figure, height=420, hover="closest")
 
 
+@draws(GradientFlow)
 def plot_by_lag(flow: GradientFlow) -> go.Figure:
     """Return the gradient's norm against the lag, with the slope that was fitted."""
     lag, figure = np.arange(flow.max_lag + 1), go.Figure()
@@ -70,6 +72,7 @@ def plot_by_lag(flow: GradientFlow) -> go.Figure:
     return styled(figure)
 
 
+@draws(GradientFlow)
 def plot_summations(flow: GradientFlow) -> go.Figure:
     """Return the two summations of ∂L/∂W: what each loss adds, and what each use of W adds."""
     step, figure = np.arange(1, flow.T + 1), go.Figure()
@@ -83,6 +86,7 @@ def plot_summations(flow: GradientFlow) -> go.Figure:
     return styled(figure)
 
 
+@draws(GradientFlow, Sequence)
 def plot_truncation(flow: GradientFlow, others: Sequence[Truncated] = ()) -> go.Figure:
     """Return what a gradient truncated to each window lacks, and how far its direction turns.
 
@@ -121,6 +125,7 @@ def plot_truncation(flow: GradientFlow, others: Sequence[Truncated] = ()) -> go.
     return styled(figure, height=460)
 
 
+@draws(Jacobians)
 def plot_singular_values(found: Jacobians) -> go.Figure:
     """Return the largest and middle singular values, and the spectral radius, over time."""
     values = np.asarray(found.singular_values)[:, 0]
@@ -138,6 +143,7 @@ def plot_singular_values(found: Jacobians) -> go.Figure:
     return styled(figure)
 
 
+@draws(Spectrum | Jacobians)
 def plot_eigenvalues(found: Spectrum | Jacobians) -> go.Figure:
     """Return the eigenvalues of W, or of ∂hₘ/∂hₘ₋₁ in the middle of a run, by the unit circle."""
     angle, figure = np.linspace(0, 2 * np.pi, 181), go.Figure()
@@ -162,6 +168,7 @@ def plot_eigenvalues(found: Spectrum | Jacobians) -> go.Figure:
     return styled(figure, height=440, hover="closest")
 
 
+@draws(Lyapunov)
 def plot_lyapunov(found: Lyapunov) -> go.Figure:
     """Return the Lyapunov exponents, the largest first."""
     values = np.asarray(found.exponents)
@@ -181,6 +188,7 @@ def plot_lyapunov(found: Lyapunov) -> go.Figure:
     return styled(figure)
 
 
+@draws(Sequence)
 def plot_horizon(snapshots: Sequence[Snapshot]) -> go.Figure:
     """Return how the horizon and the growth changed while the network was trained."""
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)

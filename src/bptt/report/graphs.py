@@ -11,9 +11,10 @@ import numpy as np
 import plotly.graph_objects as go
 from jaxtyping import Float
 
+from bptt.errors import require_several
 from bptt.model.architecture import Architecture, Place
 from bptt.model.cycles import Edge
-from bptt.report.style import BLUE, GREY, ORANGE, RED, styled
+from bptt.report.style import BLUE, GREY, ORANGE, RED, draws, styled
 
 Point = tuple[float, float]
 Curve = Float[np.ndarray, "n 2"]
@@ -43,6 +44,7 @@ LATER = Line("to a later step", RED, "dash", 1.8)
 NUMBERED = LATER._replace(name="to a later step, with its delay")
 
 
+@draws(Architecture)
 def plot_architecture(architecture: Architecture) -> go.Figure:
     """Return the graph: inputs below, outputs above; edges that reach a later step are dashed."""
     at = _layout(architecture)
@@ -66,6 +68,7 @@ def plot_architecture(architecture: Architecture) -> go.Figure:
     return _framed(figure, [*at.values(), *labels.values(), *np.concatenate([*curves.values()])])
 
 
+@draws(Architecture)
 def plot_unfolded(
     architecture: Architecture, T: int = 4, *, ways: Iterable[tuple[Place, ...]] = ()
 ) -> go.Figure:
@@ -73,6 +76,7 @@ def plot_unfolded(
 
     ways: paths, as `architecture.paths` finds them, to be shown in another colour.
     """
+    require_several("ways", ways, "paths, as architecture.paths finds them")
     graph, at = architecture.unfold(T), _layout(architecture, stagger=0.45)
     pitch = max(x for x, _ in at.values()) - min(x for x, _ in at.values()) + 1.3
     curves = {edge: _between(edge, at, pitch) for edge in architecture.edges}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_path
 from bptt.gradient.flow import GradientFlow
 from bptt.model.architecture import Architecture
 from bptt.report import flow_plots as draw
@@ -23,6 +23,7 @@ def write_report(path: str | Path, found: Diagnosis | GradientFlow) -> None:
     >>> flow = bptt.gradient_flow(net, torch.randint(5, (30, 4)))
     >>> write_report(Path(tempfile.mkdtemp()) / "report.html", flow)
     """
+    require_path("the report", path)
     if isinstance(found, GradientFlow):
         found = Diagnosis(flow=found)
     if not isinstance(found, Diagnosis):

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import bptt
-from bptt.report.style import BLUE, GREEN, GREY, RED, styled
+from bptt.report.style import BLUE, GREEN, GREY, RED, draws, styled
 from bptt.training import files
 from bptt.training.exposure import Exposure
 from bptt.training.series import SeriesForecast
@@ -24,6 +24,7 @@ STEPS_SHOWN = 3
 TRUE, OWN, SPREAD = GREY, BLUE, "rgba(61, 116, 230, 0.2)"
 
 
+@draws(Table, SeriesForecast)
 def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
     """Return the end of a table, and how it goes on: a panel for each column of the target."""
     names, shown = ahead.names, max(100, STEPS_SHOWN * len(ahead.mean))
@@ -57,6 +58,7 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
     return styled(figure, height=180 + 260 * len(names), title=title)
 
 
+@draws(Sequence)
 def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
     """Return the losses of a run against its steps; metrics: the lines of metrics.jsonl."""
     figure = go.Figure()
@@ -76,6 +78,7 @@ def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
     return styled(figure)
 
 
+@draws(Sequence, Criterion)
 def plot_judged(metrics: Sequence[dict[str, float]], criterion: Criterion) -> go.Figure:
     """Return what a task's criterion measured, beside what does without memory, and what solves."""
     rows = [row for row in metrics if "judged" in row]
@@ -103,6 +106,7 @@ def draw_criterion(figure: go.Figure, criterion: Criterion) -> None:
     figure.update_yaxes(title=criterion.measure, rangemode="tozero")
 
 
+@draws(Exposure)
 def plot_exposure(found: Exposure) -> go.Figure:
     """Return the loss by the number of steps since the last true value, beside the forced one."""
     figure, step = go.Figure(), np.arange(len(found.excess))
@@ -116,6 +120,7 @@ def plot_exposure(found: Exposure) -> go.Figure:
     return styled(figure)
 
 
+@draws(go.Figure)
 def write_figure(figure: go.Figure, path: Path) -> None:
     """Write a figure as one HTML file that needs nothing else."""
     page = figure.to_html(include_plotlyjs=True)

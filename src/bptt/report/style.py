@@ -2,11 +2,42 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from typing import Any, ParamSpec, TypeVar, get_args
+
 import plotly.graph_objects as go
+
+from bptt.errors import require_kind, require_several
 
 BLUE, RED, GREEN, ORANGE, GREY = "#3d74e6", "#d9414b", "#2a9d5c", "#d98a1f", "#8a8f98"
 GRID = "rgba(128, 128, 128, 0.25)"
 HEIGHT = 360
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def draws(*kinds: Any) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Return a decorator that refuses, as the first arguments, anything but these kinds."""
+
+    def decorate(figure: Callable[P, R]) -> Callable[P, R]:
+        names = list(inspect.signature(figure).parameters)
+
+        @functools.wraps(figure)
+        def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            for name, value, kind in zip(names, args, kinds, strict=False):
+                words = " or ".join(part.__name__ for part in get_args(kind) or (kind,))
+                if kind is Sequence:
+                    require_several(f"{name} of {figure.__name__}", value, "a list of results")
+                require_kind(f"{name} of {figure.__name__}", value, kind, f"a {words}")
+            return figure(*args, **kwargs)
+
+        return checked
+
+    return decorate
 
 
 def styled(

@@ -63,7 +63,8 @@ class Data(ABC):
 
     source: what to call it. unit: what a step is called. default_batch: sequences side by side.
     sha256: of the file. default_window: how many steps the gradient reaches back, unless told; None
-    for all. about: what else there is to know before training on it, in sentences.
+    for all. about: what else there is to know before training on it, in sentences. whole: whether
+    an update takes sequences from start to end, and not part by part.
     """
 
     source: str
@@ -72,6 +73,7 @@ class Data(ABC):
     default_batch: int
     default_window: int | None = 100
     about: tuple[str, ...] = ()
+    whole: bool = False
 
     @property
     @abstractmethod

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int, Shaped
 
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_kind, require_path, shown
 from bptt.model.encodings import Encoding
 from bptt.model.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
 from bptt.training.archive import read_arrays
@@ -45,6 +46,7 @@ class Collection(Data):
 
     unit = "step"
     default_batch = 32
+    whole = True
 
     @classmethod
     def of(
@@ -60,6 +62,10 @@ class Collection(Data):
         goes back. By default they are taken as they are, and refused where a network could not
         learn from numbers of their size.
         """
+        for name, several in (("y", y), ("x", x)):
+            if name == "y" or several is not None:
+                _require_arrays(name, several)
+        require_kind("standardise", standardise, (bool, NoneType), "True, False or None")
         if x is not None and [len(one) for one in x] != [len(one) for one in y]:
             raise BpttError(
                 "x and y have different lengths; expected one x for each step of each y"
@@ -124,6 +130,7 @@ def read_collection(
     symbols: how many there are, for whole numbers; by default one more than the largest.
     standardise: as in `Collection.of`.
     """
+    require_path("the collection", path)
     path = Path(path)
     sha256, arrays = read_arrays(path, ("y", "x", "lengths"))
     y = arrays["y"]
@@ -232,8 +239,25 @@ def _require_numbers(source: str, name: str, values: np.ndarray, lengths: np.nda
             )
 
 
+def _require_arrays(name: str, several: object) -> None:
+    """Raise BpttError unless these are sequences: arrays of numbers, each (T,) or (T, d)."""
+    is_array = isinstance(several, np.ndarray) and several.ndim > 1
+    if not isinstance(several, list | tuple) and not is_array:
+        raise BpttError(f"{name} is {shown(several)}; expected a list of arrays, (T,) or (T, d)")
+    assert isinstance(several, list | tuple | np.ndarray)
+    for i, one in enumerate(several):
+        try:
+            array = np.asarray(one)
+        except (ValueError, TypeError, RuntimeError):
+            array = np.asarray(None)
+        if array.ndim not in (1, 2) or array.dtype.kind not in "iufb":
+            raise BpttError(
+                f"{name}[{i}] is {shown(one)}; expected an array of real numbers, (T,) or (T, d)"
+            )
+
+
 def _padded(arrays: Sequence[np.ndarray]) -> np.ndarray:
-    if not arrays or len({np.asarray(one).shape[1:] for one in arrays}) > 1:
+    if not len(arrays) or len({np.asarray(one).shape[1:] for one in arrays}) > 1:
         raise BpttError("the sequences have different shapes beyond time; expected (T,) or (T, d)")
     T = max(len(one) for one in arrays)
     arrays = [np.asarray(one) for one in arrays]

@@ -3,8 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import NoneType
 
-from bptt.errors import BpttError, require_choice, require_whole
+from bptt.errors import (
+    BpttError,
+    require_choice,
+    require_flag,
+    require_kind,
+    require_several,
+    require_whole,
+)
 from bptt.training.clock import require_zone
 from bptt.training.csv_dialect import Dialect
 from bptt.training.gaps import Fill
@@ -38,9 +46,9 @@ class Columns:
     def __post_init__(self) -> None:
         if isinstance(self.dialect, dict):  # as JSON gives it back
             object.__setattr__(self, "dialect", Dialect(**self.dialect))
-        for role in ("target", "inputs"):
-            names = getattr(self, role)
-            object.__setattr__(self, role, (names,) if isinstance(names, str) else tuple(names))
+        require_kind("dialect", self.dialect, Dialect, "bptt.Dialect(...)")
+        self._require_names()
+        require_flag("difference", self.difference)
         if self.fill is not None:
             require_choice("fill", self.fill, ("previous", "linear"))
         require_whole("longest_gap", self.longest_gap, 1)
@@ -50,6 +58,18 @@ class Columns:
         share: object = self.validation_share
         if not (isinstance(share, int | float) and 0 < share < 1):
             raise BpttError(f"validation_share is {share!r}; expected a number between 0 and 1")
+
+    def _require_names(self) -> None:
+        """Raise BpttError unless each column has one role; make tuples of the names."""
+        for role in ("target", "inputs"):
+            names = getattr(self, role)
+            if not isinstance(names, str):
+                require_several(role, names, "names of columns")
+                for name in names:
+                    require_kind(f"a name in {role}", name, str, "a text")
+            object.__setattr__(self, role, (names,) if isinstance(names, str) else tuple(names))
+        for name in ("time", "time_format", "time_zone"):
+            require_kind(name, getattr(self, name), (str, NoneType), "a text, or None")
         roles: dict[str, str] = {}
         for name, role in self.roles:
             if name in roles:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import bptt
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, require_whole, shown
 from bptt.training import files
 from bptt.training.children import Children
 from bptt.training.input_files import parse_json, read_bytes
@@ -72,6 +72,8 @@ class Comparison:
             flag = f"--{name.replace('_', '-')}"
             if isinstance(value, bool):
                 found.append(flag if value else f"--no-{name.replace('_', '-')}")
+            elif isinstance(value, list):
+                found += [flag, ",".join(map(str, value))]
             else:
                 found += [flag, str(value)]
         return found
@@ -92,9 +94,14 @@ class Job:
         files.require_ours(self.folder / FINISHED, files.FINISHED)
         return (self.folder / FINISHED).exists()
 
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is a checkpoint to go on from."""
+        return all((self.folder / name).exists() for name in (CONFIG, CHECKPOINT))
+
     def run(self, children: Children) -> None:
         """Train, or go on where it was stopped; raise BpttError with what bptt train complained."""
-        if all((self.folder / name).exists() for name in (CONFIG, CHECKPOINT)):
+        if self.is_begun:
             arguments = ["--resume", str(self.folder), "--report"]
         else:
             arguments = [*self.arguments, "--out", str(self.folder), "--report"]
@@ -254,6 +261,9 @@ def read_comparison(path: str | Path) -> Comparison:
     seeds = found.get("seeds", [0, 1, 2])
     if not isinstance(seeds, list):
         raise BpttError(f"{path}: seeds are {seeds!r}; expected a list, such as [0, 1, 2]")
+    data = found.get("data")
+    if not isinstance(data, str | None):
+        raise BpttError(f'{path}: data is {shown(data)}; expected a text, such as "task:order"')
     return Comparison(data, tuple(seeds), found.get("common", {}), settings)
 
 
@@ -266,6 +276,8 @@ def comparison_of_flags(
         name, colon, flags = setting.partition(":")
         if not colon:
             raise BpttError(f"a setting is {setting!r}; expected NAME: and its flags, if any")
+        if name.strip() in named:
+            raise BpttError(f"there are two settings {shown(name.strip())}; name each differently")
         named[name.strip()] = _flags(flags)
     return Comparison(data, tuple(range(seeds)), _flags(common), named)
 
@@ -274,9 +286,15 @@ def _flags(text: str) -> dict[str, Any]:
     """Return flags with their values; one without a value is true."""
     found: dict[str, Any] = {}
     name = None
-    for word in shlex.split(text):
+    try:
+        words = shlex.split(text)
+    except ValueError as error:
+        raise BpttError(f"the flags {shown(text)} cannot be read: {error}") from None
+    for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
+            if name in found:
+                raise BpttError(f"the flags have --{name} twice; expected it once")
             found[name] = value if equals else True
         elif name is None or found[name] is not True:
             raise BpttError(f"the flags have {word!r}; expected --FLAG VALUE")

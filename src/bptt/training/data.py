@@ -7,6 +7,7 @@ import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import numpy as np
@@ -14,7 +15,7 @@ import torch
 from jaxtyping import Int, Int64
 from torch import Tensor
 
-from bptt.errors import BpttError, require_choice
+from bptt.errors import BpttError, require_choice, require_kind, require_path, shown
 from bptt.model.likelihoods import Categorical
 from bptt.model.network import Network
 from bptt.training.batches import Data, Streams
@@ -58,6 +59,22 @@ class Vocabulary:
     def unit(self) -> str:
         """What one token is called."""
         return self.kind.removesuffix("s")
+
+    def require(self, name: str, text: str) -> None:
+        """Raise BpttError if a text has characters that the vocabulary has not."""
+        if self.kind == "bytes":
+            try:
+                text.encode(errors="surrogateescape")
+            except UnicodeEncodeError as error:
+                raise BpttError(f"{name} cannot be written in UTF-8: {error.reason}") from None
+            return
+        if unknown := sorted(set(text) - set(self.characters)):
+            first = ", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else "")
+            known = shown(self.characters)
+            raise BpttError(
+                f"{name} has {first}, which the text that was trained on has not; expected some of "
+                f"its {len(self.characters)} characters, {known}"
+            )
 
     def encode(self, text: str) -> Int64[Tensor, " N"]:
         """Return the text's tokens."""
@@ -141,10 +158,10 @@ class Text(Data):
 
     def require(self, net: Network, batch: int, window: int | None) -> None:
         """Raise BpttError unless a network can be trained on this text."""
-        if net.likelihood.outputs != self.vocabulary.size or net.likelihood.kind != "categorical":
+        if not isinstance(net.likelihood, Categorical) or net.likelihood.n != self.vocabulary.size:
             raise BpttError(
-                f"the network models {net.likelihood.outputs} symbols; expected "
-                f"{self.vocabulary.size}, the size of the text's vocabulary"
+                f"the network's likelihood is {net.likelihood}; expected {self.likelihood}, since "
+                f"the vocabulary of {self.source} has {self.vocabulary.size} tokens"
             )
         if net.inputs.width > 0 and not net.x_can_be_previous_y:
             raise BpttError(
@@ -175,6 +192,9 @@ def read_text(
     >>> read_text().vocabulary.size > 90
     True
     """
+    if path is not None:
+        require_path("the text", path)
+    require_kind("vocabulary", vocabulary, (Vocabulary, NoneType), "a Vocabulary, or None")
     tokens = tokens if vocabulary is None else vocabulary.kind
     require_choice("tokens", tokens, ("characters", "bytes"))
     file = TextFile(None if path is None else Path(path))

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bptt.errors import require_whole
+from bptt.errors import BpttError, require_kind, require_whole, require_window
 from bptt.gradient.backward import backward
 from bptt.gradient.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
 from bptt.gradient.flow import GradientFlow, gradient_flow
@@ -79,22 +79,31 @@ def diagnose_run(
     data: str | Path | None = None,
     *,
     steps: int | None = None,
-    sequences: int = SEQUENCES,
+    sequences: int | None = None,
     max_lag: int | None = None,
 ) -> Diagnosis:
     """Look at a trained run, on the part of its data that it was not trained on.
 
-    data: where its data is now, if it was moved. steps, sequences: how much of it to look at.
+    data: where its data is now, if it was moved. steps, sequences: how much of it to look at; by
+    default twice the window, from 200 to 400 steps, of 16 sequences, if there is so much; if more
+    steps are asked for than 16 sequences have, of fewer.
     """
-    if steps is not None:
-        require_whole("steps", steps, 1)
-    require_whole("sequences", sequences, 1)
+    for name, value in (("steps", steps), ("sequences", sequences)):
+        if value is not None:
+            require_whole(name, value, 1)
     run = run if isinstance(run, Run) else Run.open(run)
     found, settings = run.read_data(data), run.settings()
     window = settings.reach
-    steps = steps or max(LEAST_STEPS, min(2 * (window or 0), MOST_STEPS), 3 * (window or 0) // 2)
     net = run.network()
-    sample = held_out(found.validation_batches(sequences), steps, sequences).of(net.dtype)
+    usual = max(LEAST_STEPS, min(2 * (window or 0), MOST_STEPS), 3 * (window or 0) // 2)
+    count = sequences or SEQUENCES
+    sample = held_out(found.validation_batches(count), steps or usual, count)
+    while sequences is None and count > 1 and len(sample.y) < (steps or 1):
+        count //= 2  # fewer streams are longer
+        sample = held_out(found.validation_batches(count), steps or usual, count)
+    _require_so_much("steps", steps, len(sample.y), run)
+    _require_so_much("sequences", sequences, sample.y.shape[1], run)
+    sample = sample.of(net.dtype)
     if sample.lengths is not None and window is not None:
         window = min(window, len(sample.y))  # longer than any sequence
     seen = diagnose(net, sample, window=window, stride=settings.stride, max_lag=max_lag)
@@ -106,6 +115,15 @@ def diagnose_run(
         snapshots=tuple(read_snapshots(run)),
         criterion=found.criterion if isinstance(found, Task) else None,
     )
+
+
+def _require_so_much(what: str, asked: int | None, available: int, run: Run) -> None:
+    """Raise BpttError if more was asked for than there is to look at."""
+    if asked is not None and asked > available:
+        raise BpttError(
+            f"{what} is {asked}; expected at most {available}: the part of the data that "
+            f"{run.path} was not trained on has no more, side by side"
+        )
 
 
 def diagnose(
@@ -127,6 +145,11 @@ def diagnose(
     >>> found.trained.window, found.flow.T
     (20, 60)
     """
+    if window is not None:
+        require_window(window, stride)
+    elif stride is not None:
+        require_whole("stride", stride, 1)
+    require_kind("sample", sample, Sample, "bptt.Sample(y, x)")
     y, x, lengths, weights = sample
     flow = gradient_flow(
         net, y, x, window=window, max_lag=max_lag, lengths=lengths, loss_weights=weights

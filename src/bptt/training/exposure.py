@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError, require_choice, require_whole
+from bptt.errors import BpttError, require_choice, require_kind, require_whole
 from bptt.gradient.plan import device_of
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.truncation import batch_axes, side_by_side, states_before
@@ -72,6 +72,8 @@ def exposure(
     >>> len(found.excess), bool(abs(found.excess[0]) < 1e-6)
     (11, True)
     """
+    require_kind("net", net, Network, "a bptt.Network")
+    require_whole("seed", seed, 0)
     require_whole("steps", steps, 0)
     require_whole("starts", starts, 1)
     require_choice("feedback", feedback, FEEDBACKS)

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -15,7 +16,14 @@ from torch import Tensor
 from torch.utils import _pytree as pytree
 
 import bptt
-from bptt.errors import BpttError, require_memory, require_whole
+from bptt.errors import (
+    BpttError,
+    require_callable,
+    require_kind,
+    require_memory,
+    require_path,
+    require_whole,
+)
 from bptt.gradient.backward import backward
 from bptt.gradient.plan import plan
 from bptt.gradient.precision import require_precision
@@ -117,6 +125,16 @@ def fit(
     that is no number raises BpttError, with the last good checkpoint kept. So does a folder that
     another process trains in.
     """
+    require_kind("net", net, Network, "a bptt.Network (and after it the data)")
+    kinds = "a Text, a Table, a Collection or a Task: bptt.Collection.of(...) makes one of arrays"
+    require_kind("data", data, Data, kinds)
+    require_kind("settings", settings, (Settings, NoneType), "bptt.Settings(...)")
+    if on_step is not None:
+        require_callable("on_step", on_step, "a function of a Step, or None")
+    if not isinstance(out, Iterable | NoneType) or isinstance(out, str):
+        require_path("out", out)
+    if seed is not None:
+        require_whole("seed", seed, 0)
     settings = settings or Settings()
     trainer = Trainer(net, data, settings, None, on_step)
     if out is None:
@@ -143,6 +161,8 @@ def resume(
     max_steps: a new end for the run, and for its learning rate's schedule.
     max_seconds: how long this call may take; what the run had for itself is not remembered.
     """
+    if data is not None:
+        require_path("data", data)
     run = run if isinstance(run, Run) else Run.open(run)
     with locked(run.path):
         run = Run.open(run.path)  # again: another process may have had it until now
@@ -182,8 +202,9 @@ class Trainer:
         self.optimizer = _optimizer(net, settings)
         self.progress = Progress(seed=int(torch.randint(2**31, ())))
         self._read_batches()
-        self._require_memory()
         self._require_delays()
+        self._require_effects()
+        self._require_memory()
         self.total = _total_steps(settings, data, len(self.batches))
         self.validate_every = settings.validate_every or self._validation_interval()
         self.carried: State | None = None
@@ -318,6 +339,36 @@ class Trainer:
         enough = math.ceil(3 * self.validation.steps / per_update)
         return max(min(100, max(len(self.batches), self.total // 20)), enough)
 
+    def _require_effects(self) -> None:
+        """Raise BpttError if a setting would do nothing with this network and data."""
+        settings, longest, source = self.settings, self.batches.longest, self.data.source
+        y, x, *_ = self.batches.get(0, 0)
+        if settings.batch is not None and y.shape[1] < settings.batch:
+            raise BpttError(
+                f"batch is {self.batch}; expected at most {y.shape[1]}: {source} has no more "
+                "sequences to train on side by side (--batch)"
+            )
+        if self.data.whole and settings.steps_per_update is not None:
+            raise BpttError(
+                f"steps_per_update is {settings.steps_per_update}; expected none, since an update "
+                f"takes the sequences of {source} from start to end (--steps-per-update)"
+            )
+        steps = longest if self.data.whole else min(settings.steps or longest, longest)
+        reach, stride = settings.reach or steps, settings.stride
+        if stride is not None and stride < reach and reach >= steps:
+            raise BpttError(
+                f"stride is {stride} where an update has {steps} steps and the window is {reach}; "
+                "expected more steps than the window, or there are no windows to overlap: take "
+                + ("a shorter window" if self.data.whole else "more steps_per_update")
+                + (" (--window)" if self.data.whole else " (--steps-per-update)")
+            )
+        if not settings.is_forced and self.net.feedback_weight(x) is None:
+            raise BpttError(
+                f'forcing is below 1 in a network of recurrence "{self.net.recurrence}" with '
+                "inputs, which feeds nothing back; expected forcing 1, or recurrence "
+                '"output" or "both"'
+            )
+
     def _require_memory(self) -> None:
         """Raise BpttError if an update would take more than this machine has, or than allowed."""
         y, x, *_ = self.batches.get(0, 0).of(self.net.dtype)
@@ -330,11 +381,16 @@ class Trainer:
 
     def _require_delays(self) -> None:
         """Raise BpttError if a skip leads back beyond the start of every sequence."""
-        farthest, steps = self.net.loop.delays[-1], self.batches.longest
-        if farthest >= steps:
+        skips, steps = self.net.loop.skips, self.batches.longest
+        if skips and skips[-1] >= steps:
             raise BpttError(
-                f"a skip's delay is {farthest:,}, and the sequences have {steps:,} steps; expected "
-                "delays below that"
+                f"a skip's delay is {skips[-1]:,}, and the sequences have {steps:,} steps; "
+                "expected delays below that"
+            )
+        if steps < 2:
+            raise BpttError(
+                f"with a batch of {self.batch} the sequences of {self.data.source} have one step "
+                "each; expected at least 2: take a smaller batch (--batch), or more data"
             )
 
     def validate(self) -> float:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_path
 from bptt.model.network import Network
 from bptt.training import checkpoint, files
 from bptt.training.batches import Data
@@ -47,6 +45,7 @@ class Run:
     @classmethod
     def open(cls, path: str | Path) -> Run:
         """Return the run in a folder, or raise BpttError if there is none."""
+        require_path("the run", path)
         path = Path(path)
         with system_errors("read", path):
             is_there = (path / CONFIG).exists()
@@ -65,24 +64,17 @@ class Run:
 
     def settings(self) -> Settings:
         """Return how it is trained."""
-        with self._understood():
-            return Settings(**self.config["training"])
-
-    @contextmanager
-    def _understood(self) -> Iterator[None]:
-        """Say which file is at fault when what config.json says makes no sense."""
-        try:
-            yield
-        except (KeyError, TypeError) as error:
-            raise BpttError(
-                f"{self.path / CONFIG} is not what 'bptt train' writes: {error}"
-            ) from None
+        return Settings(**self.config["training"])
 
     @property
     def kind(self) -> str:
         """What it was trained on: "text", "table", "sequences" or "task"."""
-        with self._understood():
-            return str(self.config["data"]["kind"])
+        return str(self.config["data"]["kind"])
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The columns of the table that are inputs, if it was trained on a table."""
+        return tuple(self.config["data"]["columns"]["inputs"]) if self.kind == "table" else ()
 
     @property
     def unit(self) -> str:
@@ -92,30 +84,34 @@ class Run:
     @property
     def vocabulary(self) -> Vocabulary:
         """The tokens that the run was trained on, if that was a text."""
-        with self._understood():
-            data = self.config["data"]
-            return Vocabulary(data["tokens"], data["characters"])
+        data = self.config["data"]
+        return Vocabulary(data["tokens"], data["characters"])
 
     def read_data(self, path: str | Path | None = None) -> Data:
         """Read the run's data again, from where it was or from `path`; it must be unchanged."""
-        config = self.config["data"]
+        kind, config = self.kind, self.config["data"]
         source = path if path is not None else config["path"]
         data: Data
-        with self._understood():
-            if self.kind == "text":
-                data = read_text(source, config["tokens"], self.vocabulary)
-            elif self.kind == "task":
-                low, high = config["lengths"]
-                data = Task(config["name"], (low, high))
-            elif source is None:
+        if kind == "task":
+            if path is not None:
                 raise BpttError(
-                    f"the data of {self.path} came from memory; expected a file to read it from"
+                    f"the data is given as {path}, but {self.path} was trained on a task, which is "
+                    "drawn and has no file; leave it out"
                 )
-            elif self.kind == "table":
-                data = self.read_table(source)
-            else:
-                units = config.get("standardise", False)
-                data = read_collection(source, config["symbols"], standardise=units)
+            low, high = config["lengths"]
+            data = Task(config["name"], (low, high))
+        elif source is None:
+            raise BpttError(
+                f"the data of {self.path} came from memory; expected a file to read it from"
+            )
+        elif kind == "text":
+            vocabulary = self.vocabulary
+            data = read_text(source, vocabulary.kind, vocabulary)
+        elif kind == "table":
+            data = self.read_table(source)
+        else:
+            units = config.get("standardise", False)
+            data = read_collection(source, config["symbols"], standardise=units)
         if data.sha256 != config["sha256"]:
             raise BpttError(
                 f"{data.source} is not the {self.kind} that {self.path} was trained on "
@@ -127,10 +123,9 @@ class Run:
     def read_table(self, path: str | Path) -> Table:
         """Read a table as the run's own was: the same columns, in the same units."""
         config = self.config["data"]
-        scalings = [config["y_scaling"], config["x_scaling"]]
-        y, x = (None if one is None else Scaling(**one) for one in scalings)
-        assert y is not None
-        return read_table(path, Columns(**config["columns"]), scaling=(y, x))
+        columns, y = Columns(**config["columns"]), Scaling(**config["y_scaling"])
+        x = None if config["x_scaling"] is None else Scaling(**config["x_scaling"])
+        return read_table(path, columns, scaling=(y, x))
 
     def network(self, tensors: dict[str, Tensor] | None = None) -> Network:
         """Return the trained network; tensors: the checkpoint's, if they are loaded already."""

@@ -4,9 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from types import NoneType
 from typing import Literal
 
-from bptt.errors import BpttError, as_bytes, require_choice, require_whole, require_window
+from bptt.errors import (
+    BpttError,
+    as_bytes,
+    require_choice,
+    require_flag,
+    require_kind,
+    require_number,
+    require_whole,
+    require_window,
+)
 
 DEFAULT_EPOCHS, DEFAULT_STEPS, DEFAULT_WINDOW = 12.0, 1000, 100
 FEEDBACKS = ("sample", "mean")
@@ -90,6 +100,7 @@ class Settings:
     """Of a task: stop at the first validation at which it counts as solved."""
 
     def __post_init__(self) -> None:
+        self._require_types()
         for name, least in (("batch", 1), ("max_steps", 0), ("validate_every", 1)):
             if getattr(self, name) is not None:
                 require_whole(name, getattr(self, name), least, 2**31)
@@ -106,6 +117,18 @@ class Settings:
                     f"steps_per_update is {self.steps_per_update}; expected at least the window, "
                     f"{self.reach}: the gradient cannot reach back past the last update"
                 )
+
+    def _require_types(self) -> None:
+        """Raise BpttError unless numbers are numbers."""
+        for name in ("omega", "learning_rate", "clip", "forcing"):
+            require_number(name, getattr(self, name))
+        for name in ("epochs", "max_seconds", "clip_value", "forcing_end"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name))
+        for name in ("window", "feedback", "optimizer", "forcing_schedule"):
+            kinds = (int, str, NoneType) if name == "window" else str
+            require_kind(name, getattr(self, name), kinds, "a word, or of a window a number")
+        require_flag("stop_when_solved", self.stop_when_solved)
 
     def _require_numbers(self) -> None:
         """Raise BpttError unless what is measured has a sensible size."""
@@ -136,6 +159,16 @@ class Settings:
             value = getattr(self, name)
             if value is not None and not 0 <= value <= 1:
                 raise BpttError(f"{name} is {value}; expected a probability from 0 to 1")
+        if self.is_forced and self.feedback != "sample":
+            raise BpttError(
+                f'feedback is "{self.feedback}" with forcing 1; expected forcing below 1, or '
+                "nothing of the network's own is fed back"
+            )
+        if self.forcing_end is None and self.forcing_schedule != "linear":
+            raise BpttError(
+                f'forcing_schedule is "{self.forcing_schedule}" without a forcing_end; expected '
+                "both"
+            )
         if not self.is_forced and self.stride not in (None, self.reach):
             raise BpttError(
                 f"stride is {self.stride} with forcing below 1; expected none, or the window: "

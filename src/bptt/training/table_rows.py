@@ -187,7 +187,7 @@ def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
     try:
         import polars as pl  # noqa: PLC0415 (an extra, slow to import)
     except ImportError:
-        hint = "install it with: pip install 'bptt[tables]'"
+        hint = "in a checkout of bptt: pip install '.[tables]'"
         raise BpttError(f"polars is not installed; {hint}") from None
     layout = None
     with ExitStack() as stack:

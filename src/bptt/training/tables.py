@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_kind, require_path
 from bptt.model.likelihoods import Gaussian
 from bptt.training.batches import Data, Streams
 from bptt.training.calendar_steps import Step
@@ -121,6 +121,8 @@ def read_table(
     >>> table.columns.target, table.y_scaling, table.y.tolist()
     (('load',), Scaling(mean=(6.0,), scale=(1.0,)), [[-1.0], [1.0], [3.0]])
     """
+    require_path("the table", path)
+    require_kind("columns", columns, Columns, "bptt.Columns(...)")
     path = Path(path)
     with open_table(path, columns.dialect) as file, np.errstate(over="ignore", invalid="ignore"):
         rows = load_rows(file, columns)

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from bptt.errors import BpttError, require_whole
+from bptt.errors import BpttError, require_kind, require_whole, shown
 from bptt.model.encodings import Encoding
 from bptt.model.likelihoods import Likelihood
 from bptt.model.network import Network
@@ -42,8 +42,12 @@ class Task(Data):
     unit = "step"
     default_batch = 20
     default_window = None
+    whole = True
 
     def __post_init__(self) -> None:
+        require_kind("the task", self.name, str, f"one of {', '.join(KINDS)}")
+        if not isinstance(self.lengths, tuple | list) or len(self.lengths) != 2:
+            raise BpttError(f"lengths is {shown(self.lengths)}; expected two, as in (50, 200)")
         if self.name not in KINDS:
             near = difflib.get_close_matches(self.name, KINDS, 1, 0.4)
             hint = f"did you mean {near[0]}? There are" if near else "expected one of"
@@ -57,9 +61,13 @@ class Task(Data):
     @classmethod
     def parse(cls, name: str, length: str | int) -> Task:
         """Return a task by its name, with or without "task:", and length, as 200 or 50-200."""
+        require_kind("the length", length, (str, int), "a number, or two as in 50-200")
         found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", str(length))
         if found is None:
-            raise BpttError(f"the length is {length!r}; expected a number, or two as in 50-200")
+            raise BpttError(
+                f"the length is {shown(length)}; expected a number, or two as in 50-200"
+            )
+        require_kind("the task", name, str, f"one of {', '.join(KINDS)}")
         low, high = int(found[1]), int(found[2] or found[1])
         if high < low:
             raise BpttError(f"the length is {length}; expected the smaller number first")

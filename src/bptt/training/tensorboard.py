@@ -12,7 +12,7 @@ def tensorboard_writer() -> OnStep:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra)
     except ImportError:
         raise BpttError(
-            "tensorboard is not installed; install it with: pip install 'bptt[tensorboard]'"
+            "tensorboard is not installed; in a checkout of bptt: pip install '.[tensorboard]'"
         ) from None
     writer: SummaryWriter | None = None  # made at the first step, when there is a run
 
