@@ -24,7 +24,7 @@ lint: $(READY)  ## lint, format, types, import direction
 	$(BIN)/lint-imports
 
 fuzz: $(READY)  ## try 200,000 random calls and files; BPTT_FUZZ=N bounds each test
-	BPTT_FUZZ=$${BPTT_FUZZ:-5000} $(PYTEST) tests/fuzz
+	BPTT_FUZZ=$${BPTT_FUZZ:-7000} $(PYTEST) tests/fuzz
 
 bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'

@@ -25,7 +25,7 @@ DATA = {
 SMALL = ["--hidden", "3", "--window", "5", "--max-steps", "1"]
 MORE = {
     "text": ["--batch", "2"],
-    "inputs": ["--inputs", "wind"],
+    "inputs": ["--inputs", "wind", "--time", "day"],
     "task": ["--length", "20"],
 }
 

@@ -41,6 +41,17 @@ TRAIN = {
     "--target": "--target load",
     "--inputs": "--inputs wind",
     "--time": "--time day",
+    "--time-format": "--time-format number | --time day",
+    "--time-zone": "--time-zone UTC | --time day",
+    "--longest-gap": "--longest-gap 3",
+    "--separator": "--separator ;",
+    "--decimal": "--decimal ,",
+    "--thousands": "--thousands '",
+    "--comment": "--comment ;",
+    "--missing": "--missing none",
+    "--encoding": "--encoding latin-1",
+    "--header": "--no-header",
+    "--standardise": "--standardise",
     "--fill": "--fill linear",
     "--difference": "--difference",
     "--validation-share": "--validation-share 0.4",
@@ -147,6 +158,8 @@ def test_every_option_of_train_has_an_effect_or_is_refused(
         typed, _, needed = (part.split() for part in case.partition("|"))
         if option == "--stride" and kind in ("sequences", "task"):
             needed = []  # of whole sequences an update has all steps
+        if option in ("--time-format", "--time-zone") and kind != "table":
+            needed = []
         usual = {"--hidden": "3", "--max-steps": "1", **USUAL[kind]}
         if option == "--epochs":
             del usual["--max-steps"]
@@ -180,8 +193,8 @@ OTHERS = {
         "--temperature": "--temperature 2",
         "--seed": "--seed 8",
         "--out": "--out there.csv",
-        "--data": "--data longer.csv",
-        "--future": "--future inputs.csv",
+        "--data": "--data other.csv",
+        "--future": "--future ahead.csv",
     },
     "flow": {
         "--steps": "--steps 4",
@@ -190,7 +203,7 @@ OTHERS = {
         "--out": "--out there.html",
     },
 }
-FUTURE = ["--future", "inputs.csv"]
+FUTURE = ["--future", "ahead.csv"]
 
 
 @pytest.mark.parametrize("command", OTHERS)
@@ -219,8 +232,9 @@ def test_every_option_of_generate_has_an_effect_or_is_refused(
     here: Path, monkeypatch: pytest.MonkeyPatch, kind: str, option: str
 ) -> None:
     monkeypatch.setattr("bptt.report.series_plots.write_figure", lambda *_: None)
-    rows = "".join(f"{i},{i % 5},{i % 3}\n" for i in range(70))
-    (here / "longer.csv").write_text("day,load,wind\n" + rows)
+    for name, days in (("other.csv", range(60)), ("ahead.csv", range(60, 70))):
+        rows = "".join(f"{i},{i % 5},{i % 3}\n" for i in days)
+        (here / name).write_text("day,load,wind\n" + rows)
     monkeypatch.setattr(series, "QUANTILES", (0.4, 0.6))
     needed = FUTURE if kind == "inputs" and option != "--future" else []
     usual = {"--steps": "5", "--seed": "1"}
@@ -274,7 +288,7 @@ def test_a_bad_flag_of_any_setting_is_found_before_the_first_trains(here: Path) 
         "--hiden 3",
         "--hidden 2.5",
         "--cell lstm --omega 1",
-        "--stride 2 --window 5",
+        "--stride 2 --window 20",
         "--length 5 --target a",
         "--skips 100",
         "--clip -1",
@@ -327,7 +341,7 @@ def test_an_option_of_another_command_is_named_with_it(here: Path) -> None:
     config["data"]["columns"]["fill"] = None
     (here / "table" / "config.json").write_text(json.dumps(config))
     (here / "table.csv").write_text("day,load,wind\n" + "1,2,3\n2,,1\n3,1,2\n" * 9)
-    status, _, err = says("generate", "table", "--steps", "3")
+    status, _, err = says("generate", "table", "--steps", "3", "--data", "table.csv")
     assert status == 2
     assert "(bptt train --fill)" in err
 

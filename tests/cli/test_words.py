@@ -57,7 +57,7 @@ def test_a_page_is_named_as_it_is(
     monkeypatch.chdir(tmp_path)
     Path("text").write_text("to be, or not to be: that is the question\n" * 4)
     assert main(["train", "text", *SMALL, "--out", "[red]\x1b[31m\n"]) == 0
-    assert main(["flow", "[red]\x1b[31m\n", "--steps", "20", "--out", "[b]\n.html"]) == 0
+    assert main(["flow", "[red]\x1b[31m\n", "--steps", "10", "--out", "[b]\n.html"]) == 0
     assert "The pictures are in [b]\\n.html" in capsys.readouterr().out.splitlines()
 
 

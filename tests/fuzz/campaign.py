@@ -15,6 +15,8 @@ from hypothesis import HealthCheck, Phase, settings
 
 CALLS = int(os.environ.get("BPTT_FUZZ", "25"))
 """Calls of a test of weight 1."""
+LEAST = 5
+"""Calls of any test."""
 
 
 class Tally:
@@ -30,7 +32,7 @@ tally = Tally()
 def fuzz(weight: float = 1.0) -> Callable[[Any], Any]:
     """Return a decorator, to stand above @given, that bounds a test to weight x CALLS calls."""
     bound = settings(
-        max_examples=max(5, int(weight * CALLS)),
+        max_examples=max(LEAST, int(weight * CALLS)),
         deadline=None,
         derandomize=True,
         database=None,

@@ -84,7 +84,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     text = bptt.read_text(folder / "text")
     net = bptt.Network(text.likelihood, hidden=3)
     settings = bptt.Settings(batch=2, window=5, max_steps=3, validate_every=1)
-    watch = Snapshots(folder / "run", text.validation_batches(2), 5)
+    watch = Snapshots(text.validation_batches(2), 5)
     bptt.fit(net, text, settings, out=folder / "run", on_step=watch)
     columns = {
         "day": [f"2026-01-{n:02}" for n in range(1, 29)],

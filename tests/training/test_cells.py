@@ -39,7 +39,8 @@ def test_other_text_and_numbers_stay(text: str) -> None:
 
 def test_a_forecast_has_no_formula(tmp_path: Path) -> None:
     values = np.array([[-1.5, 2.0]])
-    ahead = SeriesForecast(("=A1", "b"), np.array(["@now"]), values, {0.05: values, 0.95: values})
+    quantiles = {0.05: values, 0.95: values}
+    ahead = SeriesForecast(("=A1", "b"), np.array([1]), values, quantiles, ["@now"])
     ahead.write(tmp_path / "a.csv")
     with (tmp_path / "a.csv").open(newline="", encoding="utf-8") as file:
         header, row = csv.reader(file)

@@ -82,7 +82,7 @@ def test_other_networks_learn_too(text_file: Path, more: dict[str, object]) -> N
         ({"window": 10, "steps_per_update": 50, "stride": 2}, 50),
         ({"window": None, "steps_per_update": 50}, 50),
         ({"window": None}, 1000),
-        ({"window": None, "memory": "40kB"}, 1000),
+        ({"window": None, "memory": "100kB"}, 1000),
     ],
 )
 def test_sgd_is_the_textbooks_update(text_file: Path, how: dict[str, Any], steps: int) -> None:
@@ -316,7 +316,7 @@ def test_what_cannot_be_trained_says_why(text_file: Path) -> None:
         ({"learning_rate": 0.0}, "learning_rate is 0.0; expected a number above 0"),
         ({"learning_rate": math.inf}, "learning_rate is inf; expected a finite number"),
         ({"epochs": math.inf}, "epochs is inf; expected a finite number"),
-        ({"clip": math.nan}, "clip is nan; expected a number above 0"),
+        ({"clip": math.nan}, "clip is nan; expected a number"),
         ({"optimizer": "adamw"}, "optimizer is 'adamw'; expected one of 'adam', 'sgd'"),
         ({"steps_per_update": 5}, "steps_per_update is 5; expected at least the window, 100"),
     ],

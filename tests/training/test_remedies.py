@@ -67,7 +67,7 @@ def test_omega_adds_its_immediate_gradient(
 ):
     torch.manual_seed(0)
     if way == "listener":
-        monkeypatch.setattr(ops, "can_omega", lambda given: False)
+        monkeypatch.setattr(ops, "can_omega", lambda *_: False)
     net, y, x = make(recurrence, cell, T, B, layers=layers)
     lengths = torch.tensor([5, 9, 7]) if with_lengths else None
     expected = by_autograd(net, y, x, lengths)
@@ -122,7 +122,7 @@ def test_the_kernel_and_the_listener_agree_about_resets_and_windows(monkeypatch,
     resets = torch.rand(T, B) < 0.25
     found = []
     for way in (True, False):
-        monkeypatch.setattr(ops, "can_omega", lambda given, way=way: way)
+        monkeypatch.setattr(ops, "can_omega", lambda *_, way=way: way)
         net.zero_grad()
         with Omega(net, 2.0, sequences=B) as omega:
             bptt.backward(net, y, x, resets=resets, **cut)
@@ -365,7 +365,9 @@ def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, nat
     whole.load_state_dict(net.state_dict())
     found = []
     for way in (True, native):
-        monkeypatch.setattr(ops, "can_omega", lambda given, way=way: way and given.x.numel() > 0)
+        monkeypatch.setattr(
+            ops, "can_omega", lambda _, given, *__, way=way: way and given.x.numel() > 0
+        )
         torch.manual_seed(1)
         whole.zero_grad()
         with Omega(whole, 2.0, sequences=B) as omega:
@@ -390,7 +392,7 @@ def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, nat
 def test_second_derivatives_are_refused(monkeypatch, way):
     net = bptt.Network(bptt.Categorical(5), hidden=4).double()
     if way == "listener":
-        monkeypatch.setattr(ops, "can_omega", lambda given: False)
+        monkeypatch.setattr(ops, "can_omega", lambda *_: False)
     y = torch.randint(5, (T, B))
 
     def twice() -> None:

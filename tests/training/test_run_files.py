@@ -35,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = bptt.read_text(folder / "text")
     net = bptt.Network(text.likelihood, hidden=3)
     settings = bptt.Settings(batch=2, window=5, max_steps=3, validate_every=1)
-    watch = Snapshots(folder / "run", _validation(text), 5)
+    watch = Snapshots(_validation(text), 5)
     bptt.fit(net, text, settings, out=folder / "run", on_step=watch)
     return folder
 
@@ -144,7 +144,7 @@ def test_sizes_that_the_weights_have_not_take_no_time(run: Path, keys: Any, valu
 def test_a_network_of_a_hundred_million_layers_is_refused() -> None:
     with pytest.raises(BpttError, match="layers is 100000000; expected a whole number from 1 to"):
         bptt.Network(bptt.Categorical(3), hidden=1, layers=10**8)
-    with pytest.raises(BpttError, match=r"would take .* GB; this machine has"):
+    with pytest.raises(BpttError, match="expected a whole number from 1 to 2147483647"):
         bptt.Network(bptt.Categorical(3), hidden=10**200)
 
 
@@ -161,7 +161,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(run: Path) -> None:
         with (run / name).open("a") as file:
             file.write('{"step": 4, "sec')
         assert read() == whole
-    bptt.resume(run, max_steps=4, on_step=Snapshots(run, _validation(opened.read_data()), 5))
+    bptt.resume(run, max_steps=4, on_step=Snapshots(_validation(opened.read_data()), 5))
     assert [row["step"] for row in opened.metrics()] == [1, 2, 3, 4]
     assert [snapshot.step for snapshot in read_snapshots(opened)] == [1, 2, 3, 4]
 

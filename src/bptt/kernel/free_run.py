@@ -69,6 +69,9 @@ def run(free: FreeRun) -> tuple[Shaped[Tensor, "T B *y"], Float[Tensor, "layers 
 
     Raises BpttError where a tensor is not of the shape, dtype or range that the kernel reads.
     """
+    require_shape("V", free.V.shape, "(O, H)", (None, None))
+    if free.noise.ndim not in (2, 3):
+        raise BpttError(f"noise has shape {tuple(free.noise.shape)}; expected (T, B) or (T, B, Y)")
     T, B = free.noise.shape[:2]
     O, H = free.V.shape  # noqa: E741
     is_tokens = free.kind == "categorical"

@@ -61,19 +61,34 @@ class Recurrent(RNNBase):
         if not is_projected:
             U, b_ih = self.part("weight_ih", suffix), self.part("bias_ih", suffix)
             given = Given(rows, U, W, b_ih, b_hh, state[0])
-        if self.omega is not None and torch.compiler.is_compiling():
-            # Without fullgraph, the compiler then leaves this layer as it is, and its Ω to us.
-            raise BpttError("omega is given under fullgraph=True; expected torch.compile without")
-        if self.omega is not None and ops.can_omega(cell, given, layout):
-            given = given._replace(h0=state[0].unsqueeze(0))
+        if self.omega is not None:
+            return self._layer_with_omega(suffix, given, layout)
+        return self._layer(suffix, given, layout)
+
+    @torch.compiler.disable(
+        reason="omega is given under fullgraph=True; expected torch.compile without"
+    )
+    def _layer_with_omega(self, suffix: str, given: Given, layout: Layout) -> tuple[Tensor, State]:
+        """Run a layer whose Ω counts, which the compiler leaves as it is."""
+        cell = CELLS[self.mode]
+        assert given.h0 is not None
+        if ops.can_omega(cell, given, layout):
+            given = given._replace(h0=given.h0.unsqueeze(0))
             h, last = ops.looped_layer(cell, given, PLAIN, layout, self.omega)
             return h, (last[0],)
+        return self._layer(suffix, given, layout)
+
+    def _layer(self, suffix: str, given: Given, layout: Layout) -> tuple[Tensor, State]:
+        """Run a layer, and let a listener hear of it."""
+        start = given.h0
+        assert start is not None
         if self.listener is not None and given.U is not None:
-            p = reference.project(rows, given.U, self.input_bias(suffix))
+            p = reference.project(given.x, given.U, self.input_bias(suffix))
+            b_inside = given.b_hh if self.mode == "GRU" else None
             given = given._replace(x=p, U=None, b_ih=None, b_hh=b_inside)
-        h, end = ops.layer(cell, given, layout)
+        h, end = ops.layer(CELLS[self.mode], given, layout)
         if self.listener is not None:
-            self.listener(self, suffix, given.x, h, state[0], layout)
+            self.listener(self, suffix, given.x, h, start, layout)
         return h, (end,)
 
     def part(self, name: str, suffix: str) -> Any:

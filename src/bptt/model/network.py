@@ -37,6 +37,8 @@ from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
 from bptt.model.reading import read, state_after
 from bptt.model.state import Output, Regime, State
 
+MOST_UNITS = 2**31 - 1
+"""What the kernel's loops can count."""
 MOST_LAYERS = 1024
 """Each is a few modules, which take time to make however small they are."""
 GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
@@ -92,7 +94,7 @@ class Network(nn.Module):
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
         require_choice("cell", cell, list(GATES))
-        require_whole("hidden", hidden, 1)
+        require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
         self.init.require(cell, recurrence)
         self.loop = LoopOptions(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -31,7 +31,7 @@ def automatic_folders(data: Path | None) -> Iterator[Path]:
 
 
 @contextmanager
-def claimed(out: str | Path | Iterable[Path]) -> Iterator[Path]:
+def claimed(out: str | Path | Iterator[Path]) -> Iterator[Path]:
     """Give a locked folder for a new run; raise BpttError if it is taken.
 
     out: the folder, or several, of which the first that does not exist yet is made. What an error
@@ -54,7 +54,7 @@ def claimed(out: str | Path | Iterable[Path]) -> Iterator[Path]:
         raise
 
 
-def _make(out: str | Path | Iterable[Path]) -> tuple[Path, bool]:
+def _make(out: str | Path | Iterator[Path]) -> tuple[Path, bool]:
     """Return the folder, and whether it was made."""
     is_given = isinstance(out, str | Path)
     for folder in [Path(out)] if isinstance(out, str | Path) else out:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -112,7 +112,7 @@ def fit(
     data: Data,
     settings: Settings | None = None,
     *,
-    out: str | Path | Iterable[Path] | None = None,
+    out: str | Path | Iterator[Path] | None = None,
     seed: int | None = None,
     on_step: OnStep | None = None,
 ) -> Fit:
@@ -131,7 +131,7 @@ def fit(
     require_kind("settings", settings, (Settings, NoneType), "bptt.Settings(...)")
     if on_step is not None:
         require_callable("on_step", on_step, "a function of a Step, or None")
-    if not isinstance(out, Iterable | NoneType) or isinstance(out, str):
+    if not isinstance(out, Iterator | NoneType):
         require_path("out", out)
     if seed is not None:
         require_whole("seed", seed, 0)
@@ -343,7 +343,8 @@ class Trainer:
         """Raise BpttError if a setting would do nothing with this network and data."""
         settings, longest, source = self.settings, self.batches.longest, self.data.source
         y, x, *_ = self.batches.get(0, 0)
-        if settings.batch is not None and y.shape[1] < settings.batch:
+        is_all = len(self.batches) == 1
+        if settings.batch is not None and is_all and y.shape[1] < settings.batch:
             raise BpttError(
                 f"batch is {self.batch}; expected at most {y.shape[1]}: {source} has no more "
                 "sequences to train on side by side (--batch)"

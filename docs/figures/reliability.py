@@ -1,0 +1,79 @@
+"""Draws docs/figures/reliability.png: a run that is killed and resumed, beside one that is not."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import plotly.graph_objects as go
+
+from bptt.training.run import Run
+
+ARGUMENTS = ["task:sine", "--length", "40", "--hidden", "32", "--max-steps", "4000"]
+KILLS = 8
+
+
+def trained(folder: Path, kills: int) -> tuple[Run, list[int]]:
+    """Train to the end, killed so many times on the way; return the run, and the steps at kills."""
+    command = [sys.executable, "-m", "bptt", "train"]
+    arguments, at = [*ARGUMENTS, "--no-stop-when-solved", "--out", str(folder)], list[int]()
+    while True:
+        process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL)
+        while len(at) < kills and process.poll() is None:
+            time.sleep(random.uniform(0.05, 0.3))
+            last = steps_of(folder)
+            if last > (at[-1] if at else 0):  # it has gone on since
+                process.kill()
+                at.append(last)
+        if process.wait() == 0:
+            return Run.open(folder), at
+        arguments = ["--resume", str(folder)]
+
+
+def steps_of(folder: Path) -> int:
+    """Return the last step that is written down, 0 if there is none."""
+    lines = (folder / "metrics.jsonl").read_text() if (folder / "metrics.jsonl").exists() else ""
+    whole = [line for line in lines.splitlines() if line.endswith("}")]
+    return int(whole[-1].split(",")[0].split(":")[1]) if whole and folder.exists() else 0
+
+
+def main() -> None:
+    """Train both, print whether they are the same, and draw."""
+    random.seed(0)
+    with tempfile.TemporaryDirectory() as folder:
+        whole, _ = trained(Path(folder, "whole"), 0)
+        killed, at = trained(Path(folder, "killed"), KILLS)
+        same = whole.load()[0].keys() == killed.load()[0].keys() and all(
+            bool((tensor == killed.load()[0][name]).all())
+            for name, tensor in whole.load()[0].items()
+        )
+        losses = [
+            [(row["step"], row["train_nll"]) for row in run.metrics()] for run in (whole, killed)
+        ]
+    print(f"killed after steps {at}; the same weights, bit for bit: {same}")
+    figure = go.Figure()
+    for rows, name, mode in zip(
+        losses, ("left alone", "killed and resumed"), ("lines", "markers"), strict=True
+    ):
+        steps, values = zip(*rows[::5], strict=True)
+        figure.add_scatter(x=steps, y=values, name=name, mode=mode, marker={"size": 5})
+    for step in at:
+        figure.add_vline(x=step, line={"dash": "dot", "color": "#999", "width": 1})
+    figure.update_layout(
+        template="plotly_white",
+        width=760,
+        height=360,
+        margin={"t": 20, "r": 20},
+        xaxis={"title": "update (dotted: killed)"},
+        yaxis={"title": "training loss, nats a step"},
+        legend={"x": 0.7, "y": 0.98},
+    )
+    figure.write_image(Path(__file__).with_suffix(".png"), scale=2)
+
+
+if __name__ == "__main__":
+    main()
