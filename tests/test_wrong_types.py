@@ -483,6 +483,28 @@ CASES = [
         },
     ),
     Case(
+        "Dialect",
+        bptt.Dialect,
+        {
+            "separator": value(";"),
+            "decimal": value(","),
+            "thousands": value("."),
+            "comment": value("#"),
+            "missing": value(("none",)),
+            "encoding": value("utf-8"),
+            "header": value(True),
+        },
+        {
+            "missing": {"str"},
+            "separator": {"None"},
+            "decimal": {"None"},
+            "thousands": {"None"},
+            "comment": {"None", "str"},
+            "encoding": {"None"},
+            "header": {"None", "True"},
+        },
+    ),
+    Case(
         "read_table",
         bptt.read_table,
         {"/path": value("nowhere.csv"), "columns": bptt.Columns, "scaling": value(None)},

@@ -191,7 +191,9 @@ def require_path(name: str, got: object) -> None:
     """Raise BpttError unless `got` can be a path."""
     require_kind(name, got, (str, os.PathLike), "a path")
     if "\0" in str(got):
-        raise BpttError(f"{name} is {shown(got)}, with a NUL character; expected a path without")
+        raise BpttError(
+            f"{name} is {shown(str(got))}, with a NUL character; expected a path without"
+        )
 
 
 def require_callable(name: str, got: object, expected: str) -> None:

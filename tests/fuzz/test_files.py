@@ -378,6 +378,15 @@ def test_comparisons(files: Files, data: st.DataObject) -> None:
         assert comparison.jobs(files.folder)
 
 
+def _meaning(text: bytes) -> Any:
+    """Return what a JSON text says, but for the version that wrote it; None where it is none."""
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return {**found, "bptt": None} if isinstance(found, dict) else None
+
+
 @fuzz()
 @given(st.data())
 def test_specifications_of_comparisons(files: Files, data: st.DataObject) -> None:
@@ -389,5 +398,5 @@ def test_specifications_of_comparisons(files: Files, data: st.DataObject) -> Non
     after = data.draw(damaged(content))
     path.write_bytes(after)
     went_on = refused_or(lambda: [_claim(files.folder, what)]) is not None
-    assert went_on == (after == content)
+    assert went_on == (_meaning(after) == _meaning(content))
     assert path.read_bytes() == after

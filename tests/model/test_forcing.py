@@ -323,7 +323,7 @@ def test_hidden_recurrence_on_the_previous_symbol_is_closed_like_both() -> None:
     ("options", "message"),
     [
         ({"forcing": 1.5}, "forcing is 1.5; expected a probability from 0 to 1, or a"),
-        ({"forcing": "all"}, "forcing is all; expected a probability"),
+        ({"forcing": "all"}, "forcing is 'all'; expected a probability"),
         ({"forcing": torch.ones(T, 1)}, r"forcing has shape \(6, 1\); expected \(T, B\) = \(6, 3"),
         ({"forcing": torch.full((T, B), 0.5)}, "forcing has values other than 0 and 1"),
         ({"feedback": "mode"}, "feedback is 'mode'; expected one of 'sample', 'mean'"),

@@ -74,7 +74,7 @@ WRONG = [
     (("network", "hidden"), 10**400, "expected a whole number from 1"),
     (("network", "norm"), "yes", 'network.norm: "yes"; expected true or false'),
     (("network", "leak"), [0.1], "network.leak: a list of 1; expected"),
-    (("network", "init", "std"), None, "network.init.std: null; expected a number"),
+    (("network", "init", "std"), "a", 'network.init.std: "a"; expected a number'),
     (("network", "init", "W"), ["a"], "network.init.W: a list of 1; expected one of 'orthogonal'"),
     (("network", "cell"), "elman", "network.cell: \"elman\"; expected one of 'tanh', 'relu'"),
     (("network", "inputs", "width"), -1, "inputs.width is -1; expected a whole number from 0"),
@@ -94,7 +94,7 @@ WRONG = [
     (("training", "batch"), "two", 'training.batch: "two"; expected a whole number or null'),
     (("training", "batch"), -1, "batch is -1; expected a whole number"),
     (("training", "learning_rate"), 10**400, "expected a number that a float can hold"),
-    (("training", "clip"), math.nan, "clip is nan; expected a number above 0"),
+    (("training", "clip"), math.nan, "clip is nan; expected a number"),
     (("training", "bach"), 1, "training.bach, which is unknown"),
     (("seed",), "0", 'seed: "0"; expected a whole number or null'),
 ]
@@ -278,11 +278,7 @@ def test_every_command_says_what_is_damaged(
     is_needed = (
         name in (CONFIG, CHECKPOINT)
         or command == "flow"
-        or (command, name)
-        == (
-            "resume",
-            METRICS,
-        )
+        or (command, name) in (("resume", METRICS), ("resume", FLOW))  # to be written again
     )
     assert status == (2 if is_needed else 0)
     if is_needed:

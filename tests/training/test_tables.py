@@ -492,7 +492,12 @@ CONSTANT = "constant over the 3 rows to train on; leave the column out"
         ("a\n3\n2\n1\n", f"{{t}} has 3 rows to train on and 0 to validate {LEAST}", {}),
         ("a,b\n1,2\n3,4,5\n", LONG_ROW, {}),
         ("a,b,a\n1,2,3\n", "{t} has 2 columns named 'a'; rename them", {}),
-        ("a:b\n1:2\n", "{t} has no column of numbers left for the target; it has 'a:b'", {}),
+        (
+            "a:b\n1:2\n",
+            "{t} has no column of numbers left for the target; it has 'a:b'; is it another mark "
+            "that stands between its fields (--separator)?",
+            {},
+        ),
         (
             "a,b\n1,x\n",
             "{t} has no column of numbers left for the target; it has 'a', 'b'",

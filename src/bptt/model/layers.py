@@ -62,10 +62,11 @@ class Recurrent(RNNBase):
             U, b_ih = self.part("weight_ih", suffix), self.part("bias_ih", suffix)
             given = Given(rows, U, W, b_ih, b_hh, state[0])
         if self.omega is not None:
-            return self._layer_with_omega(suffix, given, layout)
+            h, state = self._layer_with_omega(suffix, given, layout)
+            return h, state
         return self._layer(suffix, given, layout)
 
-    @torch.compiler.disable(
+    @torch.compiler.disable(  # type: ignore[untyped-decorator]
         reason="omega is given under fullgraph=True; expected torch.compile without"
     )
     def _layer_with_omega(self, suffix: str, given: Given, layout: Layout) -> tuple[Tensor, State]:

@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import NamedTuple
 
-from bptt.errors import BpttError, require_choice
+from bptt.errors import BpttError, require_choice, require_kind, require_several
 from bptt.training.csv_numbers import MISSING, Notation, is_value, notation_of
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
@@ -47,7 +48,18 @@ class Dialect:
     encoding: str | None = None
     header: bool | None = None
 
+    def _require_types(self) -> None:
+        for name in ("separator", "decimal", "thousands", "comment", "encoding"):
+            require_kind(name, getattr(self, name), (str, NoneType), "a text, or None")
+        require_kind("header", self.header, (bool, NoneType), "True, False or None")
+        words: str | tuple[str, ...] = self.missing
+        if not isinstance(words, str):
+            require_several("missing", words, "words for a missing value")
+            for word in words:
+                require_kind("a word in missing", word, str, "a text")
+
     def __post_init__(self) -> None:
+        self._require_types()
         words: str | tuple[str, ...] = self.missing
         object.__setattr__(self, "missing", (words,) if isinstance(words, str) else tuple(words))
         if self.separator is not None:

@@ -141,11 +141,15 @@ class Omega:
             return
         kept = layer.dropped.get(f"weight_hh{suffix}", 1.0)
         states, from_above = h.detach(), list[Tensor]()
-        h.register_hook(from_above.append)
 
-        def take(delta: Tensor) -> None:
+        def take_from_above(grad: Tensor) -> None:
             if torch.is_grad_enabled():
                 ops.refuse_second_derivative()
+            from_above.append(grad)
+
+        h.register_hook(take_from_above)
+
+        def take(delta: Tensor) -> None:
             slope = 1 - states * states if self.cell == "tanh" else (states > 0).to(states.dtype)
             # δₖ = f'(aₖ) ⊙ (Wᵀ δₖ₊₁ + what came from above): the backward pass has taken the step.
             back = delta if not from_above else torch.addcmul(delta, slope, from_above[0], value=-1)

@@ -52,6 +52,8 @@ def find_target(file: TableFile, taken: Sequence[str]) -> tuple[tuple[str, ...],
     if not target:
         counting = [name for name, reason in left_out.items() if reason in (NO_NAME, COUNTS)]
         hint = f"; to model {counting[0]!r} all the same, name it (--target)" if counting else ""
+        if file.layout is not None and file.layout.dialect.header is False:
+            hint += ", read without a header (--header)"
         if file.layout is not None and len(names) == 1:
             hint += "; is it another mark that stands between its fields (--separator)?"
         raise BpttError(
