@@ -1,5 +1,6 @@
 """Runs the examples in README.md and docs/ among the tests; sums what the fuzz tests have tried."""
 
+import signal
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +17,13 @@ pytest_collect_file = Sybil(
 collect_ignore = ["docs/figures", "benchmarks"]  # scripts: they need extras, and take a while
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_is_heard() -> None:
+    """Hear Ctrl-C, which a shell lets its background jobs ignore: tests send it to themselves."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     """Give every test the same random numbers, and as many threads as there were."""
@@ -23,6 +31,13 @@ def _same_start() -> Iterator[None]:
     threads = torch.get_num_threads()
     yield
     torch.set_num_threads(threads)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the examples of a page in one process: they go on from each other."""
+    for item in items:
+        if item.path.suffix == ".md":
+            item.add_marker(pytest.mark.xdist_group(str(item.path)))
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

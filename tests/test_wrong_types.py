@@ -488,7 +488,7 @@ CASES = [
         {
             "separator": value(";"),
             "decimal": value(","),
-            "thousands": value("."),
+            "thousands": value("'"),
             "comment": value("#"),
             "missing": value(("none",)),
             "encoding": value("utf-8"),

@@ -18,10 +18,10 @@ from tests.networks import UsersLSTM, flat_gradient, make
 T, RANKS = 200, 2
 WAYS: list[dict[str, Any]] = [
     {},
-    {"memory": 52_000},
+    {"memory": 120_000},
     {"window": 7, "stride": 7},
     {"window": 7, "stride": 2},
-    {"window": 150, "stride": 150, "memory": 52_000},
+    {"window": 150, "stride": 150, "memory": 120_000},
 ]
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")

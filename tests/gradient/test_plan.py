@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 import bptt
 from bptt.gradient.memory import Tally
+from bptt.kernel.ops import ROWS_AT_ONCE
 from tests.networks import RECURRENT_CELLS, make
 
-SMALL, MIDDLE, LARGE = 52_000, 200_000, 40_000_000
+MORE, MIDDLE, LARGE = 10_000, 300_000, 40_000_000
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +24,8 @@ def net() -> bptt.Network:
 
 
 def test_takes_the_fastest_that_fits(net: bptt.Network) -> None:
-    plans = [bptt.plan(net, 10_000, 1, memory) for memory in (None, LARGE, MIDDLE, SMALL)]
+    small = least_memory(net, 10_000, 1) + MORE
+    plans = [bptt.plan(net, 10_000, 1, memory) for memory in (None, LARGE, MIDDLE, small)]
     assert [plan.kind for plan in plans] == ["full", "full", "two levels", "revolve"]
     assert plans[0] == plans[1]
     costs = [plan.recomputation for plan in plans]
@@ -57,7 +59,9 @@ def least_memory(net: bptt.Network, T: int, B: int) -> int:
 
 
 def test_more_memory_never_costs_time(net: bptt.Network) -> None:
-    costs = [bptt.plan(net, 10_000, 2, m).recomputation for m in range(47_000, 400_000, 10_000)]
+    least = least_memory(net, 10_000, 2)
+    budgets = range(least, least + 360_000, 10_000)
+    costs = [bptt.plan(net, 10_000, 2, budget).recomputation for budget in budgets]
     assert all(later <= 1.2 * earlier for earlier, later in itertools.pairwise(costs))
 
 
@@ -74,7 +78,10 @@ def test_uses_what_it_says(recurrence: str, cell: str, share: float) -> None:
     with tally:
         bptt.backward(net, y, x, memory=budget)
     used = max(tally.curve)
-    assert 0.5 * plan.memory < used <= 1.05 * plan.memory
+    assert used <= 1.05 * plan.memory
+    # Where no step waits for another, fewer rows than the kernel takes at once count as so many.
+    if not plan.is_parallel or plan.chunk * B >= ROWS_AT_ONCE:
+        assert 0.5 * plan.memory < used
 
 
 def test_leaves_no_trace(net: bptt.Network) -> None:

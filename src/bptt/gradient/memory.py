@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,8 +16,10 @@ from torch.utils import _pytree as pytree
 
 from bptt.gradient.chunks import as_leaves, unsynchronised, with_graph, without_graph
 from bptt.gradient.sequences import Sequences
+from bptt.kernel.ops import ROWS_AT_ONCE
 from bptt.kernel.plain import Bystander
 from bptt.model.layers import Recurrent
+from bptt.model.network import Network
 
 BYTES_BESIDES_NUMBERS = 1024
 """What a tensor takes besides its numbers: its objects, and its node in the graph, about."""
@@ -58,19 +61,33 @@ def measure(net: nn.Module, sequences: Sequences, state: Any, budget: int | None
     It takes milliseconds, so what was found is kept while the net is, for data of the same kind.
     """
     known = _MEASURED.setdefault(net, {})
+    probe = _probe(net, sequences)
     key = (
         tuple((type(module), module.training) for module in net.modules()),
         _kind([*net.parameters(), *_tensors(state)]),
         sequences.kind,
-        min(sequences.T, PROBE_OF_A_LOOP),
+        min(sequences.T, max(probe, PROBE_OF_A_LOOP)),
         budget,
     )
     if key not in known:
-        known[key] = _measure(net, sequences, state, budget)
+        known[key] = _measure(net, sequences, state, budget, probe)
     return known[key]
 
 
-def _measure(net: nn.Module, sequences: Sequences, state: Any, budget: int | None) -> Costs:
+def _probe(net: nn.Module, sequences: Sequences) -> int:
+    """Return how many steps to run, of which half are a run of their own.
+
+    Where no step waits for another the kernel takes so many rows at once, whatever step they are
+    of; with fewer its memory grows, and with more it does not.
+    """
+    if isinstance(net, Network) and net.is_parallel(sequences.regime):
+        return max(PROBE, 2 * math.ceil(ROWS_AT_ONCE / sequences.B))
+    return PROBE
+
+
+def _measure(
+    net: nn.Module, sequences: Sequences, state: Any, budget: int | None, probe: int
+) -> Costs:
     state_bytes = _state_bytes(net, sequences, state)
 
     def line(long: int, *, is_loop: bool) -> Costs:
@@ -82,7 +99,7 @@ def _measure(net: nn.Module, sequences: Sequences, state: Any, budget: int | Non
         margin = 1.0 if len(before) > 1 else MARGIN_OF_A_LOOP
         return Costs(after - step * long, margin * step, state_bytes)
 
-    costs = line(min(PROBE, sequences.T), is_loop=False)
+    costs = line(min(probe, sequences.T), is_loop=False)
     if len(costs.fixed) > 1:
         return costs
     fits = PROBE_OF_A_LOOP if budget is None else min(PROBE_OF_A_LOOP, costs.steps(budget))
