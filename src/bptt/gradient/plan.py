@@ -114,7 +114,7 @@ def plan(
     require_whole("T", T, 1)
     require_whole("B", B, 1)
     if y is None and isinstance(net, Network):
-        y, x = net.example(min(T, 256), B)
+        y, x = net.example(min(T, 1024), B)
     if y is None:
         raise BpttError(
             f"the model is a {type(net).__name__}; expected a Network, or y (and x) to run it on"
