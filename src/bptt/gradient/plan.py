@@ -13,6 +13,7 @@ from bptt.errors import BpttError, as_bytes, bytes_as_text, require_kind, requir
 from bptt.gradient.memory import Costs, copies_of_gradients, measure
 from bptt.gradient.schedule import reruns
 from bptt.gradient.sequences import Sequences
+from bptt.kernel.ops import ROWS_AT_ONCE
 from bptt.model.network import Network
 from bptt.model.state import Regime
 
@@ -114,7 +115,8 @@ def plan(
     require_whole("T", T, 1)
     require_whole("B", B, 1)
     if y is None and isinstance(net, Network):
-        y, x = net.example(min(T, 1024), B)
+        probe = 2 * ROWS_AT_ONCE if net.is_parallel(Regime()) else 256
+        y, x = net.example(min(T, probe), B)
     if y is None:
         raise BpttError(
             f"the model is a {type(net).__name__}; expected a Network, or y (and x) to run it on"
