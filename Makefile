@@ -45,7 +45,7 @@ sanitize: $(READY)  ## run the kernel's tests once under AddressSanitizer and UB
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
 		--config-settings=cmake.define.BPTT_SANITIZE=ON --config-settings=build-dir=build/sanitize
 	LD_PRELOAD="$$($(CXX) -print-file-name=libasan.so) $$($(CXX) -print-file-name=libstdc++.so)" \
-		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/kernel tests/model/test_forcing.py; status=$$?; \
+		ASAN_OPTIONS=detect_leaks=0 $(BIN)/python -m pytest tests/kernel tests/fuzz/test_kernel.py tests/model/test_forcing.py; status=$$?; \
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'; exit $$status
 
 figures: $(READY)  ## draw the figures of docs/ again; needs a Chrome or Chromium for the PNGs
