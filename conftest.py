@@ -33,13 +33,6 @@ def _same_start() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the examples of a page in one process: they go on from each other."""
-    for item in items:
-        if item.path.suffix == ".md":
-            item.add_marker(pytest.mark.xdist_group(str(item.path)))
-
-
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """Say how many random calls and files were tried, if any were."""
     reports = [report for some in terminalreporter.stats.values() for report in some]
