@@ -166,7 +166,7 @@ def test_nothing_of_an_unexpected_size_reaches_the_kernel() -> None:
         with pytest.raises(bptt.BpttError):
             kernel.run(free_run(layers=layers))
     for bad in (-2, 3):
-        with pytest.raises(bptt.BpttError, match="expected -1 to 2"):
+        with pytest.raises(bptt.BpttError, match="expected −1 for none, or from 0 to 2"):
             kernel.run(free_run(own0=torch.tensor([0, bad])))
     with pytest.raises(bptt.BpttError, match="lacks a tensor"):
         kernel.run(free_run(previous=None))

@@ -97,7 +97,7 @@ def backward(
     with _unchanged_on_failure(leaves), torch.enable_grad(), units_dropped(net):
         if window is None or window >= sequences.T:
             costs = None if budget is None else measure(net, sequences, state, budget)
-            costs = costs and costs.beside(copies)
+            costs = costs and costs.with_reserved(copies)
             plan = choose(costs, sequences.T, budget, rows=parallel_rows(net, sequences))
             swept = sweep(net, sequences, state, plan, scale)
         else:

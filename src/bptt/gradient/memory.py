@@ -38,7 +38,7 @@ class Costs(NamedTuple):
     step: Float64[np.ndarray, " moments"]
     state: int
 
-    def beside(self, size: int) -> Costs:
+    def with_reserved(self, size: int) -> Costs:
         """Return the costs with so many bytes more in memory all the time."""
         return self._replace(fixed=self.fixed + size)
 

@@ -125,7 +125,8 @@ def plan(
     if sequences.B != B:
         raise BpttError(f"y has {sequences.B} sequences; expected B = {B}")
     budget = None if memory is None else as_bytes("memory", memory)
-    costs = measure(net, sequences, None, budget).beside(copies_of_gradients(net.parameters()))
+    costs = measure(net, sequences, None, budget)
+    costs = costs.with_reserved(copies_of_gradients(net.parameters()))
     return choose(costs, T, budget, rows=parallel_rows(net, sequences))
 
 

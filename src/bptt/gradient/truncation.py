@@ -28,13 +28,13 @@ MOST_ROWS = 512
 class Truncation(NamedTuple):
     """How to truncate: to `window` steps, with `stride` losses a window, in a budget of bytes.
 
-    beside: what of the budget is taken already.
+    reserved: what of the budget is taken already.
     """
 
     window: int
     stride: int
     budget: int | None
-    beside: int = 0
+    reserved: int = 0
 
 
 def sweep_windows(
@@ -42,9 +42,9 @@ def sweep_windows(
 ) -> Swept:
     """Add the truncated gradient, as `sweep` does the exact one."""
     T = sequences.T
-    window, stride, budget, beside = how
+    window, stride, budget, reserved = how
     costs = None if budget is None else measure(net, sequences.block(0, window, 0), state, budget)
-    costs = costs and costs.beside(beside)
+    costs = costs and costs.with_reserved(reserved)
     axes = batch_axes(net, sequences) if stride < window else None
     group = 1 if axes is None else largest_group(net, sequences, how)
     pace = choose(costs, window, budget).chunk
@@ -123,13 +123,13 @@ def largest_group(net: nn.Module, sequences: Sequences, how: Truncation) -> int:
     As many as fit in the budget; without one, as keep no more states than the exact gradient does.
     What they take is measured on as many as there are threads, each of which has memory of its own.
     """
-    window, stride, budget, beside = how
+    window, stride, budget, reserved = how
     if budget is None:
         most = sequences.T // window
     else:
         several = max(1, min(torch.get_num_threads(), (sequences.T - window) // stride + 1))
         block = sequences.windows(range(0, several * stride, stride), window, 0)
-        costs = measure(net, block, None, budget).beside(beside)
+        costs = measure(net, block, None, budget).with_reserved(reserved)
         each = costs.step * window / several + 2 * costs.state / several
         most = int(((budget - costs.fixed) // each).min())
     return max(1, min(most, MOST_ROWS // sequences.B))

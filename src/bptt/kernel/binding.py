@@ -199,7 +199,7 @@ def _run(
     work = 2.0 * rows * G * (H if U is None or _is_tokens(x) else H + I)
     layout.require(rows)
     if _is_tokens(x):
-        _require_tokens(x, I)
+        require_tokens("x", x, I)
     T = len(x if layout.batch_sizes is None else layout.batch_sizes)
     held = layout.held()
     head = (
@@ -236,12 +236,13 @@ def threads_for(work: float) -> int:
     return torch.get_num_threads() if work > WORK_FOR_A_THREAD or bystanders() else 1
 
 
-def _require_tokens(x: Tensor, symbols: int) -> None:
-    """Raise BpttError unless every token has a column of U, or is −1."""
-    low, high = (int(t) for t in x.aminmax())
+def require_tokens(name: str, tokens: Tensor, symbols: int) -> None:
+    """Raise BpttError unless every token is one of the symbols, or −1 for none."""
+    low, high = (int(t) for t in tokens.aminmax())
     if low < -1 or high >= symbols:
         raise BpttError(
-            f"x has tokens from {low} to {high}; expected −1 for none, or from 0 to {symbols - 1}"
+            f"{name} has tokens from {low} to {high}; expected −1 for none, or from 0 to "
+            f"{symbols - 1}"
         )
 
 

@@ -143,9 +143,7 @@ def _require_sizes(free: FreeRun, T: int, B: int) -> None:
         _require(name, tensor, size, free.V.dtype)
     for name, tokens in (("own0", free.own0), ("previous", free.previous)):
         if is_tokens and tokens is not None and tokens.numel() > 0:
-            low, high = (int(extreme) for extreme in tokens.aminmax())
-            if low < -1 or high >= O:
-                raise BpttError(f"{name} has tokens from {low} to {high}; expected -1 to {O - 1}")
+            binding.require_tokens(name, tokens, O)
 
 
 def _require(name: str, tensor: Tensor | None, size: tuple[int, ...], dtype: torch.dtype) -> None:

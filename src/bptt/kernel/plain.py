@@ -2,8 +2,8 @@
 
 A subclass of Tensor, a lazily negated view, zeros without memory, a nested, sparse or functional
 tensor: all of these are Tensors whose numbers do not lie where data_ptr says. Their dispatch keys
-tell them apart. And while a dispatch mode is on (FakeTensorMode, make_fx, a
-counter of operations), whoever set it wants to see torch's own operations.
+tell them apart. And while a dispatch mode is on (FakeTensorMode, make_fx, a counter of operations),
+whoever set it wants to see torch's own operations.
 """
 
 from __future__ import annotations
