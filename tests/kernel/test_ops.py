@@ -254,14 +254,16 @@ def test_compiles_without_a_graph_break_and_shards() -> None:
     )
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("kind", LAYOUTS)
-def test_registered_operation_is_well_behaved(cell: str, kind: str) -> None:
-    layout = layout_of(kind, 6, 4)
+@pytest.mark.parametrize(
+    ("cell", "kind", "enter"), pairs(CELLS, LAYOUTS, [(None, False), (3, False), (4, True)])
+)
+def test_registered_operation_is_well_behaved(
+    cell: str, kind: str, enter: tuple[int | None, bool]
+) -> None:
+    layout, (columns, tokens) = layout_of(kind, 6, 4), enter
     rest = (layout.batch_sizes, layout.resets, layout.reverse)
-    for columns, tokens in ((None, False), (3, False), (4, True)):
-        given = inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens)
-        library.opcheck(torch.ops.bptt.layer.default, (cell, *given, *rest))
+    given = inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens)
+    library.opcheck(torch.ops.bptt.layer.default, (cell, *given, *rest))
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
@@ -295,7 +297,7 @@ def native_tanh(x: Tensor) -> Tensor:
 
 
 def test_tanh_is_within_3_ulp_over_float32(build: str) -> None:
-    everything = torch.arange(0, 2**31, 97, dtype=torch.int32)  # every 97th number from 0 to NaN
+    everything = torch.arange(0, 2**31, 293, dtype=torch.int32)  # every 293rd number from 0 to NaN
     x = everything.view(torch.float32)
     x = x[x.isfinite()]
     y = native_tanh(x)
