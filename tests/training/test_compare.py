@@ -84,7 +84,7 @@ def test_every_setting_with_every_seed(tmp_path: Path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
-    tmp_path: Path, number: int, status: int
+    tmp_path: Path, request: pytest.FixtureRequest, number: int, status: int
 ):
     spec = tmp_path / "spec.toml"
     spec.write_text(
@@ -95,8 +95,8 @@ def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     folder = tmp_path / "cmp" / "plain" / "seed-0"
     metrics = folder / "metrics.jsonl"
-    for _ in range(2400):
-        if metrics.exists() and '"step": 50,' in metrics.read_text():
+    for _ in range(2400):  # to the second, since a row is written before its checkpoint is
+        if metrics.exists() and '"step": 100,' in metrics.read_text():
             break
         time.sleep(0.05)
     with pytest.raises(bptt.BpttError, match="cmp is in use by process"):
@@ -115,6 +115,7 @@ def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
     assert step >= 50
     if number == signal.SIGTERM:
         return
+    request.getfixturevalue("without_processes")
     (outcome,) = compare(read_comparison(spec), tmp_path / "cmp")
     assert outcome.steps <= 1000
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
