@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import bptt
+from bptt.errors import counted
 from bptt.report.style import BLUE, GREEN, GREY, RED, draws, styled
 from bptt.training import files
 from bptt.training.exposure import Exposure
@@ -54,7 +55,7 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
         )
         for trace in traces:
             figure.add_scatter(**trace, mode="lines", showlegend=i == 0, row=i + 1, col=1)
-    title = f"{escape(table.path.name)}, {count:,} steps ahead"
+    title = f"{escape(table.path.name)}, {counted(count, 'step')} ahead"
     return styled(figure, height=180 + 260 * len(names), title=title)
 
 
