@@ -140,7 +140,7 @@ def modules_of(case: Case, arguments: dict[str, Any]) -> list[nn.Module]:
     return modules
 
 
-@fuzz(weight=8)
+@fuzz(weight=2)
 @given(st.data())
 def test_random_arguments_give_a_right_kind_of_value_or_one_line(data: st.DataObject) -> None:
     case = CASES[NAMES.index(data.draw(st.sampled_from(NAMES)))]
