@@ -30,6 +30,7 @@ import bptt
 from bptt import BpttError
 from bptt.training import checkpoint
 from bptt.training.compare import Comparison, _claim, read_comparison
+from bptt.training.files import JSON
 from bptt.training.run import CHECKPOINT, CONFIG, FLOW, METRICS, Run
 from bptt.training.snapshots import Snapshots, read_snapshots
 from bptt.training.tables import read_table
@@ -389,7 +390,12 @@ def test_comparisons(files: Files, data: st.DataObject) -> None:
 
 
 def _meaning(text: bytes) -> Any:
-    """Return what a JSON text says, but for the version that wrote it; None where it is none."""
+    """Return what a JSON text of ours says, but for the version that wrote it; None if it is none.
+
+    A text that does not begin as ours do, with "bptt", is somebody else's, whatever it says.
+    """
+    if not JSON.pattern.match(text):
+        return None
     try:
         found = json.loads(text)
     except (ValueError, RecursionError):
