@@ -62,6 +62,15 @@ FALSE = {
     "huge": (member((10**9, 4)), r"has 0 bytes; its header says 32,000,000,000"),
     "endless": (member((10**300, 4)), "has a size that no array has"),
     "negative": (member((-3, -2), b"\0" * 48), "has a size that no array has"),
+    "truth": (member((3, True), b"\0" * 24), "has a size that no array has"),
+    "truths": (member((False,)), "has a size that no array has"),
+    "fraction": (member((3.0,), b"\0" * 24), "is no array that numpy wrote"),
+    "many": (member((10**9,) * 800), "has a size that no array has"),
+    "deep": (member((1,) * 65, b"\0" * 8), "has a size that no array has"),
+    "endless none": (member((0, 2**48, 2**48)), "has a size that no array has"),
+    "no type": (member((2,), b"\0" * 16, ()), "is no array that numpy wrote"),
+    "half a type": (member((2,), b"\0" * 16, ("<f8",)), "is no array that numpy wrote"),
+    "old text": (member((2,), b"\0" * 2, "a1"), r"holds \|S1; expected numbers"),
     "objects": (npy(np.array([[1], [1, 2]], object)), "is ragged, or holds Python's objects"),
     "text": (npy(np.array(["a"])), "holds <U1; expected numbers"),
     "records": (npy(np.zeros(2, "f8,i4")), r"holds .*f0.*; expected numbers"),
@@ -85,6 +94,13 @@ def test_a_member_that_is_not_what_it_says(tmp_path: Path, kind: str, packed: in
     archived(tmp_path / "a.npz", packed, y=content)
     with pytest.raises(BpttError, match=rf"y in .*a.npz .*{complaint}"):
         read(tmp_path / "a.npz")
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_what_python_2_saved_is_read_without_a_word(tmp_path: Path, version: int) -> None:
+    content = member((3, 2, 2), Y.tobytes(), version=version).replace(b"(3, 2, 2)", b"(3L,2L,2)")
+    archived(tmp_path / "a.npz", y=content)
+    np.testing.assert_array_equal(read(tmp_path / "a.npz")["y"], Y)
 
 
 def test_an_archive_within_an_archive_is_no_array(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from bptt.training.compare import (
     FINISHED,
     Comparison,
     Outcome,
+    _claim,
     compare,
     comparison_of_flags,
     read_comparison,
@@ -80,6 +82,34 @@ def test_every_setting_with_every_seed(tmp_path: Path):
     assert {p: p.stat().st_mtime_ns for p in (tmp_path / "cmp").rglob("metrics.jsonl")} == before
     with pytest.raises(bptt.BpttError, match="a comparison with other settings"):
         compare(small(seeds=(0,)), tmp_path / "cmp")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        (r'"bptt": ".*",\s*', "", "comparison.json is a file that bptt did not write"),
+        (r'"bptt": ".*"', '"bptt": null', "comparison.json is a file that bptt did not write"),
+        (r'"bptt": (".*"),\s*("data": .*),', r'\2, "bptt": \1,', "that bptt did not write"),
+        (r'"bptt": ".*"', '"bptt": "0.0.1"', None),
+        (r'"length": 20', '"length": 21', "a comparison with other settings"),
+        (r"\}\s*$", "", "comparison.json cannot be read"),
+    ],
+)
+def test_a_comparison_goes_on_from_a_file_of_ours_that_says_the_same(
+    tmp_path: Path, before: str, after: str, words: str | None
+):
+    """Whatever version of ours wrote it; one without our mark is not ours, though it says so."""
+    path, what = tmp_path / "comparison.json", small()
+    _claim(tmp_path, what)
+    text = re.sub(before, after, path.read_text(), count=1)
+    assert text != path.read_text()
+    path.write_text(text)
+    if words is None:
+        _claim(tmp_path, what)
+    else:
+        with pytest.raises(bptt.BpttError, match=words):
+            _claim(tmp_path, what)
+    assert path.read_text() == text
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])

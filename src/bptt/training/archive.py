@@ -12,6 +12,7 @@ import math
 import os
 import struct
 import tokenize
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
@@ -29,6 +30,7 @@ LONGEST_HEADER = 10_000
 """Bytes, as numpy has it."""
 VERSIONS = ((1, 0), (2, 0), (3, 0))
 MOST_SIZE = 1 << 48
+MOST_DIMENSIONS = 64
 PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # as numpy.savez and savez_compressed write
 # What zipfile raises for what is no ZIP archive, or damaged, or of a kind that it cannot read.
 BAD_ARCHIVE = (
@@ -46,6 +48,7 @@ BAD_HEADER = (
     ValueError,
     TypeError,
     SyntaxError,
+    IndexError,
     tokenize.TokenError,
     RecursionError,
     MemoryError,
@@ -156,15 +159,28 @@ def _read_header(name: str, file: IO[bytes]) -> tuple[tuple[int, ...], bool, np.
         )
     if dtype.kind not in "biufc" or dtype.subdtype is not None:
         raise BpttError(f"{name} holds {dtype}; expected numbers")
-    if not all(0 <= size <= MOST_SIZE for size in shape):
+    if not _is_possible(shape):
         raise BpttError(f"{name} has a size that no array has: it is damaged")
     return shape, fortran, dtype, len(whole)
+
+
+def _is_possible(shape: tuple[int, ...]) -> bool:
+    """Return whether an array can have this shape; numpy's parser lets through any ints and bools.
+
+    numpy holds an array without numbers to what its other sizes come to, too.
+    """
+    return (
+        len(shape) <= MOST_DIMENSIONS
+        and all(type(size) is int and 0 <= size <= MOST_SIZE for size in shape)
+        and math.prod(max(size, 1) for size in shape) <= MOST_SIZE
+    )
 
 
 def _parsed(header: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype]:
     version = np.lib.format.read_magic(header)
     if version not in VERSIONS:
         raise ValueError(f"its version is {version}")
-    if version == (1, 0):
-        return np.lib.format.read_array_header_1_0(header)
-    return np.lib.format.read_array_header_2_0(header)
+    with warnings.catch_warnings(action="ignore"):  # that Python 2 wrote it, or of an old alias
+        if version == (1, 0):
+            return np.lib.format.read_array_header_1_0(header)
+        return np.lib.format.read_array_header_2_0(header)
