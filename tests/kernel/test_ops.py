@@ -17,9 +17,11 @@ import torch
 from torch import Tensor, library
 
 import bptt
-from bptt.kernel import binding, ops, reference
+from bptt.cells import by_name
+from bptt.cells.by_name import Given, plainly
+from bptt.kernel import binding
 from bptt.kernel.layout import DENSE, Layout, Packing
-from bptt.kernel.reference import Given
+from bptt.kernel.record import Traced
 from tests.oracles import FLOAT32, FLOAT64
 
 CELLS = ("tanh", "relu", "gru")
@@ -53,11 +55,11 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def native(cell: str, layout: Layout) -> Run:
-    return lambda *given: ops.layer(cell, Given(*given), layout)
+    return lambda *given: by_name.layer(cell, Given(*given), layout)
 
 
 def plain(cell: str, layout: Layout) -> Run:
-    return lambda *given: reference.layer(cell, Given(*given), layout)
+    return lambda *given: by_name.layer(cell, Given(*given), layout, run=plainly)
 
 
 def layout_of(kind: str, T: int, B: int, reverse: bool = False) -> Layout:
@@ -245,8 +247,13 @@ def test_registered_operation_is_well_behaved(cell: str, kind: str) -> None:
     layout = layout_of(kind, 6, 4)
     rest = (layout.batch_sizes, layout.resets, layout.reverse)
     for columns, tokens in ((None, False), (3, False), (4, True)):
-        given = inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens)
-        library.opcheck(torch.ops.bptt.layer.default, (cell, *given, *rest))
+        given = Given(*inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens))
+        step = by_name.recipe(cell, *([given.W, given.b_hh] if cell == "gru" else [given.W]))
+        traced = ops.native(step, given.source(cell), (given.h0,), layout)
+        assert isinstance(traced, Traced)
+        weights = traced.prepare(step.tensors)
+        arguments = (traced.place, *given.source(cell), [given.h0], weights, *rest)
+        library.opcheck(torch.ops.bptt.loop.default, arguments)
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
@@ -258,7 +265,7 @@ def test_nan_and_infinity_go_through_as_in_torch(nonlinearity: str, value: float
     W = theirs.weight_hh_l0.detach().requires_grad_()
     p = (x @ theirs.weight_ih_l0.T).detach().requires_grad_()
     expected, _ = theirs(x)
-    h, _ = ops.layer(nonlinearity, Given(p, None, W, None, None, torch.zeros(2, 4)))
+    h, _ = by_name.layer(nonlinearity, Given(p, None, W, None, None, torch.zeros(2, 4)))
     torch.testing.assert_close(h, expected, equal_nan=True, **FLOAT32)
     expected.sum().backward()
     h.sum().backward()

@@ -18,21 +18,28 @@ template <class F> class Panels {
   static constexpr int width = 2 * lanes<F>;
 
   // M[k][n] is matrix[k * k_stride + n * n_stride].
-  Panels(const F *matrix, int K, int N, int64_t k_stride, int64_t n_stride)
-      : K(K), N(N), count((N + width - 1) / width) {
+  Panels(const F *matrix, int K, int N, int64_t k_stride, int64_t n_stride) : Panels(K, N) {
+    if (values) pack(matrix, 0, K, 0, N, k_stride, n_stride);
+  }
+
+  // To be packed block by block.
+  Panels(int K, int N) : K(K), N(N), count((N + width - 1) / width) {
     size_t bytes = (size_t)count * K * width * sizeof(F);
     values = static_cast<F *>(take((bytes + 63) / 64 * 64 + 64));
-    if (!values) return;
+  }
+
+  // Packs a block of `rows` × `columns`, which stands from row k and column n on, a multiple of width;
+  // what its last panel has beyond it is 0.
+  void pack(const F *block, int k, int rows, int n, int columns, int64_t k_stride, int64_t n_stride) {
     constexpr int tile = 16;  // so that neither side of the transposition leaves the cache
-    for (int q = 0; q < count; q++) {
-      F *panel = values + (int64_t)q * K * width;
-      int valid = N - q * width < width ? N - q * width : width;
-      for (int k0 = 0; k0 < K; k0 += tile) {
-        int k1 = k0 + tile < K ? k0 + tile : K;
-        for (int n = 0; n < width; n++)
-          for (int k = k0; k < k1; k++)
-            panel[k * width + n] =
-                n < valid ? matrix[k * k_stride + (q * width + n) * n_stride] : F(0);
+    for (int from = 0; from < columns; from += width) {
+      F *panel = values + (int64_t)(n + from) / width * K * width;
+      int valid = columns - from < width ? columns - from : width;
+      for (int k0 = 0; k0 < rows; k0 += tile) {
+        int k1 = k0 + tile < rows ? k0 + tile : rows;
+        for (int c = 0; c < width; c++)
+          for (int r = k0; r < k1; r++)
+            panel[(k + r) * width + c] = c < valid ? block[r * k_stride + (from + c) * n_stride] : F(0);
       }
     }
   }
