@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, library
 
 from bptt.kernel.layout import Layout
-from bptt.kernel.native_step import NativeStep, Needs, Source
+from bptt.kernel.native_step import Needs, Source
+from bptt.kernel.record import Traced
 
-GIVEN = "Tensor x, Tensor? U, Tensor? b_ih, Tensor? b_hh, Tensor[] starts, Tensor[] weights"
+GIVEN = "Tensor x, Tensor? U, Tensor? b_ih, Tensor? b_hh, Tensor[] starts, Tensor[] tensors"
 LAYOUT = "Tensor? batch_sizes, Tensor? resets, bool reverse"
 
-STEPS: list[NativeStep] = []
+class Known(NamedTuple):
+    """A traced step, and which of the tensors that it is made of there are."""
+
+    traced: Traced
+    present: tuple[bool, ...]
+
+    def all(self, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return all tensors of the step, None where there is none."""
+        there = iter(tensors)
+        return [next(there) if is_there else None for is_there in self.present]
+
+
+STEPS: list[Known] = []
 """Every step that was compiled: an operation names its own by its place here."""
 
 
-def register(step: NativeStep) -> int:
+def register(traced: Traced, present: tuple[bool, ...]) -> int:
     """Return a step's place among all."""
-    STEPS.append(step)
-    return len(STEPS) - 1
+    known = Known(traced, present)
+    if known not in STEPS:
+        STEPS.append(known)
+    return STEPS.index(known)
 
 
 def run(
-    place: int, source: Source, starts: Sequence[Tensor], weights: Sequence[Tensor], layout: Layout
+    place: int,
+    source: Source,
+    starts: Sequence[Tensor],
+    tensors: Sequence[Tensor | None],
+    layout: Layout,
 ) -> list[Tensor]:
-    """Return what `loop.run` returns."""
+    """Return what `loop.run` returns, for the tensors that the step is made of."""
+    there = [t for t in tensors if t is not None]
     made = _loop(
         place,
         *source,
         list(starts),
-        list(weights),
+        there,
         layout.batch_sizes,
         layout.resets,
         layout.reverse,
@@ -42,18 +62,21 @@ def run(
 
 def _compute(place: int, *arguments: Any) -> list[Tensor]:
     """Return h, the last states, every state at every step but h, and what is kept."""
-    step, (source, starts, weights, layout) = STEPS[place], _taken_apart(arguments)
+    known, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
+    step, weights = known.traced.step, known.traced.prepare(known.all(tensors))
     arrays, saved = step.forward(source, starts, weights, layout, keep=True)
     return [*step.outputs(arrays, starts, layout), *arrays[1:], *saved]
 
 
-def _taken_apart(arguments: Sequence[Any]) -> tuple[Source, list[Tensor], list[Tensor], Layout]:
-    starts, weights = arguments[4:6]
-    return Source(*arguments[:4]), starts, weights, Layout(*arguments[6:9])
+def _taken_apart(
+    arguments: Sequence[Any],
+) -> tuple[Source, list[Tensor], list[Tensor], Layout]:
+    starts, tensors = arguments[4:6]
+    return Source(*arguments[:4]), starts, tensors, Layout(*arguments[6:9])
 
 
 def _shapes(place: int, *arguments: Any) -> list[Tensor]:
-    step, (source, starts, _, _) = STEPS[place], _taken_apart(arguments)
+    step, (source, starts, _, _) = STEPS[place].traced.step, _taken_apart(arguments)
     rows, like = source.rows, starts[0]
     (width, _), *others = step.shape.states
     arrays = [like.new_empty(*rows, other) for other, _ in others]
@@ -64,32 +87,48 @@ def _shapes(place: int, *arguments: Any) -> list[Tensor]:
 
 def _compute_gradients(place: int, *arguments: Any) -> list[Tensor]:
     """Return the gradients of what was given, of no size where they are not needed."""
-    step, (source, starts, weights, layout) = STEPS[place], _taken_apart(arguments)
+    known, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
     states, saved, grads, needs = arguments[9:]
-    of_source, of_starts, of_weights = (
-        needs[:4],
-        needs[4 : 4 + len(starts)],
-        needs[4 + len(starts) :],
-    )
-    wanted = Needs(of_source[0], of_source[1], any(of_source[2:]), tuple(of_weights))
-    found = step.backward(source, starts, weights, layout, states, saved, grads, wanted)
-    found = [*found[:2], found[2], found[2], *found[3:]]
-    needed = [*of_source, *of_starts, *of_weights]
-    like = starts[0]
+    S, like = len(starts), starts[0]
+    with torch.enable_grad():
+        leaves = [
+            t.detach().requires_grad_(needed)
+            for t, needed in zip(tensors, needs[4 + S :], strict=True)
+        ]
+        weights = known.traced.prepare(known.all(leaves))
+    wanted = Needs(needs[0], needs[1], any(needs[2:4]), tuple(w.requires_grad for w in weights))
+    plain = [w.detach() for w in weights]
+    found = known.traced.step.backward(source, starts, plain, layout, states, saved, grads, wanted)
+    of_x, of_U, of_b, *others = found
+    of_tensors = _through(weights, others[S:], leaves)
+    every = [of_x, of_U, of_b, of_b, *others[:S], *of_tensors]
     return [
-        like.new_empty(0)
-        if grad is None or not need
-        else grad.clone(memory_format=torch.contiguous_format)
-        for grad, need in zip(found, needed, strict=True)
+        grad.clone(memory_format=torch.contiguous_format)
+        if grad is not None and needed
+        else like.new_zeros(t.shape if needed else (0,))
+        for grad, needed, t in zip(every, needs, [*source, *starts, *tensors], strict=True)
     ]
 
 
+def _through(
+    weights: Sequence[Tensor], grads: Sequence[Tensor | None], leaves: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return the gradients of the tensors that weights were made of."""
+    reached = [(w, grad) for w, grad in zip(weights, grads, strict=True) if grad is not None]
+    wanted = [t for t in leaves if t.requires_grad]
+    if not reached or not wanted:
+        return [None for _ in leaves]
+    roots, seeds = zip(*reached, strict=True)
+    found = iter(torch.autograd.grad(roots, wanted, seeds, allow_unused=True))
+    return [next(found) if t.requires_grad else None for t in leaves]
+
+
 def _shapes_of_gradients(place: int, *arguments: Any) -> list[Tensor]:
-    source, starts, weights, needs = arguments[:4], arguments[4], arguments[5], arguments[-1]
+    source, starts, tensors, needs = arguments[:4], arguments[4], arguments[5], arguments[-1]
     like = starts[0]
     return [
         like.new_empty(*t.shape) if needed and t is not None else like.new_empty(0)
-        for t, needed in zip([*source, *starts, *weights], needs, strict=True)
+        for t, needed in zip([*source, *starts, *tensors], needs, strict=True)
     ]
 
 
@@ -106,21 +145,21 @@ _gradients = library.custom_op(
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.place, *source, starts, weights, batch_sizes, resets, ctx.reverse = inputs
-    ctx.counts = len(starts), len(weights)
+    ctx.place, *source, starts, tensors, batch_sizes, resets, ctx.reverse = inputs
+    ctx.counts = len(starts), len(tensors)
     ends = 1 + len(starts)
     ctx.save_for_backward(
-        *source, *starts, *weights, batch_sizes, resets, output[0], *output[ends:]
+        *source, *starts, *tensors, batch_sizes, resets, output[0], *output[ends:]
     )
 
 
 def _derive(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     S, W = ctx.counts
     saved = list(ctx.saved_tensors)
-    source, starts, weights = saved[:4], saved[4 : 4 + S], saved[4 + S : 4 + S + W]
+    source, starts, tensors = saved[:4], saved[4 : 4 + S], saved[4 + S : 4 + S + W]
     batch_sizes, resets, *kept = saved[4 + S + W :]
-    given = (*source, starts, weights, batch_sizes, resets, ctx.reverse)
-    needs = [t is not None and t.requires_grad for t in (*source, *starts, *weights)]
+    given = (*source, starts, tensors, batch_sizes, resets, ctx.reverse)
+    needs = [t is not None and t.requires_grad for t in (*source, *starts, *tensors)]
     found = _gradients(ctx.place, *given, kept[:S], kept[S:], grads[: 1 + S], needs)
     grad: list[Tensor | None] = [
         g if needed else None for g, needed in zip(found, needs, strict=True)

@@ -314,7 +314,9 @@ class _Lowering:
             parts[product] = (line, rows, vector)
         return parts, absorbed
 
-    def _is_before(self, line: int, place: int, parts: Mapping[int, tuple[int, int | None, int | None]]) -> bool:
+    def _is_before(
+        self, line: int, place: int, parts: Mapping[int, tuple[int, int | None, int | None]]
+    ) -> bool:
         """Return whether a line's value is there before a product is computed."""
         earlier = {parts[product][0] for product in self.products[:place]}
         return line in earlier or self.stages[line] < self.stages[self.products[place]]

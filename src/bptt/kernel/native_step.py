@@ -170,7 +170,7 @@ class NativeStep:
         """
         like, x = states[0], source.x
         given, arrived = self._arriving(states, starts, layout, grads)
-        grad_x = torch.empty_like(x) if needs.x else None
+        grad_x = x.new_empty(x.shape) if needs.x else None
         grad_U = None
         if source.U is not None and needs.U:
             grad_U = like.new_empty(source.U.shape[::-1] if source.is_tokens else source.U.shape)
@@ -242,7 +242,7 @@ class NativeStep:
                 every = of_state if every is None else every + of_state
                 arrived.append(of_start)
             else:
-                arrived.append(torch.zeros_like(start) if end is None else _copy(end))
+                arrived.append(start.new_zeros(start.shape) if end is None else _copy(end))
             if every is None and self._is_given[k]:
                 every = torch.zeros_like(state)
             given.append(None if every is None else every.contiguous())
@@ -283,16 +283,15 @@ class Needs(NamedTuple):
     weights: tuple[bool, ...]
 
 
-def _of_lasts(
-    layout: Layout, state: Tensor, start: Tensor, grad: Tensor
-) -> tuple[Tensor, Tensor]:
+def _of_lasts(layout: Layout, state: Tensor, start: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of a state at every step and before the first, from that of its last."""
     with torch.enable_grad():
         leaves = (state.detach().requires_grad_(), start.detach().requires_grad_())
         lasts = layout.lasts(*leaves)
     found = torch.autograd.grad(lasts, leaves, grad, allow_unused=True)
     of_state, of_start = (
-        torch.zeros_like(leaf) if part is None else part for part, leaf in zip(found, leaves, strict=True)
+        torch.zeros_like(leaf) if part is None else part
+        for part, leaf in zip(found, leaves, strict=True)
     )
     return of_state, of_start.contiguous()
 

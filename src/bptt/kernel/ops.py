@@ -22,7 +22,7 @@ from bptt.kernel import binding, compiled, loop
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
-from bptt.kernel.plain import is_plain, is_traced, is_transformed
+from bptt.kernel.plain import is_plain, is_traced, is_transformed, take_as_constant
 from bptt.kernel.plain_loop import State, Step, project, unroll
 from bptt.kernel.record import NotTraced, Traced, trace
 
@@ -64,43 +64,41 @@ def run(
             dtype = state[0].dtype
             source = Source(*[_as(t, dtype) for t in source])
             return run(recipe, source, tuple(part.to(dtype) for part in state), layout, omega)
-    traced = native(recipe, source, state, layout)
-    if isinstance(traced, str):
+    found = native(recipe, source, state, layout)
+    if isinstance(found, str):
         p = source.x if source.U is None else project(source.x, source.U, source.bias)
         return unroll(recipe.step, p, state, layout)
-    return _run_natively(traced, recipe, source, state, layout, omega)
-
-
-def _run_natively(
-    traced: Traced,
-    recipe: Recipe,
-    source: Source,
-    state: State,
-    layout: Layout,
-    omega: OmegaTerm | None,
-) -> tuple[Tensor, State]:
-    lengths = traced.lengths
-    weights = traced.prepare(recipe.tensors)
+    lengths = found.lengths
     starts, first = [], 0
     for length in lengths:
         parts = state[first : first + length]
         starts.append(parts[0] if length == 1 else torch.stack(parts))
         first += length
-    if torch.compiler.is_compiling():
-        h, *ends = compiled.run(traced.place, source, starts, weights, layout)
+    if isinstance(found, Compiled):
+        h, *ends = compiled.run(found.place, source, starts, recipe.tensors, layout)
     else:
-        h, *ends = loop.run(traced.step, source, starts, weights, layout, omega)
+        weights = found.prepare(recipe.tensors)
+        h, *ends = loop.run(found.step, source, starts, weights, layout, omega)
     lasts: list[Tensor] = []
     for length, end in zip(lengths, ends, strict=True):
         lasts += [end] if length == 1 else end.unbind(0)
     return h, tuple(lasts)
 
 
+class Compiled(NamedTuple):
+    """A traced step as torch.compile's operation names it."""
+
+    place: int
+    lengths: tuple[int, ...]
+
+
 def _as(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return tensor.to(dtype) if tensor is not None and tensor.is_floating_point() else tensor
 
 
-def native(recipe: Recipe, source: Source, state: State, layout: Layout = DENSE) -> Traced | str:
+def native(
+    recipe: Recipe, source: Source, state: State, layout: Layout = DENSE
+) -> Traced | Compiled | str:
     """Return the step that the native kernel runs here and now, or why it does not."""
     if binding.native is None:
         return f"the native kernel is not built: {binding.WHY_NOT_NATIVE}"
@@ -124,8 +122,10 @@ def native(recipe: Recipe, source: Source, state: State, layout: Layout = DENSE)
     P = source.x.shape[-1] if source.U is None else len(source.U)
     shapes = tuple([None if t is None else tuple(t.shape) for t in recipe.tensors])
     widths = tuple([s.shape[-1] for s in state])
-    find = _constant_program if torch.compiler.is_compiling() else program
-    return find(recipe.make, recipe.options, shapes, P, widths, dtype)
+    if not torch.compiler.is_compiling():
+        return program(recipe.make, recipe.options, shapes, P, widths, dtype)
+    constant = _constant_program(recipe.make, recipe.options, shapes, P, widths, dtype)
+    return constant[0] if len(constant) == 1 else Compiled(*constant)
 
 
 def _is_readable(tensors: list[Tensor]) -> bool:
@@ -183,13 +183,16 @@ def program(
             return str(reason)
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _constant_program(*arguments: Any) -> Traced | str:
-    """Return the same while torch compiles, which is not to look inside."""
+def _constant_program(*arguments: Any) -> tuple[Any, ...]:
+    """Return a step's place among those of torch.compile, and its lengths; or why it is none."""
     found = program(*arguments)
-    if isinstance(found, Traced):
-        _ = found.place
-    return found
+    if isinstance(found, str):
+        return (found,)
+    present = tuple(shape is not None for shape in arguments[2])
+    return compiled.register(found, present), found.lengths
+
+
+take_as_constant(_constant_program)
 
 
 def _sample(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:

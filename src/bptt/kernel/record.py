@@ -21,7 +21,6 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from bptt.kernel import compiled
 from bptt.kernel.lower import Shape
 from bptt.kernel.native_step import NativeStep
 from bptt.kernel.program import Program
@@ -101,11 +100,6 @@ class Traced:
             for ref, result in zip(tree_flatten(call.results)[0], _tensors(results), strict=True):
                 values[ref] = result
         return [_as_weight(values[ref], kind, width) for ref, kind, width in self.weights]
-
-    @cached_property
-    def place(self) -> int:
-        """Which of the steps this is that torch.compile's operation knows."""
-        return compiled.register(self.step)
 
     @cached_property
     def step(self) -> NativeStep:

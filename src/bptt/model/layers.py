@@ -26,7 +26,7 @@ from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain import is_plain, is_traced, is_transformed
+from bptt.kernel.plain import is_plain, is_traced, is_transformed, leave_to_python
 from bptt.kernel.plain_loop import State, Step, project
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
@@ -69,9 +69,7 @@ class Recurrent(RNNBase):
             return self._layer_with_omega(suffix, recipe, source, state, layout)
         return self._layer(suffix, recipe, source, state, layout)
 
-    @torch.compiler.disable(  # type: ignore[untyped-decorator]
-        reason="omega is given under fullgraph=True; expected torch.compile without"
-    )
+    @leave_to_python("omega is given under fullgraph=True; expected torch.compile without")
     def _layer_with_omega(
         self, suffix: str, recipe: Recipe, source: Source, state: State, layout: Layout
     ) -> tuple[Tensor, State]:
