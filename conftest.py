@@ -9,12 +9,55 @@ import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
+from tests.shapes import check_inner_functions_quickly
+
+check_inner_functions_quickly()
+
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["*.md"]
 ).pytest()
 
 
 collect_ignore = ["docs/figures", "benchmarks"]  # scripts: they need extras, and take a while
+
+
+SLOWEST = [
+    "tests/kernel/test_ops.py",
+    "tests/gradient/test_plan.py",
+    "tests/test_cli.py",
+    "tests/training/test_compare.py",
+    "tests/gradient/test_truncation.py",
+    "tests/gradient/test_fixed_points.py",
+    "tests/kernel/test_looped.py",
+    "tests/cli/test_rules.py",
+    "tests/gradient/test_memory.py",
+    "tests/test_wrong_types.py",
+    "tests/training/test_fit.py",
+    "tests/kernel/test_torch_machinery.py",
+    "tests/gradient/test_dynamics.py",
+    "tests/training/test_costs.py",
+    "tests/gradient/test_flow.py",
+    "tests/test_strangers.py",
+    "tests/test_signals.py",
+    "tests/training/test_diagnosis.py",
+    "tests/training/test_kills.py",
+    "tests/gradient/test_distributed.py",
+    "tests/gradient/test_process_memory.py",
+    "tests/fuzz/test_files.py",
+]
+"""Files that take long start first: one that starts last keeps the other process waiting."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keep pytest-xdist from sorting files by how many tests they have."""
+    if hasattr(config.option, "loadscopereorder"):
+        config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the slowest files start first."""
+    places = {config.rootpath / name: place for place, name in enumerate(SLOWEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(autouse=True, scope="session")

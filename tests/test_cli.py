@@ -17,6 +17,7 @@ import torch
 
 import bptt
 from bptt.cli import main
+from bptt.training import costs
 
 SMALL = ["--hidden", "8", "--batch", "4", "--window", "10", "--max-steps", "20"]
 
@@ -352,7 +353,11 @@ def test_train_and_resume_with_a_report(here: Path, bptt_says: Callable[..., tup
     assert json.loads(lines[-1])["step"] == 24
 
 
-def test_bench_measures_and_writes_a_page(here: Path, bptt_says: Callable[..., tuple]) -> None:
+def test_bench_measures_and_writes_a_page(
+    here: Path, bptt_says: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # In this process; that each has one of its own is tested in training/test_costs.py.
+    monkeypatch.setattr(costs, "_in_fresh_process", costs.measure_here)
     status, out, err = bptt_says("bench", "--hidden", "8", "--lengths", "100")
     assert (status, err) == (0, "")
     assert "torch.nn.RNN" in out

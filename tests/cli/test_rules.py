@@ -20,7 +20,7 @@ from bptt.cli import app
 from bptt.cli.rules import BELONGS
 from bptt.errors import BpttError
 from bptt.training import diagnosis, fit, series
-from tests.commands import DATA, parse_quickly, says, write_runs
+from tests.commands import DATA, says, write_runs
 
 TRAIN = {
     "--hidden": "--hidden 5",
@@ -95,7 +95,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("runs")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        parse_quickly(patch)
         write_runs(folder)
     return folder
 
@@ -103,7 +102,6 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def here(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(shutil.copytree(runs, tmp_path / "here"))
-    parse_quickly(monkeypatch)
     return tmp_path / "here"
 
 
@@ -294,7 +292,8 @@ def test_a_bad_flag_of_any_setting_is_found_before_the_first_trains(here: Path) 
         "--clip -1",
         "--epochs nan",
     ):
-        arguments = ["task:sine", "--common", "--length 20", *good, "--setting", f"bad: {bad}"]
+        common = ["--common", "--length 20 --hidden 4"]
+        arguments = ["task:sine", *common, *good, "--setting", f"bad: {bad}"]
         status, out, err = says("compare", *arguments, "--out", "compared")
         assert (status, out, err.count("\n")) == (2, "", 1), bad
         assert err.startswith("bptt: bad: "), err

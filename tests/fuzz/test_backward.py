@@ -15,6 +15,7 @@ import bptt
 from tests.fuzz.campaign import fuzz
 from tests.oracles import FLOAT64
 
+EXACT = {"rtol": 0.0, "atol": 1e-11}
 LIKELIHOODS = {
     "categorical": lambda: bptt.Categorical(3),
     "bernoulli": lambda: bptt.Bernoulli(2),
@@ -114,6 +115,23 @@ def test_every_window_and_budget(data: st.DataObject) -> None:
     expected = window_by_window(net, y, x, reach, T if reach == T else stride, how)
     bptt.backward(net, y, x, **more)
     torch.testing.assert_close(gradient(net), expected, **FLOAT64)
+
+
+@fuzz(weight=0.5)
+@given(st.data())
+def test_any_budget_of_longer_sequences_gives_the_same_gradient(data: st.DataObject) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 999)))
+    net, T, B = data.draw(networks()), data.draw(st.integers(1, 70)), data.draw(st.integers(1, 3))
+    y, x = data_for(net, T, B)
+    how = data.draw(options(T, B))
+    done = bptt.backward(net, y, x, **how)
+    expected = gradient(net)
+    least = budget(net, y, x, how, 0)
+    memory = data.draw(st.integers(least, max(least, 2000 * (T + 100))))
+    again = bptt.backward(net, y, x, **how, memory=memory)
+    torch.testing.assert_close(gradient(net), expected, **EXACT)
+    torch.testing.assert_close(again.loss, done.loss, **EXACT)
+    torch.testing.assert_close(again.state, done.state, **EXACT)
 
 
 def budget(net: bptt.Network, y: Tensor, x: Tensor | None, how: dict[str, Any], much: int) -> int:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bptt.cli import app
-from tests.commands import DATA, parse_quickly, says, write_runs
+from tests.commands import DATA, says, write_runs
 from tests.fuzz.campaign import fuzz
 
 HOSTILE = [
@@ -31,7 +31,6 @@ def _runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.setenv("COLUMNS", "80")
-        parse_quickly(patch)
         write_runs(folder)
         (folder / "it.toml").write_text('data = "text.txt"\n[settings.a]\nhidden = 2.5\n')
         yield

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +15,7 @@ import bptt
 from tests.networks import UsersLSTM, flat_gradient, make
 
 T, RANKS = 200, 2
+KINDS = ("ours", "user's")
 WAYS: list[dict[str, Any]] = [
     {},
     {"memory": 120_000},
@@ -33,10 +33,17 @@ def network(kind: str) -> tuple[torch.nn.Module, torch.Tensor]:
     return (UsersLSTM().double() if kind == "user's" else net), y
 
 
-def work(rank: int, folder: str, kind: str) -> None:
+def work(rank: int, folder: str) -> None:
     torch.set_num_threads(1)
     file = f"file://{folder}/meet"
     dist.init_process_group("gloo", init_method=file, rank=rank, world_size=RANKS)
+    torch.save({kind: results_of(rank, kind) for kind in KINDS}, f"{folder}/{rank}.pt")
+    dist.barrier()
+    os._exit(0)  # at the interpreter's own end torch's threads for gloo sometimes abort
+
+
+def results_of(rank: int, kind: str) -> list[tuple[Tensor, int, int]]:
+    """Return for every way the gradient, and how often there was a synchronisation and a pass."""
     net, y = network(kind)
     parallel = DistributedDataParallel(net)
     synchronised = passes = 0
@@ -63,21 +70,29 @@ def work(rank: int, folder: str, kind: str) -> None:
         synchronised = passes = 0
         bptt.backward(parallel, y[:, rank : rank + 1], **way)
         results.append((flat_gradient(net).clone(), synchronised, passes))
-    torch.save(results, f"{folder}/{rank}.pt")
-    dist.barrier()
-    os._exit(0)  # at the interpreter's own end torch's threads for gloo sometimes abort
+    return results
 
 
-@pytest.mark.parametrize("kind", ["ours", "user's"])
-def test_equals_one_process_and_synchronises_once(kind: str, tmp_path: Path) -> None:
-    multiprocessing.spawn(work, (str(tmp_path), kind), nprocs=RANKS)
-    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(RANKS)]
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    """Return what each process found, of networks of every kind.
+
+    Both are forked from one that has imported torch, which takes most of the time.
+    """
+    folder = tmp_path_factory.mktemp("ranks")
+    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    multiprocessing.start_processes(work, (str(folder),), nprocs=RANKS, start_method="forkserver")
+    return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_equals_one_process_and_synchronises_once(kind: str, ranks: list[dict[str, Any]]) -> None:
     net, y = network(kind)
     for i, way in enumerate(WAYS):
         net.zero_grad()
         bptt.backward(net, y, **{k: v for k, v in way.items() if k != "memory"})
         for rank in ranks:
-            gradient, synchronised, passes = rank[i]
+            gradient, synchronised, passes = rank[kind][i]
             assert passes > 2 or not way
             assert synchronised == 1
             torch.testing.assert_close(gradient, flat_gradient(net), rtol=0, atol=1e-14)

@@ -12,8 +12,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 from torch import Tensor
 
 import bptt
@@ -23,6 +21,7 @@ from bptt.gradient.schedule import reruns
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
 from bptt.model.state import Regime
+from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS, UsersLSTM, flat_gradient, make
 
 EXACT = {"rtol": 0.0, "atol": 1e-11}
@@ -47,15 +46,15 @@ def least_memory(net: torch.nn.Module, *data: Any, **options: Any) -> int:
     return int(str(caught.value).split("at least ")[1].split(", which")[0].replace(",", ""))
 
 
-@pytest.mark.parametrize("layers", [1, 2])
-@pytest.mark.parametrize("ragged", [False, True])
-@pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)
+@pytest.mark.parametrize(
+    ("looped", "ragged", "layers"), pairs(RECURRENT_CELLS, [False, True], [1, 2])
+)
 def test_every_plan_is_exact_and_runs_what_it_predicts(
-    recurrence: str, cell: str, ragged: bool, layers: int
+    looped: tuple[str, str], ragged: bool, layers: int
 ) -> None:
-    T = 7
+    (recurrence, cell), T = looped, 5
     net, y, x = make(recurrence, cell, T, layers=layers)
-    lengths = torch.tensor([7, 3, 0]) if ragged else None
+    lengths = torch.tensor([5, 3, 0]) if ragged else None
     hidden = net.fresh_state(3).hidden
     leaves = [x, *net.parameters()]
     leaves += [] if hidden is None else list(torch.utils._pytree.tree_leaves(hidden))
@@ -81,29 +80,6 @@ def test_every_plan_is_exact_and_runs_what_it_predicts(
             torch.testing.assert_close(mine, theirs, **EXACT) if mine is not None else None
         torch.testing.assert_close(swept.loss, out.nll.sum().detach(), **EXACT)
         torch.testing.assert_close(swept.after, chunks.detach(out.state), **EXACT)
-
-
-@given(data=st.data())
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_any_budget_gives_the_same_gradient(data: st.DataObject) -> None:
-    recurrence, cell = data.draw(st.sampled_from(RECURRENT_CELLS))
-    T, B = data.draw(st.integers(1, 70)), data.draw(st.integers(1, 3))
-    net, y, x = make(recurrence, cell, T, B)
-    options: dict[str, Any] = {}
-    if data.draw(st.booleans()):
-        lengths = data.draw(st.lists(st.integers(0, T), min_size=B, max_size=B))
-        options["lengths"] = torch.tensor([T, *lengths[1:]])
-    if data.draw(st.booleans()):
-        options["loss_weights"] = torch.rand(T, B)
-    done = bptt.backward(net, y, x, **options)
-    expected = flat_gradient(net).clone()
-    least, most = least_memory(net, y, x, **options), 2000 * (T + 100)
-    budget = data.draw(st.integers(least, max(least, most)))
-    net.zero_grad()
-    again = bptt.backward(net, y, x, **options, memory=budget)
-    torch.testing.assert_close(flat_gradient(net), expected, **EXACT)
-    torch.testing.assert_close(again.loss, done.loss, **EXACT)
-    torch.testing.assert_close(again.state, done.state, **EXACT)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
@@ -190,17 +166,19 @@ def test_the_gradient_reaches_an_encoder_and_a_learned_first_state() -> None:
     torch.testing.assert_close([leaf.grad for leaf in leaves], expected, **EXACT)
 
 
-@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, RuntimeError])
 @pytest.mark.parametrize(
-    "options",
-    [
-        {"memory": MORE},
-        {"window": 20},
-        {"window": 20, "stride": 5},
-        {"memory": MORE, "window": 390},
-    ],
+    ("error", "options", "has_gradient"),
+    pairs(
+        [KeyboardInterrupt, MemoryError, RuntimeError],
+        [
+            {"memory": MORE},
+            {"window": 20},
+            {"window": 20, "stride": 5},
+            {"memory": MORE, "window": 390},
+        ],
+        [False, True],
+    ),
 )
-@pytest.mark.parametrize("has_gradient", [False, True])
 def test_whatever_is_raised_half_way_leaves_every_grad_as_it_was(
     has_gradient: bool, options: dict[str, Any], error: type[BaseException]
 ) -> None:

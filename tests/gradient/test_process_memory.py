@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import subprocess
@@ -15,12 +14,13 @@ import torch
 
 import bptt
 from bptt.training.costs import taken_by
+from tests.covering import pairs
 
 BESIDES, KEPT = 3_000_000, 0.5
 """What a process takes besides: pages of code and the stacks of threads; and what of the budget the
 C library may keep for later."""
-HIDDEN, THREADS = (64, 1024), (1, 8)
-WINDOWS = (None, 16)
+CASES = pairs((64, 1024), (1, 8), (None, 16), (False, True))
+"""Hidden units, threads, a window, and whether there are gradients already."""
 T, B, SYMBOLS = 64, 16, 50
 
 
@@ -60,11 +60,10 @@ def test_the_process_grows_by_no_more_than_the_budget() -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     grown = [Growth(*row) for row in json.loads(done.stdout)]
-    assert len(grown) == 16
+    assert len(grown) == len(CASES)
     over = [one for one in grown if one.taken > (1 + KEPT) * one.budget + BESIDES]
     assert not over, over
 
 
 if __name__ == "__main__":
-    cases = itertools.product(HIDDEN, THREADS, WINDOWS, (False, True))
-    sys.stdout.write(json.dumps([growth(*case) for case in cases]))
+    sys.stdout.write(json.dumps([growth(*case) for case in CASES]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import multiprocessing
@@ -22,6 +23,7 @@ from bptt.cells.by_name import Given, plainly
 from bptt.kernel import binding, compiled, ops
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.kernel.record import Traced
+from tests.covering import pairs
 from tests.oracles import FLOAT32, FLOAT64
 
 CELLS = ("tanh", "relu", "gru")
@@ -114,16 +116,19 @@ def results(run: Run, given: list[Tensor | None], grads: tuple[Tensor, Tensor]) 
 
 
 SIZES = [(1, 1, 1), (50, 5, 7), (7, 17, 33), (5, 3, 130), (3, 26, 64)]
+ENTER = [(None, False), (1, False), (35, False), (9, True)]
+Answer = tuple[Layout, list[Tensor | None], tuple[Tensor, Tensor], list[Tensor]]
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("kind", LAYOUTS)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_equals_the_reference(
-    build: str, threads: int, cell: str, kind: str, dtype: torch.dtype
-) -> None:
-    enter = [(None, False), (1, False), (35, False), (9, True)]
-    for (T, B, H), reverse, (columns, tokens) in itertools.product(SIZES, (False, True), enter):
+@functools.cache
+def answers(cell: str, kind: str, dtype: torch.dtype) -> list[Answer]:
+    """Return layouts, inputs and gradients, and the reference's results in float64.
+
+    Every build and number of threads is compared with these: the reference, which loops over the
+    steps in Python, takes most of the time.
+    """
+    found = []
+    for (T, B, H), (columns, tokens), reverse in pairs(SIZES, ENTER, (False, True)):
         layout = layout_of(kind, T, B, reverse)
         given = inputs(cell, layout, T, B, H, dtype, inputs=columns, tokens=tokens)
         exact = [
@@ -132,8 +137,19 @@ def test_equals_the_reference(
         ]
         outputs = plain(cell, layout)(*exact)
         grads = tuple(torch.randn_like(output) for output in outputs)
-        expected = results(plain(cell, layout), exact, grads)
-        got = results(native(cell, layout), given, tuple(grad.to(dtype) for grad in grads))
+        expected = [part.detach() for part in results(plain(cell, layout), exact, grads)]
+        found.append((layout, given, tuple(grad.to(dtype) for grad in grads), expected))
+    return found
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("kind", LAYOUTS)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_equals_the_reference(
+    build: str, threads: int, cell: str, kind: str, dtype: torch.dtype
+) -> None:
+    for layout, given, grads, expected in answers(cell, kind, dtype):
+        got = results(native(cell, layout), given, grads)
         for mine, its in zip(got, expected, strict=True):
             scale = max(1.0, float(its.detach().abs().max())) if its.numel() else 1.0
             tolerance = FLOAT64 if dtype == torch.float64 else FLOAT32
@@ -176,7 +192,7 @@ def test_first_and_second_derivatives_by_finite_differences(cell: str, kind: str
     given = inputs(cell, layout, 4, 3, 2, torch.float64, inputs=2)
     run = native(cell, layout)
     assert torch.autograd.gradcheck(run, given, check_batched_grad=True)
-    assert torch.autograd.gradgradcheck(run, given)
+    assert torch.autograd.gradgradcheck(run, given, fast_mode=True)
 
 
 @pytest.mark.parametrize("cell", CELLS)
@@ -230,30 +246,32 @@ def test_transforms_of_torch_func_and_forward_mode(cell: str) -> None:
         torch.testing.assert_close(transform(mine)(p), expected, **FLOAT64)
 
 
-def test_compiles_without_a_graph_break() -> None:
-    # In a process of its own, since torch.compile cannot trace the tests' checks of shapes.
-    command = [sys.executable, "-m", "tests.kernel.compiled"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+def test_compiles_without_a_graph_break_and_shards() -> None:
+    command = [sys.executable, "-W", "ignore", "-m", "tests.kernel.compiled"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.splitlines()[-1]
-        == "17 layers compiled to one operation each, 2 transforms inside"
+        == "8 layers compiled to one operation each, 2 transforms inside; sharded ones"
     )
 
 
-@pytest.mark.parametrize("cell", CELLS)
-@pytest.mark.parametrize("kind", LAYOUTS)
-def test_registered_operation_is_well_behaved(cell: str, kind: str) -> None:
-    layout = layout_of(kind, 6, 4)
+@pytest.mark.parametrize(
+    ("cell", "kind", "enter"), pairs(CELLS, LAYOUTS, [(None, False), (3, False), (4, True)])
+)
+def test_registered_operation_is_well_behaved(
+    cell: str, kind: str, enter: tuple[int | None, bool]
+) -> None:
+    layout, (columns, tokens) = layout_of(kind, 6, 4), enter
     rest = (layout.batch_sizes, layout.resets, layout.reverse)
-    for columns, tokens in ((None, False), (3, False), (4, True)):
-        given = Given(*inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens))
-        step = by_name.recipe(cell, *([given.W, given.b_hh] if cell == "gru" else [given.W]))
-        traced = ops.native(step, given.source(cell), (given.h0,), layout)
-        assert isinstance(traced, Traced)
-        place = compiled.register(traced, tuple(t is not None for t in step.tensors))
-        arguments = (place, *given.source(cell), [given.h0], [t for t in step.tensors if t is not None], *rest)
-        library.opcheck(torch.ops.bptt.loop.default, arguments)
+    given = Given(*inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens))
+    step = by_name.recipe(cell, *([given.W, given.b_hh] if cell == "gru" else [given.W]))
+    traced = ops.native(step, given.source(cell), (given.h0,), layout)
+    assert isinstance(traced, Traced)
+    there = [t for t in step.tensors if t is not None]
+    place = compiled.register(traced, tuple(t is not None for t in step.tensors))
+    arguments = (place, *given.source(cell), [given.h0], there, *rest)
+    library.opcheck(torch.ops.bptt.loop.default, arguments)
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
@@ -287,7 +305,7 @@ def native_tanh(x: Tensor) -> Tensor:
 
 
 def test_tanh_is_within_3_ulp_over_float32(build: str) -> None:
-    everything = torch.arange(0, 2**31, 97, dtype=torch.int32)  # every 97th number from 0 to NaN
+    everything = torch.arange(0, 2**31, 293, dtype=torch.int32)  # every 293rd number from 0 to NaN
     x = everything.view(torch.float32)
     x = x[x.isfinite()]
     y = native_tanh(x)

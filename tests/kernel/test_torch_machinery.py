@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import copy
 import io
-import pathlib
 import pickle
-import subprocess
-import sys
 import threading
 import warnings
 from collections.abc import Callable
@@ -711,30 +708,3 @@ def test_torch_still_tells_tensors_apart_by_their_keys() -> None:
         assert is_plain(torch.zeros(3))
     assert all(map(is_plain, [plain, nn.Parameter(plain), plain.long(), None]))
     assert not any(map(is_plain, others))
-
-
-def test_sharded_weights(tmp_path: pathlib.Path) -> None:
-    # In a process of its own, since a process group is a global thing.
-    script = """
-import sys, torch, bptt
-import torch.distributed as dist
-from torch import nn
-from torch.distributed.fsdp import fully_shard
-
-dist.init_process_group("gloo", init_method=f"file://{sys.argv[1]}/group", rank=0, world_size=1)
-for name in ("RNN", "GRU"):
-    theirs, ours = getattr(nn, name)(3, 4), getattr(bptt, name)(3, 4)
-    ours.load_state_dict(theirs.state_dict())
-    sharded = fully_shard(ours, mesh=dist.device_mesh.init_device_mesh("cpu", (1,)))
-    assert type(next(ours.parameters())) is not nn.Parameter
-    x = torch.randn(5, 2, 3)
-    for layer in (theirs, sharded):
-        layer(x)[0].square().sum().backward()
-    for mine, its in zip(ours.parameters(), theirs.parameters()):
-        torch.testing.assert_close(mine.grad.full_tensor(), its.grad)
-dist.destroy_process_group()
-print("the same")
-"""
-    command = [sys.executable, "-W", "ignore", "-c", script, str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-    assert done.stdout.strip() == "the same", done.stderr

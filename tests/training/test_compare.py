@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 
 import bptt
 from bptt.cli import main
-from bptt.training.children import PARENT
+from bptt.training.children import PARENT, Children
 from bptt.training.compare import (
     FINISHED,
     Comparison,
@@ -23,8 +24,9 @@ from bptt.training.compare import (
     summary,
 )
 from bptt.training.locks import locked
+from tests.commands import says
 
-COMMON = {"length": 20, "max-steps": 60, "validate-every": 20, "stop-when-solved": False}
+COMMON = {"length": 20, "max-steps": 20, "validate-every": 10, "stop-when-solved": False}
 
 
 def small(**more: object) -> Comparison:
@@ -34,6 +36,23 @@ def small(**more: object) -> Comparison:
     )
 
 
+@pytest.fixture
+def without_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make every run in this process, one after the other: another would import torch again.
+
+    The tests of what signals do have real processes.
+    """
+    one_at_a_time = threading.Lock()  # what they print is caught for the whole process
+
+    def run(self: Children, arguments: list[str]) -> tuple[int, str]:
+        with one_at_a_time:
+            status, _, errors = says(*arguments)
+        return status, errors
+
+    monkeypatch.setattr(Children, "run", run)
+
+
+@pytest.mark.usefixtures("without_processes")
 def test_every_setting_with_every_seed(tmp_path: Path):
     seen: list[Outcome] = []
     found = compare(small(), tmp_path / "cmp", cores=2, on_outcome=seen.append)
@@ -51,7 +70,7 @@ def test_every_setting_with_every_seed(tmp_path: Path):
         assert run.settings().stop_when_solved is False
         rows = [row for row in run.metrics() if "validation_nll" in row]
         assert one.loss == rows[-1]["validation_nll"]
-        assert one.steps == 60
+        assert one.steps == 20
         assert one.solved is False
         assert one.before is not None
         assert one.after is not None
@@ -65,18 +84,18 @@ def test_every_setting_with_every_seed(tmp_path: Path):
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGKILL, -9), (signal.SIGTERM, 143)])
 def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
-    tmp_path: Path, number: int, status: int
+    tmp_path: Path, request: pytest.FixtureRequest, number: int, status: int
 ):
     spec = tmp_path / "spec.toml"
     spec.write_text(
         'data = "task:flipflop"\nseeds = [0]\n[common]\nlength = 20\nhidden = 8\n'
-        "max-steps = 2000\nvalidate-every = 100\nstop-when-solved = false\n[settings.plain]\n"
+        "max-steps = 1000\nvalidate-every = 50\nstop-when-solved = false\n[settings.plain]\n"
     )
     command = [sys.executable, "-m", "bptt", "compare", str(spec), "--out", str(tmp_path / "cmp")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     folder = tmp_path / "cmp" / "plain" / "seed-0"
     metrics = folder / "metrics.jsonl"
-    for _ in range(2400):
+    for _ in range(2400):  # to the second, since a row is written before its checkpoint is
         if metrics.exists() and '"step": 100,' in metrics.read_text():
             break
         time.sleep(0.05)
@@ -93,14 +112,15 @@ def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
             time.sleep(0.05)
     assert not (folder / FINISHED).exists()
     step = bptt.Run.open(folder).load()[1]["step"]
-    assert step >= 100
+    assert step >= 50
     if number == signal.SIGTERM:
         return
+    request.getfixturevalue("without_processes")
     (outcome,) = compare(read_comparison(spec), tmp_path / "cmp")
-    assert outcome.steps <= 2000
+    assert outcome.steps <= 1000
     steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 2000
+    assert steps[-1] == 1000
 
 
 @pytest.mark.parametrize("how", ["pipe", "orphan"])
@@ -121,6 +141,7 @@ def test_a_child_ends_with_its_parent_where_there_is_no_signal_for_it(how: str):
         assert process.wait(15) == 143
 
 
+@pytest.mark.usefixtures("without_processes")
 def test_a_setting_that_bptt_train_refuses_is_named(tmp_path: Path):
     what = small(settings={"odd": {"cell": "lstm", "omega": 1}}, seeds=(3,))
     with pytest.raises(bptt.BpttError, match='odd, seed 3: omega is given with cell "lstm"'):
@@ -202,6 +223,7 @@ def test_the_command_complains_in_one_line(tmp_path, monkeypatch, capsys, argume
     assert err.count("\n") == 1
 
 
+@pytest.mark.usefixtures("without_processes")
 def test_the_command_prints_a_table_and_writes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     common = "--length 20 --max-steps 40 --validate-every 20 --hidden 4"

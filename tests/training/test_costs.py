@@ -29,7 +29,8 @@ TELLS_MEMORY = Path("/proc/self/clear_refs").exists()
 SIZES = Sizes(hidden=8, memory=100_000, window=10)
 
 
-def test_every_way_comes_back_measured_by_a_process_of_its_own() -> None:
+def test_every_way_comes_back_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(costs, "_in_fresh_process", measure_here)
     found = list(measure_costs([100], hidden=8))
     assert [cost.way for cost in found] == list(WAYS)
     for cost in found:
@@ -169,9 +170,13 @@ def test_a_budget_too_small_is_refused_before_anything_is_timed() -> None:
         next(measure_costs([50], hidden=8, memory=9))
 
 
-def test_files_in_the_users_folder_are_not_imported(
+def test_a_process_of_its_own_measures_and_imports_no_file_of_the_user(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "json.py").write_text("raise SystemExit('the wrong json')")
     monkeypatch.chdir(tmp_path)
-    assert costs._in_fresh_process("exact", 5, SIZES).seconds
+    (found,) = measure_costs([100], hidden=8, ways=["bounded"])
+    assert (found.way, found.T) == ("bounded", 100)
+    assert found.seconds is not None
+    assert found.seconds > 0
+    assert not TELLS_MEMORY or isinstance(found.memory, int)

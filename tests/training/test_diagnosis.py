@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -103,15 +104,23 @@ def test_what_makes_no_sense_is_left_out():
     assert None not in (full.exposure, full.lyapunov, full.spectrum, full.jacobians)
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> bptt.Run:
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    (tmp_path / "text.txt").write_text(TEXT)
-    text = bptt.read_text(tmp_path / "text.txt")
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "text.txt").write_text(TEXT)
+    text = bptt.read_text(folder / "text.txt")
     net = bptt.Network(text.likelihood, hidden=8)
     watch = Snapshots(text.validation_batches(4), 10)
     settings = bptt.Settings(max_steps=30, window=10, batch=4)
-    return bptt.fit(net, text, settings, out=tmp_path / "run", on_step=watch).run
+    bptt.fit(net, text, settings, out=folder / "run", on_step=watch)
+    return folder / "run"
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> bptt.Run:
+    """Return a copy, for tests that change it."""
+    return bptt.Run.open(shutil.copytree(trained, tmp_path / "run"))
 
 
 def test_snapshots_show_the_flow_while_it_is_trained(run: bptt.Run):

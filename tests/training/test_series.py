@@ -36,11 +36,13 @@ def columns(**more: object) -> bptt.Columns:
     return bptt.Columns(target=("a", "b"), inputs=("drive",), time="day", **more)
 
 
-def trained(file: Path, out: Path | None = None, **more: object) -> tuple[bptt.Network, bptt.Table]:
+def trained(
+    file: Path, out: Path | None = None, steps: int = 20, **more: object
+) -> tuple[bptt.Network, bptt.Table]:
     torch.manual_seed(0)
     table = bptt.read_table(file, columns(**more))
     net = bptt.Network(table.likelihood, inputs=1, hidden=16)
-    bptt.fit(net, table, bptt.Settings(max_steps=150, window=30, learning_rate=0.02), out=out)
+    bptt.fit(net, table, bptt.Settings(max_steps=steps, window=30, learning_rate=0.02), out=out)
     return net, table
 
 
@@ -48,7 +50,7 @@ def trained(file: Path, out: Path | None = None, **more: object) -> tuple[bptt.N
 def test_one_step_ahead_is_the_error_of_the_mean_in_the_tables_units(
     file: Path, difference: bool
 ) -> None:
-    net, table = trained(file, difference=difference)
+    net, table = trained(file, steps=150, difference=difference)
     found = one_step_ahead(net, table)
     y, x = (torch.from_numpy(np.array(part)).unsqueeze(1) for part in (table.y, table.x))
     o = net(y, x).outputs[table.cut :, 0].detach().double().numpy()
