@@ -480,7 +480,7 @@ def _require_whole_row(x: Rows, shape: Any) -> None:
 def _scaled(t: Translation, x: Rows, weight: Any, bias: Any, eps: float) -> Rows:
     """Return weight ⊙ x / √(mean x² + eps) + bias."""
     square = t.sum(x.each(lambda a: a * a)) * (1 / x.width)
-    rows = t.elementwise(lambda a, s: a * s, x, Rows((1.0 / function("sqrt", square + eps),)))
+    rows = t.elementwise(lambda a, s: a / s, x, Rows((function("sqrt", square + eps),)))
     if weight is not None:
         rows = t.elementwise(lambda a, w: a * w, rows, weight)
     return rows if bias is None else t.elementwise(lambda a, b: a + b, rows, bias)

@@ -77,9 +77,9 @@ static inline __attribute__((always_inline)) void each(const Instruction &i, con
 template <class F> static F sum_of(const F *row, int64_t width) {
   Vec<F> sums = {};
   for (int64_t c = 0; c < width; c += lanes<F>) sums += load<F>(row + c, width - c < lanes<F> ? int(width - c) : lanes<F>);
-  F sum = 0;
+  double sum = 0;
   for (int lane = 0; lane < lanes<F>; lane++) sum += sums[lane];
-  return sum;
+  return F(sum);
 }
 
 // The operations along a row: to one number, from one, and the sum of all rows.

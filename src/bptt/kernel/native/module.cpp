@@ -328,7 +328,8 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
 }
 
 NB_MODULE(native, m) {
-  m.doc() = "Recurrent layers over whole sequences, on addresses that Python has checked.";
+  m.doc() = "Steps over whole sequences, on addresses that Python has checked.";
+  nb::set_leak_warnings(false);  // programs are cached until the process ends
   nb::class_<Tables>(m, "Program")
       .def(nb::init<int, int, const Tables::Rows<State> &, const Tables::Rows<Array> &, const Tables::Rows<Instruction> &,
                     const Tables::Rows<Stage> &, const Tables::Rows<Product> &, const Tables::Rows<Part> &,
