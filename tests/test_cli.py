@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -73,6 +74,18 @@ def test_train_generate_and_resume(here: Path, bptt_says: Callable[..., tuple]) 
     assert bptt_says("train", "text.txt", *SMALL, "--recurrence", "hidden")[0] == 0
     assert (here / "runs/text-2/checkpoint.safetensors").exists()
     assert "the prompt has '€'" in bptt_says("generate", "runs/text-2", "--prompt", "to €")[2]
+
+
+@pytest.mark.parametrize("text", ["to be or not to be, ", "The cat sat on the mat. "])
+def test_what_is_to_be_tried_next_works(
+    here: Path, bptt_says: Callable[..., tuple], text: str
+) -> None:
+    Path("t.txt").write_text(text * 30)
+    status, out, _ = bptt_says("train", "t.txt", *SMALL, "--out", "r")
+    assert status == 0
+    [command] = [line for line in out.splitlines() if line.startswith("  bptt generate")]
+    assert ("--prompt" in command) == ("T" in text)
+    assert bptt_says(*shlex.split(command)[1:], "--steps", "3")[0] == 0
 
 
 def test_whole_streams_within_a_budget(here: Path, bptt_says: Callable[..., tuple]) -> None:

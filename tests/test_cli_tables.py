@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,41 @@ def test_what_is_modelled_is_said_before_training(capsys: pytest.CaptureFixture[
     dates = [line.split(",")[0] for line in Path("f.csv").read_text().splitlines()]
     assert dates == ["time", "01/01/2020", "01/02/2020", "01/03/2020"]
     assert main(["train", "--resume", "runs/t-1", "--max-steps", "3"]) == 0
+
+
+@pytest.mark.parametrize("name", ["day", "a day", "--time", "it's"])
+def test_the_option_that_is_named_works_as_it_is_typed(
+    name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = "".join(f"2020-01-{k:02d},{k % 5}\n" for k in range(1, 31))
+    Path("t.csv").write_text(f"{name},v\n{rows}")
+    assert main(["train", "t.csv", *SMALL]) == 0
+    [line] = [line for line in capsys.readouterr().out.splitlines() if "left out" in line]
+    option = line.partition("holds times: ")[2].removesuffix(" makes it the time)")
+    assert main(["train", "t.csv", *SMALL, *shlex.split(option)]) == 0
+    assert "every day" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("form", ["%Y-%m-%d", "%d/%m/%Y"])
+def test_rows_that_are_not_sorted_by_a_time_left_out(
+    form: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = [f"{np.datetime64('2020-01-01') + k}" for k in range(60)]
+    for some, is_sorted in ((days, True), (days[::-1], False)):
+        rows = "".join(
+            f"{date.fromisoformat(d).strftime(form)},{len(d) * k % 7}\n" for k, d in enumerate(some)
+        )
+        Path("t.csv").write_text(f"day,v\n{rows}")
+        assert main(["train", "t.csv", *SMALL]) == 0
+        assert ("by which the rows are not sorted" in capsys.readouterr().out) != is_sorted
+
+
+def test_a_day_that_comes_twice_is_no_matter_of_zones(capsys: pytest.CaptureFixture[str]) -> None:
+    for clock, hint in (("", False), (" 02:00", True)):
+        rows = "".join(f"2020-01-{k:02d}{clock},{k % 5}\n" * 2 for k in range(1, 31))
+        Path("t.csv").write_text(f"day,v\n{rows}")
+        assert main(["train", "t.csv", *SMALL, "--time", "day"]) == 2
+        assert ("--time-zone" in capsys.readouterr().err) == hint
 
 
 def test_what_is_told_is_kept_in_the_run() -> None:

@@ -14,6 +14,8 @@ from plotly.subplots import make_subplots
 import bptt
 from bptt.gradient.schedule import Hold, revolve
 
+LEAST = 600_000
+"""Bytes of the smallest budget that is drawn: a step and the threads of a few cores fit in it."""
 CHUNKS, ROOMS, T = 10, (9, 2), 1_000_000
 GREY, BLUE, RED = "#b9bec9", "#2459d3", "#d3242c"
 
@@ -74,8 +76,13 @@ def draw() -> go.Figure:
     net = bptt.Network(bptt.Categorical(65))
     full = bptt.plan(net, T, 1)
     assert full.memory is not None
-    budgets = [int(400_000 * 1.1**i) for i in range(100) if 400_000 * 1.1**i < 1.2 * full.memory]
+    budgets = [int(LEAST * 1.1**i) for i in range(100) if LEAST * 1.1**i < 1.2 * full.memory]
     plans = [bptt.plan(net, T, 1, budget) for budget in budgets]
+    once = [budget for budget, plan in zip(budgets, plans, strict=True) if plan.recomputation <= 1]
+    print(
+        f"all states kept: {full.memory / 1e6:,.0f} MB; at most one more forward pass from "
+        f"{once[0] / 1e6:.1f} to {once[-1] / 1e6:,.0f} MB, a factor {once[-1] / once[0]:.0f}"
+    )
     titles = [f"{room} states held: {len(runs(room)[0])} runs" for room in ROOMS]
     figure = make_subplots(
         1, 3, subplot_titles=[*titles, f"T = {T:,}, B = 1, H = 128"], horizontal_spacing=0.08

@@ -7,28 +7,30 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import plotly.graph_objects as go
 
 from bptt.training.run import Run
 
-ARGUMENTS = ["task:sine", "--length", "40", "--hidden", "32", "--max-steps", "4000"]
-KILLS = 8
+STEPS, KILLS = 4000, 8
+ARGUMENTS = ["task:sine", "--length", "40", "--hidden", "32", "--max-steps", str(STEPS)]
 
 
-def trained(folder: Path, kills: int) -> tuple[Run, list[int]]:
-    """Train to the end, killed so many times on the way; return the run, and the steps at kills."""
+def trained(folder: Path, targets: Sequence[int]) -> tuple[Run, list[int]]:
+    """Train to the end, killed when the steps reach each target; return the run, and the steps."""
     command = [sys.executable, "-m", "bptt", "train"]
     arguments, at = [*ARGUMENTS, "--no-stop-when-solved", "--out", str(folder)], list[int]()
     while True:
         process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL)
-        while len(at) < kills and process.poll() is None:
-            time.sleep(random.uniform(0.05, 0.3))
+        while process.poll() is None and len(at) < len(targets):
             last = steps_of(folder)
-            if last > (at[-1] if at else 0):  # it has gone on since
+            if last >= targets[len(at)] and last > (at[-1] if at else 0):  # it has gone on since
                 process.kill()
                 at.append(last)
+                break
+            time.sleep(0.02)
         if process.wait() == 0:
             return Run.open(folder), at
         arguments = ["--resume", str(folder)]
@@ -38,15 +40,21 @@ def steps_of(folder: Path) -> int:
     """Return the last step that is written down, 0 if there is none."""
     lines = (folder / "metrics.jsonl").read_text() if (folder / "metrics.jsonl").exists() else ""
     whole = [line for line in lines.splitlines() if line.endswith("}")]
-    return int(whole[-1].split(",")[0].split(":")[1]) if whole and folder.exists() else 0
+    return int(whole[-1].split(",")[0].split(":")[1]) if whole else 0
 
 
 def main() -> None:
-    """Train both, print whether they are the same, and draw."""
-    random.seed(0)
+    """Train both, print whether they are the same, and draw.
+
+    One kill falls at random into each eighth of the run.
+    """
+    draw, part = random.Random(0), STEPS // KILLS
+    targets = [draw.randrange(k * part, (k + 1) * part) for k in range(KILLS)]
     with tempfile.TemporaryDirectory() as folder:
-        whole, _ = trained(Path(folder, "whole"), 0)
-        killed, at = trained(Path(folder, "killed"), KILLS)
+        whole, _ = trained(Path(folder, "whole"), [])
+        killed, at = trained(Path(folder, "killed"), targets)
+        if len(at) < KILLS:
+            raise SystemExit(f"killed only {len(at)} times, at {at}; expected {targets}")
         same = whole.load()[0].keys() == killed.load()[0].keys() and all(
             bool((tensor == killed.load()[0][name]).all())
             for name, tensor in whole.load()[0].items()
@@ -54,7 +62,7 @@ def main() -> None:
         losses = [
             [(row["step"], row["train_nll"]) for row in run.metrics()] for run in (whole, killed)
         ]
-    print(f"killed after steps {at}; the same weights, bit for bit: {same}")
+    print(f"killed at {targets}, after steps {at}; the same weights, bit for bit: {same}")
     figure = go.Figure()
     for rows, name, mode in zip(
         losses, ("left alone", "killed and resumed"), ("lines", "markers"), strict=True

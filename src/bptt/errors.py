@@ -70,6 +70,15 @@ def _tuple_of(shape: object) -> str:
     return str(tuple(shape)) if isinstance(shape, Sequence) else str(shape)
 
 
+def counted(count: int, noun: str) -> str:
+    """Return a number of things in words.
+
+    >>> counted(1, "row"), counted(2000, "row")
+    ('1 row', '2,000 rows')
+    """
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
 def require_shape(
     name: str, got: Sequence[int], expected: str, sizes: Sequence[int | None]
 ) -> None:
@@ -144,7 +153,7 @@ def bytes_as_text(size: int) -> str:
     for unit, worth in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size >= worth:
             return f"{size / worth:,.1f} {unit}"
-    return f"{size} bytes"
+    return counted(size, "byte")
 
 
 def memory_here() -> int | None:

@@ -64,7 +64,7 @@ TRAIN = {
     "--steps-per-update": "--steps-per-update 10",
     "--forcing": "--forcing 0.5 | --recurrence both",
     "--forcing-end": "--forcing-end 0.5 | --recurrence both",
-    "--forcing-schedule": "--forcing-schedule constant | --forcing-end 0.5 --recurrence both",
+    "--forcing-schedule": "--forcing-schedule exponential | --forcing-end 0.5 --recurrence both",
     "--feedback": "--feedback mean | --forcing 0.5 --recurrence both",
     "--epochs": "--epochs 3",
     "--max-steps": "--max-steps 3",

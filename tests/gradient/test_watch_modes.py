@@ -6,6 +6,8 @@ One list of layers, one of what a model makes of their output, one of ways to tr
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -308,6 +310,14 @@ def test_updates_are_counted_as_without_checkpoints() -> None:
             for _ in range(4):
                 way(model, data())
         assert [watched.update for watched in flows.history] == [0, 2], way.__name__
+
+
+def test_what_is_compiled_trains_on_and_is_seen_or_said_not_to_be() -> None:
+    # In a process of its own, since torch.compile cannot trace the tests' checks of shapes.
+    command = [sys.executable, "-m", "tests.gradient.compiled_watch"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "20 compiled steps train as they do unwatched, 4 seen"
 
 
 def test_a_graph_that_is_thrown_away_takes_what_was_noted_with_it() -> None:

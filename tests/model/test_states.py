@@ -180,3 +180,32 @@ def test_means_are_differentiated_once() -> None:
     loss = net(y, x, **REGIMES["means"]).nll.sum()
     with pytest.raises(bptt.BpttError, match="expected first derivatives"):
         torch.autograd.grad(loss, net.recurrent.weight_hh_l0, create_graph=True)
+
+
+@pytest.mark.parametrize("recurrence", ["hidden", "output", "both"])
+def test_the_states_after_steps_that_there_are_not_are_refused(recurrence: str) -> None:
+    net, y, x = make("categorical", recurrence, "tanh")
+    for resets in (None, torch.zeros(T, B, dtype=torch.bool)):
+        assert net.states_after([], y, x, resets=resets) == []
+        with pytest.raises(bptt.BpttError, match=f"a number of steps is 4; .* from 0 to {T}"):
+            net.states_after([1, 4], y, x, resets=resets)
+    with pytest.raises(bptt.BpttError):
+        net.states_after([1], torch.tensor(1), x)
+
+
+@pytest.mark.parametrize("huge", [2**50, 2**63, 10**400])
+def test_sizes_beyond_this_machine_are_refused_before_anything_is_made(huge: int) -> None:
+    net, _, _ = make("gaussian", "both", "tanh")
+    for call in (
+        lambda: net.fresh_state(huge),
+        lambda: net.example(2, huge),
+        lambda: net.example(huge, 2),
+        lambda: bptt.Gaussian(huge),
+        lambda: bptt.Architecture.rnn1().unfold(huge),
+        lambda: bptt.Architecture.rnn1().count_paths(("h", "h"), huge),
+        lambda: bptt.Architecture.rnn1().paths(("h", "h"), huge),
+    ):
+        with pytest.raises(
+            bptt.BpttError, match=r"this machine has|expected a whole number from 1"
+        ):
+            call()

@@ -194,3 +194,13 @@ def test_a_browser_reads_hovers_and_zooms_without_an_error(page: Path):
     assert seen["too wide"] <= 0
     assert "typical" in seen["told"]
     assert seen["zoomed"] == pytest.approx(0.4, abs=0.1)
+
+
+@pytest.mark.parametrize("unscored", [0, 12, 19])
+def test_the_map_begins_with_the_first_loss_that_counts(unscored: int) -> None:
+    torch.manual_seed(0)
+    net = bptt.Network(bptt.Gaussian(1), hidden=4)
+    weights = torch.ones(20, 2)
+    weights[:unscored] = 0
+    flow = bptt.gradient_flow(net, torch.randn(20, 2, 1), loss_weights=weights)
+    assert bptt.plots.plot_norms(flow).data[0].y[0] == unscored + 1

@@ -84,7 +84,7 @@ def test_a_window_that_is_hardly_better_is_not_advised(trained):
 
 def test_no_window_looked_at_is_enough():
     flow = replace(flow_with(0.9), truncation_error=np.full(11, 0.5))
-    assert "Even 100 steps back are too few" in said(flow)
+    assert "A window of 100 steps is too short" in said(flow)
 
 
 def test_nothing_to_do():

@@ -172,18 +172,32 @@ def test_without_a_header_no_row_is_lost(tmp_path: Path) -> None:
     assert len(table.levels) == 3
 
 
-@pytest.mark.parametrize("start", [0, 1])
+@pytest.mark.parametrize("start", [0, 1, 1700, -3])
 @pytest.mark.parametrize("name", ["", "Unnamed: 0", "index", "n"])
 def test_an_index_is_no_target(tmp_path: Path, name: str, start: int) -> None:
     rows = "".join(f"{k + start},{a},{b},x\n" for k, (a, b) in enumerate(VALUES))
     table = read(tmp_path, f"{name},a,b,note\n{rows}")
     assert table.columns.target == ("a", "b")
     [line] = [line for line in table.about if line.startswith("left out: ")]
-    assert "has no name" in line or "counts the rows" in line
+    assert "has no name" in line or "rises by 1 from row to row: --time" in line
     assert "note (is text, such as 'x')" in line
     if name:
         named = read(tmp_path, f"{name},a,b,note\n{rows}", target=name)
         assert named.levels[:, 0].tolist() == [k + start for k in range(len(VALUES))]
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "utf-8", "utf-16"])
+def test_names_in_another_encoding_are_refused_or_read(tmp_path: Path, encoding: str) -> None:
+    second = "n" if encoding == "cp1252" else "\ufffd"
+    text = f"Höhe,{second}\n" + "5,1\n7,2\n6,4\n8,3\n" * 3
+    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
+    if encoding == "cp1252":
+        with pytest.raises(BpttError, match=r"is not UTF-8: byte 0xf6 in line 1; .*--encoding"):
+            read_table(tmp_path / "t.csv")
+        told = Columns(dialect=Dialect(encoding=encoding))
+        assert read_table(tmp_path / "t.csv", told).columns.target[0] == "Höhe"
+    else:
+        assert read_table(tmp_path / "t.csv").columns.target == ("Höhe", "\ufffd")
 
 
 def test_what_pandas_writes(tmp_path: Path) -> None:

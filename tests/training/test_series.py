@@ -91,11 +91,22 @@ def test_the_forecast_goes_on_from_the_last_row(
     np.testing.assert_allclose(float(rows[5][4]), ahead.mean[4, 1], rtol=1e-5)
     figure = plot_forecast(table, ahead)
     assert len(figure.data) == 6
-    assert list(figure.data[2].y) == list(ahead.mean[:, 0])
+    assert list(figure.data[2].y) == [table.levels[-1, 0], *ahead.mean[:, 0]]
+    assert figure.data[2].x[0] == figure.data[0].x[-1]
+    assert len(figure.data[1].x) == len(figure.data[1].y) == 2 * len(figure.data[2].x)
     again = Run.open(tmp_path / "run")
     state = again.read_data()
     np.testing.assert_array_equal(state.y, table.y)
     assert again.network()(y, x).nll.equal(net(y, x).nll)
+
+
+@pytest.mark.parametrize("time", [None, "day"])
+def test_a_forecast_of_one_step_can_be_seen(file: Path, time: str | None) -> None:
+    table = bptt.read_table(file, bptt.Columns(target=("a", "b"), time=time))
+    ahead = forecast_table(bptt.Network(table.likelihood, hidden=3), table, 1, seed=0)
+    for trace in plot_forecast(table, ahead).data[2::3]:
+        assert trace.mode == "lines"
+        assert len(trace.x) == len(trace.y) == 2
 
 
 def test_a_killed_run_on_a_table_goes_on_bit_for_bit(file: Path, tmp_path: Path) -> None:

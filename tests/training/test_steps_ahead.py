@@ -8,8 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import bptt
 from bptt.errors import BpttError
 from bptt.training.columns import Columns
+from bptt.training.series import forecast_table
 from bptt.training.steps_ahead import steps_ahead
 from bptt.training.tables import Table, read_table
 
@@ -58,6 +60,31 @@ def test_a_future_that_does_not_follow_is_refused(
     future = write(tmp_path / "f.csv", [DAYS[0] + timedelta(days=k) for k in days])
     with pytest.raises(BpttError, match=message):
         steps_ahead(read(tmp_path, DAYS), 3, future)
+
+
+def test_a_future_without_an_input_names_it_as_one(tmp_path: Path) -> None:
+    table = read(tmp_path, DAYS)
+    (tmp_path / "f.csv").write_text("day,w\n2024-01-21,1\n")
+    with pytest.raises(BpttError, match=r"f.csv has no column 'u' \(inputs\)"):
+        steps_ahead(table, 1, tmp_path / "f.csv")
+
+
+@pytest.mark.parametrize("days", [DAYS, [DAYS[0], *DAYS[2:9], DAYS[12]], DAYS[::7]])
+def test_steps_beyond_the_year_9999_are_refused(tmp_path: Path, days: list[date]) -> None:
+    table = read(tmp_path, days, inputs=(), validation_share=0.4)
+    with pytest.raises(BpttError, match=r"end after the year 9999; expected at most \d+ \(--st"):
+        steps_ahead(table, 3_000_000, None)
+    most = (date(9999, 12, 31) - days[-1]).days // (days[1] - days[0]).days
+    labels = steps_ahead(table, min(most, 1000), None).labels
+    assert labels == sorted(labels)
+
+
+@pytest.mark.parametrize("wrong", [0, -1, 10**12, 1.5])
+def test_numbers_of_steps_that_cannot_be(tmp_path: Path, wrong: int) -> None:
+    table = read(tmp_path, DAYS, inputs=())
+    net = bptt.Network(table.likelihood, hidden=2)
+    with pytest.raises(BpttError, match=r"steps"):
+        forecast_table(net, table, wrong)
 
 
 def test_a_future_without_its_times_is_refused(tmp_path: Path) -> None:

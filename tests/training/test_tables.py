@@ -472,11 +472,12 @@ FILL = 'fill "previous" or "linear" (--fill) puts something there'
 INFINITE = "expected finite numbers: mend the row"
 PREVIOUS = 'is missing in row 1, with none before it; fill "linear" takes the nearest'
 LONG_ROW = (
-    "row 2 of {t} (line 3) has 3 fields, under a header of 2; mend the row, or say how fields are "
-    "separated (--separator)"
+    "row 2 of {t} (line 3) has 3 fields, under a header of 2; mend the row, take away what stands "
+    "above the table, or say how fields are separated (--separator)"
 )
 LEAST = "at validation_share 0.3; expected at least 2 and 1"
-CONSTANT = "constant over the 3 rows to train on; leave the column out"
+NAME = "leave the column out: name those to model (--target)"
+CONSTANT = f"constant over the 3 rows to train on; {NAME}"
 
 
 @pytest.mark.parametrize(
@@ -487,20 +488,22 @@ CONSTANT = "constant over the 3 rows to train on; leave the column out"
         ("a,b\n", "{t} has no rows; expected some to learn from", {}),
         ("a,b", "{t} has no rows; expected some to learn from", {}),
         ("a,b\n\n\n", "{t} has no rows; expected some to learn from", {}),
-        ("a\n5\n", f"{{t}} has 1 rows to train on and 0 to validate {LEAST}", {}),
+        ("a\n5\n", f"{{t}} has 1 row to train on and 0 to validate {LEAST}", {}),
         ("a\n5\n", f"{{t}} has 0 rows to train on and 0 to validate {LEAST}", {"difference": True}),
         ("a\n3\n2\n1\n", f"{{t}} has 3 rows to train on and 0 to validate {LEAST}", {}),
         ("a,b\n1,2\n3,4,5\n", LONG_ROW, {}),
         ("a,b,a\n1,2,3\n", "{t} has 2 columns named 'a'; rename them", {}),
         (
             "a:b\n1:2\n",
-            "{t} has no column of numbers left for the target; it has 'a:b'; is it another mark "
+            "{t} has no column of numbers left for the target; it has 'a:b' (is "
+            "text, such as '1:2'); is it another mark "
             "that stands between its fields (--separator)?",
             {},
         ),
         (
             "a,b\n1,x\n",
-            "{t} has no column of numbers left for the target; it has 'a', 'b'",
+            "{t} has no column of numbers left for the target; it has 'a' (is named "
+            "for something else), 'b' (is text, such as 'x')",
             {"inputs": "a"},
         ),
         (
@@ -535,12 +538,12 @@ CONSTANT = "constant over the 3 rows to train on; leave the column out"
         ),
         (
             "a\n1\n2\ninf\n-inf\n",
-            f"column 'a' (target) of {{t}} is infinite in rows 3, 4; {INFINITE}",
+            f"column 'a' (target) of {{t}} is infinite, or too large, in rows 3, 4; {INFINITE}",
             {},
         ),
         (
             "a\n1\n2\ninf\nnan\n",
-            f"column 'a' (target) of {{t}} is infinite in row 3; {INFINITE}",
+            f"column 'a' (target) of {{t}} is infinite, or too large, in row 3; {INFINITE}",
             {"fill": "linear"},
         ),
         (
@@ -584,6 +587,38 @@ CONSTANT = "constant over the 3 rows to train on; leave the column out"
 )
 def test_bad_tables(write: Write, text: str, message: str, columns: dict[str, Any]) -> None:
     refuse(write(text), message, **columns)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize("block", [1, 2, 1 << 16])
+def test_a_column_with_one_value_is_no_target_unless_named(
+    write: Write, monkeypatch: pytest.MonkeyPatch, kind: str, block: int
+) -> None:
+    monkeypatch.setattr(table_rows, "BLOCK", block)
+    table = {"flat": [7] * 5, "a": [1.0, 3, 2, 5, 4], "gaps": [None, 2, None, 2, 2]}
+    rows = [
+        ",".join("" if v is None else str(v) for v in row)
+        for row in zip(*table.values(), strict=True)
+    ]
+    path = write(table if kind == "parquet" else csv(",".join(table), *rows), f"t.{kind}")
+    read = read_table(path, Columns(validation_share=0.3))
+    assert read.columns.target == ("a",)
+    assert read.levels[:, 0].tolist() == table["a"]
+    assert "left out: flat (is 7 in every row), gaps (is 2 in every row)" in read.about
+    refuse(
+        path,
+        f"column 'flat' of {{t}} is constant over the 4 rows to train on; {NAME}",
+        target="flat",
+    )
+
+
+def test_a_table_of_constants(write: Write) -> None:
+    message = "{t} has no column of numbers left for the target; it has 'a' (is 1 in every row)"
+    refuse(
+        write(csv("a,b", "1,2", "1,3", "1,4")),
+        message + ", 'b' (is named for something else)",
+        inputs="b",
+    )
 
 
 def test_text_deep_in_the_file(write: Write) -> None:

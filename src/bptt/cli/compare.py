@@ -13,7 +13,7 @@ from rich.table import Table
 
 from bptt.cli.console import Console
 from bptt.cli.train import require_trainable
-from bptt.errors import BpttError, printable, require_whole
+from bptt.errors import BpttError, counted, printable, require_whole
 
 if TYPE_CHECKING:
     from bptt.training.compare import Job
@@ -71,7 +71,7 @@ def compare(
         solved = {None: "", True: ", solved", False: ", not solved"}[outcome.solved]
         console.print(
             f"{outcome.name}, seed {outcome.seed}: loss {outcome.loss:.4g} after "
-            f"{outcome.steps:,} steps{solved}",
+            f"{counted(outcome.steps, 'step')}{solved}",
             soft_wrap=True,
         )
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bptt.cli.options import MOST_SEED, TEMPERATURE
-from bptt.errors import BpttError, printable, require_whole
+from bptt.errors import BpttError, counted, printable, require_whole
 
 if TYPE_CHECKING:
     from bptt.training.run import Run
@@ -82,7 +82,9 @@ def _forecast(
     write_figure(plot_forecast(table, ahead), figure)
     if ahead.note:
         print(printable(ahead.note))
-    print(f"{steps:,} steps ahead are in {printable(out)}; the figure is {printable(figure)}")
+    verb = "is" if steps == 1 else "are"
+    ahead_is = f"{counted(steps, 'step')} ahead {verb}"
+    print(f"{ahead_is} in {printable(out)}; the figure is {printable(figure)}")
 
 
 def write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: int | None) -> None:

@@ -18,16 +18,18 @@ from bptt.cli.options import MOST_SEED, TEMPERATURE, numbers
 from bptt.cli.rules import SEQUENCES, TABLE, TASK, check, complaint, kind_of_data
 from bptt.cli.table_options import TableOptions
 from bptt.cli.words import shell_word
-from bptt.errors import BpttError, printable, require_whole
+from bptt.errors import BpttError, counted, printable, require_whole
 from bptt.training.settings import Settings
 
 if TYPE_CHECKING:
     from bptt.model.network import Network
     from bptt.training.batches import Data
+    from bptt.training.data import Vocabulary
     from bptt.training.fit import Fit, Step
     from bptt.training.run import Run
 
 SAMPLE_STEPS = 400
+PROMPT = "The "
 CLEARLY_BETTER = 0.05
 """Nats per step by which an earlier validation has to be better to be worth a word."""
 
@@ -314,15 +316,15 @@ def _watching(data: Data, settings: Settings, extras: Extras) -> Iterator[Callab
 
 
 def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
-    from bptt.report.progress import clock, losses_in  # noqa: PLC0415
+    from bptt.report.progress import clock, loss_text, losses_in  # noqa: PLC0415
 
     run = done.run
     assert run is not None
     folder, next_steps = shell_word(run.path), ["generate {} --steps 100"]
     measure, per_nat = losses_in(run.unit)
     print(
-        f"validation {done.validation_nll * per_nat:.3f} {measure} "
-        f"after {done.step:,} steps in {clock(done.seconds)}\n"
+        f"validation {loss_text(done.validation_nll * per_nat)} {measure} "
+        f"after {counted(done.step, 'step')} in {clock(done.seconds)}\n"
     )
     if run.kind == "text":
         starts_lines = run.unit == "byte" or "\n" in run.vocabulary.characters
@@ -330,7 +332,7 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
         first = "\n" if starts_lines else ""
         write_sample(run, first, SAMPLE_STEPS, TEMPERATURE, seed=0)
         print()
-        next_steps = ["generate {} --prompt 'The '"]
+        next_steps = [f"generate {{}}{_prompt(run.vocabulary)}"]
     elif run.kind == "table":
         _say_one_step_ahead(net, data)
         if data is not None and data.inputs:
@@ -346,6 +348,12 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
     print(f"The run is in {printable(run.path)}. Try next:")
     for step in next_steps:
         print(f"  bptt {step.format(folder)}")
+
+
+def _prompt(vocabulary: Vocabulary) -> str:
+    """Return a prompt to try, as it is typed, if the text has its characters."""
+    knows_all = vocabulary.kind == "bytes" or set(PROMPT) <= set(vocabulary.characters)
+    return f" --prompt '{PROMPT}'" if knows_all else ""
 
 
 def _say_whether_it_is_solved(data: Data | None, done: Fit) -> None:
@@ -365,10 +373,13 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
     """Say when the validation loss was lowest, if that is some while ago."""
     rows = [row for row in run.metrics() if "validation_nll" in row]
     best = min(rows, key=lambda row: row["validation_nll"], default=None)
-    if best is None or best["validation_nll"] > done.validation_nll - CLEARLY_BETTER:
+    if best is None or best["step"] == done.step:
+        return
+    if best["validation_nll"] > done.validation_nll - CLEARLY_BETTER:
         return
     print(
-        f"The validation loss was lowest after {best['step']:,} steps, and has risen since: a new "
+        f"The validation loss was lowest after {counted(int(best['step']), 'step')}, and has risen "
+        "since: a new "
         f"run with --max-steps {best['step']} should do better.\n"
     )
 

@@ -20,13 +20,21 @@ from typing import Any
 
 import lazy_loader
 
-from bptt.errors import BpttError, require_choice, require_several, require_whole
+from bptt.errors import (
+    BpttError,
+    require_choice,
+    require_memory,
+    require_several,
+    require_whole,
+)
 from bptt.model.cycles import Edge, largest_ratio
 
 nx = lazy_loader.load("networkx")  # which takes a while, and is not needed to train
 
 RECURRENCES = ("hidden", "output", "both")
 
+A_PLACE = 300
+"""Bytes that a node or an edge takes at a step."""
 Place = tuple[str, int]
 """A node at a step."""
 
@@ -216,7 +224,7 @@ class Architecture:
 
         Its edges have the Edge that they come from as their attribute `edge`.
         """
-        require_whole("T", T, 1)
+        self._require_room("T", T)
         graph = nx.DiGraph()
         graph.add_nodes_from((name, t) for t in range(1, T + 1) for name in self.nodes)
         for t in range(1, T + 1):
@@ -237,7 +245,7 @@ class Architecture:
         [1, 2, 3]
         """
         found = self._find(edge)
-        require_whole("loss_step", loss_step, 1)
+        self._require_room("loss_step", loss_step)
         return self._paths(found, loss_step)
 
     def _paths(self, edge: Edge, loss_step: int) -> Iterator[tuple[Place, ...]]:
@@ -264,7 +272,7 @@ class Architecture:
         1000
         """
         found = self._find(edge)
-        require_whole("loss_step", loss_step, 1)
+        self._require_room("loss_step", loss_step)
         arrive = self._ways(loss_step)
         return sum(arrive.get((found.target, t), 0) for t in range(1, loss_step + 1))
 
@@ -281,6 +289,12 @@ class Architecture:
                     ways.get((edge.target, t + edge.delay), 0) for edge in leaving[name]
                 )
         return ways
+
+    def _require_room(self, name: str, T: int) -> None:
+        """Raise BpttError unless this is a number of steps, and this machine has room for them."""
+        require_whole(name, T, 1)
+        places = T * (len(self.nodes) + len(self.edges))
+        require_memory(f"an architecture unfolded over {name} = {T:,} steps", A_PLACE * places)
 
     def _find(self, edge: tuple[str, ...] | tuple[str, str, int]) -> Edge:
         """Return the edge that is meant, or raise BpttError."""

@@ -14,7 +14,13 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from bptt.errors import BpttError, require_choice, require_number, require_whole
+from bptt.errors import (
+    BpttError,
+    require_choice,
+    require_memory,
+    require_number,
+    require_whole,
+)
 from bptt.model.encodings import Encoding, Features, Tokens
 
 
@@ -297,6 +303,7 @@ class Gaussian(Vectors):
     def __init__(self, d: int, *, scale: str = "learned") -> None:
         super().__init__(d)
         require_choice("scale", scale, ("learned", "fixed"))
+        require_memory(f"a Gaussian({d:,})", 4 * d)
         self.scale = scale
         self.log_scale = nn.Parameter(torch.zeros(d), requires_grad=scale == "learned")
 

@@ -28,7 +28,7 @@ from bptt.model.architecture import RECURRENCES, Architecture
 from bptt.model.dropout import units_of
 from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
 from bptt.model.entry import enter
-from bptt.model.free_run import Forecast, forecast, stream
+from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
 from bptt.model.given import batch_size, start_of
 from bptt.model.initial import Initial, initialise
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward
@@ -185,17 +185,22 @@ class Network(nn.Module):
     def fresh_state(self, B: int) -> State:
         """Return h⁰ = 0 and y⁰ = 0 for B sequences."""
         require_whole("B", B, 1)
+        layer = self.recurrent
+        size = B * layer.hidden_size * layer.num_layers * self.dtype.itemsize
+        require_memory(f"a state of {B:,} sequences", size)
         hidden, y, _ = start_of(enter(self), None, B)
         return State(hidden, y)
 
     def example(self, T: int, B: int) -> tuple[Tensor, Tensor | None]:
         """Return a y and an x of the right kind, all zero."""
-        require_whole("T", T, 1)
+        require_whole("T", T, 1, MOST_STEPS)
         require_whole("B", B, 1)
         weight = enter(self).readout.weight
+        has_x = self.inputs.width > 0 and not self.x_can_be_previous_y
+        size = B * (T * self.inputs.width if has_x else 1) * weight.itemsize
+        require_memory(f"an example of {T:,} steps of {B:,} sequences", size)
         blank = self.likelihood.blank(B, weight)
         y = torch.zeros_like(blank).expand(T, *blank.shape)
-        has_x = self.inputs.width > 0 and not self.x_can_be_previous_y
         return y, self.inputs.zeros(T, B, weight) if has_x else None
 
     def forward(
@@ -271,6 +276,8 @@ class Network(nn.Module):
             raise BpttError('states_after is asked of cell "lstm"; expected another, or advance')
         net = enter(self, units_of(self))
         reading = read(net, y, x, state, Regime(**regime), every=True)
+        for step in steps:
+            require_whole("a number of steps", step, 0, reading.given.T)
         return reading.states_after(steps, regime.get("lengths"))
 
     def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:

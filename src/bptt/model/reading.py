@@ -50,7 +50,8 @@ class Reading(NamedTuple):
     def states_after(self, steps: Sequence[int], lengths: Tensor | None) -> list[State]:
         """Return the state after each of several numbers of steps; needs every layer's states."""
         given, history = self.given, self.history
-        at = torch.as_tensor(steps, device=history.device).unsqueeze(1).expand(-1, given.B)
+        at = torch.tensor([*steps], dtype=torch.int64, device=history.device)
+        at = at.unsqueeze(1).expand(-1, given.B)
         at = at if lengths is None else torch.minimum(at, lengths)
         row = torch.arange(given.B, device=at.device)
         if given.hidden is None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from bptt.errors import counted
 from bptt.report.page import Section, write_page
 from bptt.report.series_plots import draw_criterion
 from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, styled
@@ -47,8 +48,9 @@ def write_comparison(
 ) -> None:
     """Write the page."""
     data = what.data or "the built-in text"
+    settings, seeds = counted(len(what.settings), "setting"), counted(len(what.seeds), "seed")
     lead = [
-        f"{len(what.settings)} settings on {data}, with {len(what.seeds)} seeds each. Loss, steps "
+        f"{settings} on {data}, with {seeds} each. Loss, steps "
         "and horizons are medians over the seeds; the horizon is the window that would be within "
         "5% of the exact gradient."
     ]

@@ -26,8 +26,13 @@ DECADES = 12
 @draws(GradientFlow)
 def plot_norms(flow: GradientFlow) -> go.Figure:
     """Return ‖∂Lⱼ/∂hₖ‖ for every loss step j and lag j − k, as a map of colours."""
-    thin = [math.ceil(size / MOST_CELLS) for size in flow.norms.shape]
-    steps, lags = (np.arange(0, size, n) for size, n in zip(flow.norms.shape, thin, strict=True))
+    counts = np.flatnonzero((flow.norms > 0).any(axis=1))
+    first = int(counts[0]) if len(counts) else 0  # those before only bring up the state
+    T, count = flow.norms.shape
+    steps, lags = (
+        np.arange(start, stop, math.ceil((stop - start) / MOST_CELLS))
+        for start, stop in ((first, T), (0, count))
+    )
     shown = flow.norms[steps][:, lags]
     logs = np.log10(np.where(shown > 0, shown, np.nan))
     top = np.nanmax(logs) if np.isfinite(logs).any() else 0.0

@@ -33,6 +33,25 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def loss_text(loss: float) -> str:
+    """Return a loss in few digits, also that of a run that diverged.
+
+    >>> loss_text(2.0521), loss_text(7.63e30)
+    ('2.052', '7.63e+30')
+    """
+    return f"{loss:.3f}" if abs(loss) < 1e5 else f"{loss:.3g}"
+
+
+def rate(tokens_per_second: float) -> str:
+    """Return how many steps are done in a second.
+
+    >>> rate(455_300), rate(812.4)
+    ('455k/s', '812/s')
+    """
+    thousands = tokens_per_second / 1e3
+    return f"{thousands:.0f}k/s" if thousands >= 10 else f"{tokens_per_second:,.0f}/s"
+
+
 class TrainingDisplay:
     """Shows every Step it is called with, while it is entered.
 
@@ -76,10 +95,10 @@ class TrainingDisplay:
         self.smoothed = 0.95 * self.smoothed + 0.05 * step.train_nll
         self.weight = 0.95 * self.weight + 0.05
         if step.validation_nll is not None:
-            self.validation = f"{step.validation_nll * self.per_nat:.3f}"
+            self.validation = loss_text(step.validation_nll * self.per_nat)
         training = self.smoothed / self.weight * self.per_nat
-        losses = f"training {training:.3f}, validation {self.validation}"
-        speed = f"{step.tokens_per_second / 1e3:.0f}k/s, {clock(self._time_left(step))} left"
+        losses = f"training {loss_text(training)}, validation {self.validation}"
+        speed = f"{rate(step.tokens_per_second)}, {clock(self._time_left(step))} left"
         line = f"{losses} {self.measure}, {speed}"
         self.bar.update(self.task, total=step.total, completed=step.step, line=line)
         if not self.console.is_terminal and step.validation_nll is not None:

@@ -12,6 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import bptt
+from bptt.errors import counted
 from bptt.report.style import BLUE, GREEN, GREY, RED, draws, styled
 from bptt.training import files
 from bptt.training.exposure import Exposure
@@ -34,8 +35,10 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
     count = len(ahead.mean)
     past: Any = np.arange(-min(shown, len(table.levels)) + 1, 1)
     past = past if table.times is None else table.clock.wall(table.times[-shown:])
-    times = table.clock.wall(ahead.times)
-    low, high = (ahead.quantiles[share] for share in sorted(ahead.quantiles))
+    times = np.concatenate([past[-1:], table.clock.wall(ahead.times)])
+    now = table.levels[-1:]  # where the forecast begins: a line, even if it has one step
+    low, high = (np.concatenate([now, ahead.quantiles[q]]) for q in sorted(ahead.quantiles))
+    mean = np.concatenate([now, ahead.mean])
     for i in range(len(names)):
         around = np.concatenate([low[:, i], high[::-1, i]])
         there_and_back = np.concatenate([times, times[::-1]])
@@ -50,11 +53,11 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
                 "line_width": 0,
                 "hoverinfo": "skip",
             },
-            {"x": times, "y": ahead.mean[:, i], "name": "forecast", "line_color": OWN},
+            {"x": times, "y": mean[:, i], "name": "forecast", "line_color": OWN},
         )
         for trace in traces:
             figure.add_scatter(**trace, mode="lines", showlegend=i == 0, row=i + 1, col=1)
-    title = f"{escape(table.path.name)}, {count:,} steps ahead"
+    title = f"{escape(table.path.name)}, {counted(count, 'step')} ahead"
     return styled(figure, height=180 + 260 * len(names), title=title)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from bptt.errors import counted
 from bptt.gradient.advice import Remedy
 from bptt.gradient.flow import NO_PATH, GradientFlow
 from bptt.training.diagnosis import Diagnosis, Truncated
@@ -54,16 +55,16 @@ def _growth(flow: GradientFlow, unit: str) -> list[str]:
     if growth < 1:
         return [
             f"A typical gradient shrinks by a factor {growth:.3g} with every {unit} that it goes "
-            f"back in time{interval}: {_count(tenfold, unit)} back a tenth of it is left."
+            f"back in time{interval}: {counted(tenfold, unit)} back a tenth of it is left."
         ]
     return [
         f"A typical gradient grows by a factor {growth:.3g} with every {unit} that it goes back in "
-        f"time{interval}: {_count(tenfold, unit)} back it is ten times as large."
+        f"time{interval}: {counted(tenfold, unit)} back it is ten times as large."
     ]
 
 
 def _over_the_window(found: Diagnosis, flow: GradientFlow) -> list[str]:
-    over = f"Over the {_count(flow.window, found.unit)} "
+    over = f"Over the {counted(flow.window, found.unit)} "
     over += "that you train with" if found.trained is not None else "that were looked at"
     verdict = {
         "vanishing": "it vanishes: what lies that far back teaches the network next to nothing.",
@@ -79,12 +80,12 @@ def _windows(found: Diagnosis, flow: GradientFlow) -> list[str]:
     horizon = flow.horizon(TOLERANCE)
     if horizon is None:
         words.append(
-            f"Even {_count(flow.max_lag + 1, unit)} back are too few to come within 5% of the "
+            f"A window of {counted(flow.max_lag + 1, unit)} is too short to come within 5% of the "
             "exact gradient."
         )
     else:
         words.append(
-            f"If every loss reached {_count(horizon, unit)} back, and no further, the gradient "
+            f"If every loss reached {counted(horizon, unit)} back, and no further, the gradient "
             "would be within 5% of the exact one."
         )
     if trained is not None and trained.window < flow.T:
@@ -153,10 +154,6 @@ def _price(one: Truncated, trained: Truncated | None) -> str:
         return ""
     ratio = one.memory / trained.memory
     return f", in {ratio:.0%} of the memory" if ratio < 0.9 else ""
-
-
-def _count(number: int, unit: str) -> str:
-    return f"{number:,} {unit}{'' if number == 1 else 's'}"
 
 
 def _percent(share: float) -> str:

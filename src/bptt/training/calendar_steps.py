@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from bptt.errors import BpttError
 from bptt.training.clock import Clock
 
 MIDNIGHT = np.timedelta64(0, "us")
 WEEKDAYS = ("Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun")
 END = 31
 PERIODS = ((12, "year"), (3, "quarter"), (1, "month"))
-LONG_AGO = np.datetime64("0001-01-01")
+LONG_AGO, TOO_LATE = np.datetime64("0001-01-01"), np.datetime64("10000-01-01")
 UNITS = (
     ("day", 86_400_000_000_000),
     ("hour", 3_600_000_000_000),
@@ -28,6 +29,16 @@ UNITS = (
     ("microsecond", 1_000),
     ("nanosecond", 1),
 )
+
+
+def require_dates(ahead: np.ndarray) -> None:
+    """Raise BpttError if times that should rise go beyond the years that dates are written with."""
+    if ahead[-1] >= TOO_LATE or (ahead[1:] <= ahead[:-1]).any():  # they may overflow
+        right = (ahead < TOO_LATE) & np.concatenate([[True], ahead[1:] > ahead[:-1]])
+        raise BpttError(
+            f"{len(ahead)} steps ahead end after the year 9999; expected at most "
+            f"{int(right.argmin())} (--steps)"
+        )
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,10 @@ class Step(ABC):
     def after(self, last: np.generic, steps: int) -> np.ndarray:
         """Return the times of the steps that follow the last one."""
         start = self.number(np.array([last]))
-        return self.time(start + self.count * np.arange(1, steps + 1)).astype(last.dtype)
+        ahead = self.time(start + self.count * np.arange(1, steps + 1)).astype(last.dtype)
+        if ahead.dtype.kind == "M":
+            require_dates(ahead)
+        return ahead
 
     def positions(self, times: np.ndarray) -> np.ndarray:
         """Return at which step each row stands, counted from the first."""
@@ -209,7 +223,7 @@ class Numbers(Step):
         return np.asarray(self.first + self.size * numbers)
 
     def __str__(self) -> str:
-        return f"every {self.count * self.size:.6g}"
+        return f"in steps of {self.count * self.size:.6g}"
 
 
 def step_of(times: np.ndarray, clock: Clock) -> Step | None:

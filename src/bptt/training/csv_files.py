@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bptt.errors import BpttError
-from bptt.training.csv_dialect import Layout
+from bptt.training.csv_dialect import UTF8, Layout
 from bptt.training.csv_numbers import is_value
 
 BLOCK = 1 << 20
@@ -56,7 +56,8 @@ def long_row(path: Path, layout: Layout) -> str | None:
         if len(row) > width:
             return (
                 f"row {count} of {path} (line {line}) has {len(row)} fields, under {what} of "
-                f"{width}; mend the row, or say how fields are separated (--separator)"
+                f"{width}; mend the row, take away what stands above the table, or say how fields "
+                "are separated (--separator)"
             )
     return None
 
@@ -73,6 +74,13 @@ def no_utf8(path: Path) -> str | None:
                     "what it is with encoding (--encoding), such as cp1252"
                 )
     return None
+
+
+def require_names_read(path: Path, layout: Layout) -> None:
+    """Raise BpttError if a name of a column has bytes that are not UTF-8, where it should be."""
+    is_odd = any("\ufffd" in name for name in layout.names or ())
+    if is_odd and layout.dialect.encoding in UTF8 and (line := no_utf8(path)):
+        raise BpttError(line)
 
 
 def require_no_rows_in_comments(path: Path, layout: Layout) -> None:

@@ -28,6 +28,14 @@ VALIDATION_SHARE = 0.1
 VALIDATION_STEPS = 256
 IN_MEMORY = 1 << 26
 """Tokens up to which they are kept in memory."""
+REMEDIES = {
+    (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"): "save the table as .csv",
+    (".feather", ".arrow", ".orc", ".h5", ".hdf5"): "save the table as .parquet",
+    (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar"): "unpack it",
+    (".npy",): "save it as y in an .npz file",
+    (".pdf", ".docx", ".doc", ".odt", ".epub"): "save it as plain text",
+}
+"""What to do with files that are no text, by how their names end."""
 LONGEST_CHARACTER = 4
 """Bytes, in UTF-8."""
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
@@ -258,9 +266,13 @@ class TextFile:
             line += block.count(b"\n", 0, error.start)
             raise BpttError(
                 f"{self.source} is not UTF-8: byte 0x{block[error.start]:02x} at position "
-                f"{position + error.start}, line {line}; convert it, or train on its bytes with "
-                "tokens bytes (--tokens bytes)"
+                f"{position + error.start}, line {line}; {self._remedy()}, or train on its bytes "
+                "with tokens bytes (--tokens bytes)"
             ) from None
+
+    def _remedy(self) -> str:
+        ending = "" if self.path is None else self.path.suffix.lower()
+        return next((what for endings, what in REMEDIES.items() if ending in endings), "convert it")
 
     def characters(self, count: int) -> str:
         """Return the different characters among the first `count`, sorted."""

@@ -88,7 +88,7 @@ def diagnose_run(
     default twice the window, from 200 to 400 steps, of 16 sequences, if there is so much; if more
     steps are asked for than 16 sequences have, of fewer.
     """
-    for name, value in (("steps", steps), ("sequences", sequences)):
+    for name, value in (("steps", steps), ("sequences", sequences), ("max_lag", max_lag)):
         if value is not None:
             require_whole(name, value, 1)
     run = run if isinstance(run, Run) else Run.open(run)

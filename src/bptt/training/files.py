@@ -19,6 +19,13 @@ from typing import BinaryIO
 
 from bptt.errors import BpttError
 
+REMEDIES: dict[type, str] = {
+    FileNotFoundError: "make the folder that it should be in first",
+    FileExistsError: "what stands there is no folder, so give another place",
+    NotADirectoryError: "a part of the path is a file, so give another place",
+    PermissionError: "give a place that you may write to",
+}
+"""What to do about it, by what the system says."""
 HEAD = 4096
 """How many bytes of a file are looked at for its mark."""
 TEMPORARY = re.compile(r"\.bptt-(?P<pid>\d+)-[0-9a-f]{16}\.tmp")
@@ -73,7 +80,8 @@ def cannot_write(path: Path, error: OSError | ValueError, what: str = "cannot wr
     """Return what to raise when writing failed."""
     reason = error.strerror if isinstance(error, OSError) else None
     name = str(path) if str(path).isprintable() else repr(str(path))
-    return BpttError(f"{what} {name}: {reason or error}")
+    remedy = REMEDIES.get(type(error), "")
+    return BpttError(f"{what} {name}: {reason or error}{remedy and f'; {remedy}'}")
 
 
 def write(path: Path, content: str | bytes, mark: Mark) -> None:

@@ -20,11 +20,15 @@ from bptt.training.gaps import (
     require_short,
     with_all_steps,
 )
-from bptt.training.table_columns import find_target, require_columns
+from bptt.training.spool import spool
+from bptt.training.table_columns import (
+    constant_columns,
+    find_target,
+    no_target,
+    require_columns,
+)
 from bptt.training.table_rows import WRONG, Found, TableFile, WrongRows, blocks_of
 from bptt.training.time_columns import TimeColumn
-
-_WANTED_TIME = "numbers, or dates in one format: mend the row, or say which it is (--time-format)"
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,12 +75,24 @@ def load_rows(file: TableFile, columns: Columns, likely_format: str | None = Non
     likely_format: of the times, where several fit.
     """
     require_columns(file, columns.roles)
-    left_out: dict[str, str] = {}
+    left_out: dict[str, str] | None = None
     if not columns.target:
         target, left_out = find_target(file, [name for name, _ in columns.roles])
         columns = replace(columns, target=target)
     names = columns.target + columns.inputs
     values, wrong = file.read(names)
+    if (
+        left_out is not None
+        and len(values) > 1
+        and (constant := constant_columns(columns.target, values))
+    ):
+        left_out |= constant
+        kept = tuple(name for name in columns.target if name not in constant)
+        if not kept:
+            raise no_target(file, left_out)
+        places = [k for k, name in enumerate(names) if name not in constant]
+        values = spool(block[:, places] for _, block in blocks_of(values))
+        columns = replace(columns, target=kept)
     times, clock, step = None, Clock(), None
     if columns.time is not None:
         form, zone = columns.time_format, columns.time_zone
@@ -89,7 +105,7 @@ def load_rows(file: TableFile, columns: Columns, likely_format: str | None = Non
         step = step_of(times, clock)
     dialect = Dialect() if file.layout is None else file.layout.dialect
     columns = replace(columns, dialect=dialect, time_format=clock.format)
-    rows = Rows(columns, values, times, clock, step, left_out, len(values))
+    rows = Rows(columns, values, times, clock, step, left_out or {}, len(values))
     return rows.filled(file.path) if columns.fill else rows
 
 
@@ -98,17 +114,18 @@ def _refuse(path: Path, columns: Columns, found: Found, count: int) -> None:
     for name, role in columns.roles:
         for what in WRONG:
             rows = found.get((name, what))
-            problem = rows and _problem(what, rows, columns.fill, role == "time", count)
+            problem = rows and _problem(what, rows, columns, role == "time", count)
             if problem:
                 raise BpttError(f"column {name!r} ({role}) of {path} {problem}")
 
 
-def _problem(what: str, rows: WrongRows, fill: str | None, is_time: bool, count: int) -> str | None:
+def _problem(what: str, rows: WrongRows, columns: Columns, is_time: bool, count: int) -> str | None:
+    fill = columns.fill
     if what == "text":
-        wanted = _WANTED_TIME if is_time else _wanted_number(rows.example)
+        wanted = _wanted_time(columns.time_format) if is_time else _wanted_number(rows.example)
         return f"has text in {rows}, {rows.example!r}; expected {wanted}"
     if what == "infinite":
-        return f"is infinite in {rows}; expected finite numbers: mend the row"
+        return f"is infinite, or too large, in {rows}; expected finite numbers: mend the row"
     if rows.count == count:
         return "is missing in every row; leave the column out"
     if is_time or fill is None:
@@ -117,6 +134,14 @@ def _problem(what: str, rows: WrongRows, fill: str | None, is_time: bool, count:
     if fill == "previous" and rows.first[0] == 1:
         return 'is missing in row 1, with none before it; fill "linear" takes the nearest'
     return None
+
+
+def _wanted_time(form: str | None) -> str:
+    """Say what to do about a text among times, in the format that was asked for, if any."""
+    if form is None:
+        form = "numbers, or dates in one format"
+        return f"{form}: mend the row, or say which it is (--time-format)"
+    return f"times as {form}: mend the row, or name the format that it has (--time-format)"
 
 
 def _wanted_number(example: str) -> str:
@@ -141,5 +166,8 @@ def _check_times(path: Path, columns: Columns, times: np.ndarray, clock: Clock) 
 
 def _comes_twice(before: np.generic, after: np.generic, clock: Clock) -> bool:
     """Whether times fall by less than an hour, as where a clock is put back."""
-    is_clock = before.dtype.kind == "M" and before.dtype != "M8[D]" and clock.zone is None
-    return is_clock and bool(before - after < np.timedelta64(61, "m"))  # type: ignore[operator]
+    if before.dtype.kind != "M" or before.dtype == "M8[D]" or clock.zone is not None:
+        return False
+    is_day_twice = before == after == before.astype("M8[D]")
+    fall: np.timedelta64 = before - after  # type: ignore[operator]
+    return not is_day_twice and bool(fall < np.timedelta64(61, "m"))

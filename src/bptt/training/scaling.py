@@ -46,7 +46,10 @@ def measure(path: Path, names: Sequence[str], rows: np.ndarray, lost: int = 0) -
     for k in np.flatnonzero(span <= 4 * np.finfo(float).eps * size):  # that much is rounding
         what = f"column {names[int(k)]!r} of {path}"
         what = f"{what}: its differences are" if lost else f"{what} is"
-        raise BpttError(f"{what} constant over the {count} rows to train on; leave the column out")
+        raise BpttError(
+            f"{what} constant over the {count} rows to train on; leave the column out: name those "
+            "to model (--target)"
+        )
     mean = low + np.sum([(block - low).sum(axis=0) for _, block in steps_of(rows, lost)], 0) / count
     squares = [(((block - mean) / span) ** 2).sum(axis=0) for _, block in steps_of(rows, lost)]
     scale = span * np.sqrt(np.sum(squares, axis=0) / count)

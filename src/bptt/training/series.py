@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from bptt.errors import require_memory, require_whole
 from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import State
@@ -21,6 +22,8 @@ from bptt.training.steps_ahead import steps_ahead
 from bptt.training.tables import Table
 
 STEPS_AT_ONCE = 1024
+DATED, FORECAST = 100, 28
+"""Bytes for the date of a step, and for a number in one of the paths: drawn, restored, sorted."""
 QUANTILES = (0.05, 0.95)
 
 
@@ -96,6 +99,10 @@ def forecast_table(
     future: a table with the input columns of the steps ahead, for a network that has inputs; with
     their times, if the table has them, which have to follow its last one.
     """
+    require_whole("steps", steps, 1)
+    require_whole("paths", paths, 1)
+    size = steps * (DATED + paths * len(table.columns.target) * FORECAST)
+    require_memory(f"{paths:,} paths of {steps:,} steps", size)
     following = steps_ahead(table, steps, future)
     x = None
     if following.x is not None:

@@ -20,7 +20,7 @@ from bptt.errors import (
 
 DEFAULT_EPOCHS, DEFAULT_STEPS, DEFAULT_WINDOW = 12.0, 1000, 100
 FEEDBACKS = ("sample", "mean")
-SCHEDULES = ("constant", "linear", "exponential", "inverse-sigmoid")
+SCHEDULES = ("linear", "exponential", "inverse-sigmoid")
 STEEPNESS = 10.0
 """k of the inverse sigmoid: the larger, the more suddenly it falls."""
 LEFT_AT_THE_END = 0.01
@@ -58,7 +58,7 @@ class Settings:
     forcing_end: float | None = None
     """Where forcing ends up; by default where it starts."""
 
-    forcing_schedule: Literal["constant", "linear", "exponential", "inverse-sigmoid"] = "linear"
+    forcing_schedule: Literal["linear", "exponential", "inverse-sigmoid"] = "linear"
     """How forcing gets there over the optimizer steps."""
 
     feedback: Literal["sample", "mean"] = "sample"
@@ -199,7 +199,6 @@ class Settings:
         [1.0, 0.8, 0.2]
         """
         left: dict[str, float] = {
-            "constant": 1.0,
             "linear": 1 - share,
             "exponential": LEFT_AT_THE_END**share,
             "inverse-sigmoid": STEEPNESS / (STEEPNESS + STEEPNESS ** (2 * share)),

@@ -8,11 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from bptt.errors import BpttError
+from bptt.training.calendar_steps import require_dates
 from bptt.training.columns import Columns
 from bptt.training.csv_dialect import Dialect
 from bptt.training.loading import Rows, load_rows
 from bptt.training.scaling import standard_blocks
 from bptt.training.spool import spool
+from bptt.training.table_columns import require_columns
 from bptt.training.table_rows import open_table
 from bptt.training.tables import Table
 
@@ -72,6 +74,7 @@ def _read_future(table: Table, future: Path) -> Rows:
         dialect=notation if is_text else Dialect(),
     )
     with open_table(future, columns.dialect) as file:
+        require_columns(file, [(name, "inputs") for name in run.inputs])
         return load_rows(file, columns, likely_format=run.time_format)
 
 
@@ -86,6 +89,8 @@ def _dated(table: Table, steps: int) -> StepsAhead:
         return StepsAhead(ahead, clock.write(ahead))
     gap = np.sort(np.diff(times))[(len(times) - 1) // 2]
     ahead = times[-1] + gap * np.arange(1, steps + 1)
+    if ahead.dtype.kind == "M":
+        require_dates(ahead)
     note = (
         f"column {table.columns.time!r} is not evenly spaced; the steps ahead are dated as far "
         f"apart as its rows usually are, {gap}"

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import difflib
 import re
+import shlex
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from bptt.errors import BpttError
-from bptt.training.table_rows import TableFile, listed
-from bptt.training.times import formats_of
+from bptt.training.table_rows import TableFile, blocks_of, listed
+from bptt.training.times import TimeFormats, formats_of, read_times
+
+if TYPE_CHECKING:
+    import polars as pl
 
 UNNAMED = re.compile(r"|Unnamed: \d+|_duplicated_\d+")
 """Names of columns without one: polars' and pandas' too."""
@@ -50,20 +55,44 @@ def find_target(file: TableFile, taken: Sequence[str]) -> tuple[tuple[str, ...],
             left_out[name] = reason
     target = tuple(name for name in names if name not in left_out and name not in set(taken))
     if not target:
-        counting = [name for name, reason in left_out.items() if reason in (NO_NAME, COUNTS)]
-        hint = f"; to model {counting[0]!r} all the same, name it (--target)" if counting else ""
-        if file.layout is not None and file.layout.dialect.header is False:
-            hint += ", read without a header (--header)"
-        if file.layout is not None and len(names) == 1:
-            hint += "; is it another mark that stands between its fields (--separator)?"
-        raise BpttError(
-            f"{file.path} has no column of numbers left for the target; it has {names_in(file)}"
-            f"{hint}"
-        )
+        raise no_target(file, left_out)
     return target, left_out
 
 
-NO_NAME, COUNTS = "has no name", "counts the rows"
+def no_target(file: TableFile, left_out: dict[str, str]) -> BpttError:
+    """Return what to raise where no column is left to model, with the reason for each."""
+    counting = [name for name, why in left_out.items() if why == NO_NAME or COUNTS in why]
+    hint = f"; to model {counting[0]!r} all the same, name it (--target)" if counting else ""
+    if file.layout is not None and file.layout.dialect.header is False:
+        hint += ", read without a header (--header)"
+    if file.layout is not None and file.head.width == 1:
+        hint += "; is it another mark that stands between its fields (--separator)?"
+    some = [
+        f"{name[:40]!r} ({left_out.get(name, 'is named for something else')})"
+        for name in file.head.columns[:SHOWN]
+    ]
+    return BpttError(
+        f"{file.path} has no column of numbers left for the target; it has "
+        f"{listed(some, file.head.width)}{hint}"
+    )
+
+
+def constant_columns(names: Sequence[str], values: np.ndarray) -> dict[str, str]:
+    """Return which columns have the same value in all rows where they have one, and that value."""
+    low = np.full(len(names), np.nan)
+    high = low.copy()
+    for _, block in blocks_of(values[:, : len(names)]):
+        low = np.fmin(low, np.fmin.reduce(block, axis=0))
+        high = np.fmax(high, np.fmax.reduce(block, axis=0))
+    return {
+        name: f"is {a:g} in every row"
+        for name, a, b in zip(names, low.tolist(), high.tolist(), strict=True)
+        if a == b and np.isfinite(a)
+    }
+
+
+SHOWN = 4
+NO_NAME, COUNTS = "has no name", "rises by 1 from row to row"
 
 
 def _why_not(file: TableFile, name: str, *, is_first: bool) -> str:
@@ -72,23 +101,51 @@ def _why_not(file: TableFile, name: str, *, is_first: bool) -> str:
     if name not in file.number_columns:
         example = file.examples.get(name)
         if str(kind).startswith("Date") or (example and any(formats_of(example))):
-            return f"holds times: --time {name} makes it the time" if name else "holds times"
-        if str(kind) == "String" and example is None:
+            return f"holds times{_how_to_name(file, name)}"
+        if str(kind) == "Null" or (str(kind) == "String" and example is None):
             return "is empty"
         return f"is text, such as {example[:20]!r}" if example else f"holds {kind}"
     if is_first and UNNAMED.fullmatch(name):
         return NO_NAME
-    return COUNTS if is_first and _counts_rows(file, name) else ""
+    return f"{COUNTS}{_how_to_name(file, name)}" if is_first and _counts_rows(file, name) else ""
+
+
+def _how_to_name(file: TableFile, name: str) -> str:
+    """Say how a column becomes the time, and whether the first rows are not sorted by it.
+
+    Without a time rows are taken as they stand: one with the latest first is learnt backwards.
+    """
+    if not name.isprintable() or not name:
+        return ""
+    option = f"--time{'=' if name.startswith('-') else ' '}{shlex.quote(name)}"
+    note = ", by which the rows are not sorted" if _falls(file, name) else ""
+    return f"{note}: {option} makes it the time"
+
+
+def _falls(file: TableFile, name: str) -> bool:
+    """Whether the first times of a column do not rise, however they are read."""
+    head = file.head[name]
+    if not str(head.dtype).startswith(("Date", "String")):
+        return False
+    if str(head.dtype) == "String":
+        texts = next(file.column(name)).head(len(head)).drop_nulls()
+        forms = TimeFormats.of([texts]).forms
+        return bool(forms) and all(_is_unsorted(read_times(texts, form)) for form in forms)
+    return _is_unsorted(head)
+
+
+def _is_unsorted(times: pl.Series) -> bool:
+    return not times.drop_nulls().is_sorted()
 
 
 def _counts_rows(file: TableFile, name: str) -> bool:
-    """Whether the values are 0, 1, 2, … or 1, 2, 3, …, as an index is written."""
+    """Whether the values are 0, 1, 2, …, as an index is written, or go on so from another one."""
     start = 0
     for values in file.numbers([name], {}):
         if start == 0:
             offset = values[0, 0]
         rows = np.arange(start, start + len(values))
-        if offset not in (0, 1) or not np.array_equal(values[:, 0], rows + offset):
+        if offset % 1 or not np.array_equal(values[:, 0], rows + offset):
             return False
         start += len(values)
-    return start > 0
+    return start > 1

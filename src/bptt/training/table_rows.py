@@ -20,7 +20,13 @@ import numpy as np
 
 from bptt.errors import BpttError
 from bptt.training.csv_dialect import SEPARATORS, Dialect, Layout, layout_of
-from bptt.training.csv_files import long_row, no_utf8, require_no_rows_in_comments, utf8_copy
+from bptt.training.csv_files import (
+    long_row,
+    no_utf8,
+    require_names_read,
+    require_no_rows_in_comments,
+    utf8_copy,
+)
 from bptt.training.csv_numbers import Notation, unit_of
 from bptt.training.input_files import open_regular
 from bptt.training.spool import require_unpackable, spool
@@ -195,6 +201,7 @@ def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
             sha256 = _digest(path)
             if _is_text(path):
                 layout = layout_of(path, dialect)
+                require_names_read(path, layout)
                 if layout.dialect.comment and dialect.comment is None:
                     require_no_rows_in_comments(path, layout)
                 source = path

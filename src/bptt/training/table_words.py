@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from bptt.errors import counted
 from bptt.training.loading import Rows
 from bptt.training.table_rows import TableFile, listed
 
@@ -33,7 +34,8 @@ def _columns(file: TableFile, rows: Rows) -> list[str]:
         ]
         lines.append(f"left out: {listed(some[:SHOWN], len(some))}")
     elif others := file.head.width - len(columns.roles):
-        lines.append(f"left out: {others:,} columns that are not named")
+        verb = "is" if others == 1 else "are"
+        lines.append(f"left out: {counted(others, 'column')} that {verb} not named")
     units = {unit for name, unit in file.units.items() if name in dict(columns.roles)}
     if units:
         lines.append(f"read without the sign that numbers have: {', '.join(sorted(units))}")
@@ -41,11 +43,11 @@ def _columns(file: TableFile, rows: Rows) -> list[str]:
 
 
 def _times(rows: Rows) -> str:
-    count = f"{rows.count:,} rows"
+    count = counted(rows.count, "row")
     if rows.times is None or not len(rows.times):
         return count
     first, *_, last = rows.clock.write(rows.times[[0, -1]])
-    how = f"column {rows.columns.time}"
+    how = f"column {rows.columns.time}" if rows.columns.time else "the first column"
     form = rows.clock.format
     how += f", as {form}" if form else ""
     how += f", in {rows.clock.zone}" if rows.clock.zone else ""
@@ -69,10 +71,10 @@ def _missing_steps(rows: Rows) -> list[str]:
 
 def _filled(rows: Rows) -> list[str]:
     added = len(rows.values) - rows.count
-    lines = [f"filled: {added:,} missing steps"] if added else []
+    lines = [f"filled: {counted(added, 'missing step')}"] if added else []
     for gap in rows.gaps[:SHOWN]:
-        on_end = f"the longest gap {gap.longest:,} rows, from row {gap.row:,} on"
-        lines.append(f"filled: {gap.count:,} values of {gap.name}, {on_end}")
+        on_end = f"the longest gap {counted(gap.longest, 'row')}, from row {gap.row:,} on"
+        lines.append(f"filled: {counted(gap.count, 'value')} of {gap.name}, {on_end}")
     if len(rows.gaps) > SHOWN:
         rest = rows.gaps[SHOWN:]
         longest = max(gap.longest for gap in rest)

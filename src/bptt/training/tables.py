@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from bptt.errors import BpttError, require_kind, require_path
+from bptt.errors import BpttError, counted, require_kind, require_path
 from bptt.model.likelihoods import Gaussian
 from bptt.training.batches import Data, Streams
 from bptt.training.calendar_steps import Step
@@ -161,7 +161,8 @@ def _cut(path: Path, count: int, share: float) -> int:
     """Return where the validation part begins."""
     cut = count - int(count * share)
     if not 2 <= cut < count:
-        got = f"{cut} rows to train on and {count - cut} to validate at validation_share {share:g}"
+        got = f"{counted(cut, 'row')} to train on and {count - cut} to validate"
+        got += f" at validation_share {share:g}"
         raise BpttError(f"{path} has {got}; expected at least 2 and 1")
     return cut
 
