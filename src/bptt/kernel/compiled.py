@@ -15,6 +15,7 @@ from bptt.kernel.record import Traced
 GIVEN = "Tensor x, Tensor? U, Tensor? b_ih, Tensor? b_hh, Tensor[] starts, Tensor[] tensors"
 LAYOUT = "Tensor? batch_sizes, Tensor? resets, bool reverse"
 
+
 class Known(NamedTuple):
     """A traced step, and which of the tensors that it is made of there are."""
 

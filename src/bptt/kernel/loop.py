@@ -19,7 +19,7 @@ from bptt.kernel.plain import is_plain
 from bptt.kernel.plain_loop import project, unroll
 
 States = tuple[Tensor, ...]
-"""h at every step; then of each state its last, (B, width), or its last ones, (length, B, width)."""
+"""h at every step; then of each state its last, (B, width), or last ones, (length, B, width)."""
 
 
 def run(

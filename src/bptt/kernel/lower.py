@@ -1,10 +1,10 @@
 """Where a program's values lie while the native loop runs it: from lines to instructions.
 
 The loop takes one step of a stretch of rows at a time. A program is cut into stages: what can be
-computed before the first product, the products, what can be computed of them, and so on. Between two
-products the rows are done block by block, so that what is used at once stays in the nearest cache
-(REGISTER); what lasts longer has a row for each of the batch's (SCRATCH). A product adds to its
-result, where it stores it, what the program adds to it next.
+computed before the first product, the products, what can be computed of them, and so on. Between
+two products the rows are done block by block, so that what is used at once stays in the nearest
+cache (REGISTER); what lasts longer has a row for each of the batch's (SCRATCH). A product adds to
+its result, where it stores it, what the program adds to it next.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from bptt.kernel.program import ELEMENTWISE, Program
 from bptt.kernel.rules import Backward
@@ -27,25 +27,25 @@ class Place(IntEnum):
 
     REGISTER = 0  # of a block of rows
     SCRATCH = 1  # of a step's rows
-    VECTOR = 2  # weight `index` from its column `at` on, the same for all rows
-    CONSTANT = 3  # number `index`
+    VECTOR = 2  # weight `which` from its column `at` on, the same for all rows
+    CONSTANT = 3  # number `which`
     INPUT = 4  # p
-    PAST = 5  # what state `index` was, `at` steps before
-    NEW = 6  # state `index`
+    PAST = 5  # what state `which` was, `at` steps before
+    NEW = 6  # state `which`
     SAVED = 7  # what the forward pass keeps
     GIVEN = 8  # the gradient that comes from above, of state 0
-    ARRIVED = 9  # the gradient that comes from later steps, of state `index`
+    ARRIVED = 9  # the gradient that comes from later steps, of state `which`
     DELTA = 10  # ∂L/∂ of products, or of p: rows of many steps
     MADE = 11  # what products were made of: rows of many steps
-    SUM = 12  # sums over all rows, for weight `index`
-    PUSHED = 13  # the gradient that goes `at` steps back, of state `index`
+    SUM = 12  # sums over all rows, for weight `which`
+    PUSHED = 13  # the gradient that goes `at` steps back, of state `which`
 
 
 class Array(NamedTuple):
     """Rows of `width`: where, which, and from where on; see Place."""
 
     place: int
-    index: int
+    which: int
     width: int
     at: int = 0
 
@@ -87,6 +87,21 @@ class Block(NamedTuple):
     column: int
     rows: int
     columns: int
+
+    def is_followed_by(self, other: Block) -> bool:
+        """Return whether another block stands right beside this one, as high as it."""
+        ours = (self.weight, self.row, self.column + self.columns, self.rows)
+        return ours == (other.weight, other.row, other.column, other.rows)
+
+    def with_more(self, columns: int) -> Block:
+        """Return the block with more columns."""
+        return self._replace(columns=self.columns + columns)
+
+
+def _block(at: tuple[int, int, int], rows: int, columns: int) -> Block:
+    """Return the block of a weight that begins at a row and a column."""
+    weight, row, column = at
+    return Block(weight, row, column, rows, columns)
 
 
 class Product(NamedTuple):
@@ -211,7 +226,7 @@ class _Lowering:
             rows = results["z", z]
             deltas = tuple(results["product", line] for line, _ in products)
             blocks = tuple(
-                Block(*at, self.values[rows].width, self.values[delta].width)
+                _block(at, self.values[rows].width, self.values[delta].width)
                 for delta, (_, at) in zip(deltas, products, strict=True)
             )
             array = self._side_by_side(deltas)
@@ -281,7 +296,13 @@ class _Lowering:
     def _products(self) -> list[int]:
         """Return the lines of products in the order in which they are computed."""
         lines = [i for i, v in enumerate(self.values) if v.op in ("product", "back")]
-        return sorted(lines, key=lambda line: (self.stages[line], self.values[line].args, line))
+
+
+        def order(line: int) -> tuple[Any, ...]:
+            v = self.values[line]
+            return self.stages[line], v.args, v.op == "product" and v.at, line
+
+        return sorted(lines, key=order)
 
     def _absorb(self) -> tuple[dict[int, tuple[int, int | None, int | None]], set[int]]:
         """Return for each product the line that it stores, with the rows and vector that it adds.
@@ -399,7 +420,7 @@ class _Lowering:
         if array.place != Place.ARRIVED:
             return bool(self.values[line].args)
         sources = [
-            i for i, v in enumerate(self.values) if v.op == "arrived" and v.at[0] == array.index
+            i for i, v in enumerate(self.values) if v.op == "arrived" and v.at[0] == array.which
         ]
         readers = [i for i in self.computed for arg in self.values[i].args if arg in sources]
         by_products = [p for p, part in self.parts.items() if set(part[1:]) & set(sources)]
@@ -430,25 +451,30 @@ class _Lowering:
     def _source(self, line: int) -> Operand:
         """Return where the value of a line lies that no operation makes."""
         op, _, width, at = self.values[line]
-        states = self.shape.states
+        if op == "constant":
+            return Operand(self.array(self._constant(at[0], width)))
         if op == "vector":
             return Operand(self.array(Array(Place.VECTOR, at[0], width, at[1])))
-        if op == "constant":
-            if at[0] not in self.lowered.constants:
-                self.lowered.constants.append(at[0])
-            return Operand(
-                self.array(Array(Place.CONSTANT, self.lowered.constants.index(at[0]), width))
-            )
         if op == "saved":
             return Operand(self.array(Array(Place.SAVED, self.saved[at[0]], width)))
         if op == "p":
             return Operand(self.array(Array(Place.INPUT, 0, self.shape.p)), at[0])
-        if op == "given":
-            return Operand(self.array(Array(Place.GIVEN, at[0], states[at[0]][0])), at[1])
-        if op == "state":
-            return Operand(self.array(Array(Place.PAST, at[0], states[at[0]][0], at[2])), at[1])
-        place = Place.NEW if op == "new" else Place.ARRIVED
-        return Operand(self.array(Array(place, at[0], states[at[0]][0])), at[1])
+        of_states = {
+            "state": Place.PAST,
+            "new": Place.NEW,
+            "given": Place.GIVEN,
+            "arrived": Place.ARRIVED,
+        }
+        state, column, *delay = at
+        array = Array(of_states[op], state, self.shape.states[state][0], *delay)
+        return Operand(self.array(array), column)
+
+    def _constant(self, number: float, width: int) -> Array:
+        """Return the array of a number in every column."""
+        constants = self.lowered.constants
+        if number not in constants:
+            constants.append(number)
+        return Array(Place.CONSTANT, constants.index(number), width)
 
     def _hand_out(self, line: int, place: Operand, instructions: list[Instruction]) -> None:
         """Emit the copies and the sums of a value that is there now."""
@@ -464,18 +490,18 @@ class _Lowering:
                 self.last.append((width, scratch, operand))
             else:
                 instructions.append(Instruction(OPS["copy"], width, operand, (place,)))
-        for operand in self.sums.get(line, []):
-            instructions.append(Instruction(OPS["accumulate"], width, operand, (place,)))
+        instructions += [
+            Instruction(OPS["accumulate"], width, operand, (place,))
+            for operand in self.sums.get(line, [])
+        ]
 
     def _emit_last(self) -> None:
         """Emit what goes to where something else was read."""
         instructions, _ = self.lowered.stages[-1]
         for width, place, operand in self.last:
             instructions.append(Instruction(OPS["copy"], width, operand, (place,)))
-        if self.zeros and 0.0 not in self.lowered.constants:
-            self.lowered.constants.append(0.0)
         for operand, width in self.zeros:
-            zero = self.array(Array(Place.CONSTANT, self.lowered.constants.index(0.0), width))
+            zero = self.array(self._constant(0.0, width))
             instructions.append(Instruction(OPS["copy"], width, operand, (Operand(zero),)))
 
     def _multiply(self, product: int, products: list[Product]) -> None:
@@ -489,14 +515,15 @@ class _Lowering:
             NOTHING if vector is None else self._where(vector),
         )
         if value.op == "back":
-            z = Operand(self.groups[value.args])
-            blocks = tuple(
-                Block(*at, value.width, self.values[delta].width)
-                for delta, at in zip(value.args, value.at, strict=True)
-            )
-            products.append(Product(z, True, blocks, (part,)))
+            z, blocks = Operand(self.groups[value.args]), list[Block]()
+            for delta, at in zip(value.args, value.at, strict=True):
+                block = _block(at, value.width, self.values[delta].width)
+                if blocks and blocks[-1].is_followed_by(block):
+                    block = blocks.pop().with_more(block.columns)
+                blocks.append(block)
+            products.append(Product(z, True, tuple(blocks), (part,)))
             return
-        block = Block(*value.at, self.values[value.args[0]].width, value.width)
+        block = _block(value.at, self.values[value.args[0]].width, value.width)
         z = self._where(value.args[0])
         if (
             products

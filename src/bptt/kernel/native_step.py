@@ -297,7 +297,7 @@ def _of_lasts(layout: Layout, state: Tensor, start: Tensor, grad: Tensor) -> tup
 
 
 def _input(source: Source) -> tuple[list[int], Any]:
-    """Return the addresses of x, tokens, U, b and p, and what must live as long as they are used."""
+    """Return the addresses of x, tokens, U, b and p, and what must live while they are used."""
     x, U = source.x.contiguous(), source.U
     if U is None:
         return [0, 0, 0, 0, binding.address(x)], x

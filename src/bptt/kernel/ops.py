@@ -62,7 +62,10 @@ def run(
     if torch.is_autocast_enabled(source.x.device.type):
         with torch.autocast(source.x.device.type, enabled=False):
             dtype = state[0].dtype
-            source = Source(*[_as(t, dtype) for t in source])
+            source = Source(
+                source.x if source.is_tokens else source.x.to(dtype),
+                *[_as(t, dtype) for t in source[1:]],
+            )
             return run(recipe, source, tuple(part.to(dtype) for part in state), layout, omega)
     found = native(recipe, source, state, layout)
     if isinstance(found, str):
@@ -108,8 +111,9 @@ def native(
         return "torch's operations are being recorded"
     dtype = state[0].dtype
     tensors = [t for t in (*source[1:], *state, *recipe.tensors) if t is not None]
-    if dtype not in FLOATS or any([t.dtype != dtype for t in tensors]):  # noqa: C419 (lists are faster)
-        return f"the dtypes are {sorted({str(t.dtype) for t in tensors})}; float32 or float64 alone is native"
+    if dtype not in FLOATS or any([t.dtype != dtype for t in tensors]):  # noqa: C419
+        dtypes = sorted({str(t.dtype) for t in tensors})
+        return f"the dtypes are {', '.join(dtypes)}; native is float32, or float64, alone"
     if source.x.dtype not in (dtype, torch.int64):
         return f"x has dtype {source.x.dtype} beside {dtype}"
     if source.x.numel() == 0:

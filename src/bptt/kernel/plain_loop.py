@@ -1,7 +1,7 @@
 """The loop over time as torch writes it: what the native one means, and is held to.
 
-It starts from the projected input pᵗ = b + U xᵗ + R yᵗ⁻¹, which needs no loop, and runs the part that
-does. A state is a tuple of (B, width) tensors, the first of which is hᵗ.
+It starts from the projected input pᵗ = b + U xᵗ + R yᵗ⁻¹, which needs no loop, and runs the part
+that does. A state is a tuple of (B, width) tensors, the first of which is hᵗ.
 """
 
 from __future__ import annotations

@@ -4,16 +4,16 @@ A step maps the rows of a batch, each by itself, to rows. So its program has no 
 value is a row of some width, the same operations run for all rows, and the native loop does them
 block by block. A value's `op` is one of
 
-- a source: "p" (columns of the projected input), "state" (of a state part before the step),
-  "vector" (the same for all rows), "constant"; and in the program of a gradient "given" (∂L/∂ of the
-  first new part, from above), "arrived" (∂L/∂ of a new part, from later steps), "new" (a new state
-  part), "saved" (what the forward pass kept);
+- a source: "p" (columns of the projected input), "state" (of a state before the step), "vector"
+  (the same for all rows), "constant"; and in the program of a gradient "given" (∂L/∂ of a new
+  state, from above), "arrived" (the same from later steps), "new" (a new state), "saved" (what the
+  forward pass kept);
 - an elementwise operation: see ELEMENTWISE;
 - one along the row: "sum" and "max" (one number), "spread" (one number to a row);
 - "product", z M, of a value with a block of a matrix; or "back", Σ δ Mᵀ, through several of them.
 
-There is no slice and no join: what a step cuts and joins is followed through its operations, down to
-columns of the sources, blocks of the matrices and columns of the results.
+There is no slice and no join: what a step cuts and joins is followed through its operations, down
+to columns of the sources, blocks of the matrices and columns of the results.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ Constant = float
 class Value(NamedTuple):
     """One line of a program: op of the lines `args`, `width` columns wide.
 
-    at: of "p" and "given": the first column; of "state", "new" and "arrived": the part and its first
-    column, of "state" also the delay; of "vector": which weight, and its first column; of "constant": the
-    number; of "pow": the exponent; of "product": which weight, its first row and column; of "back":
-    that for each argument; of "saved": the line of the forward program.
+    at: of "p": the first column; of "state", "new", "given" and "arrived": which state, and its
+    first column, of "state" also the delay; of "vector": which weight, and its first column; of
+    "constant": the number; of "pow": the exponent; of "product": which weight, its first row and
+    column; of "back": that for each argument; of "saved": the line of the forward program.
     """
 
     op: str
@@ -97,9 +97,9 @@ COMMUTING = ("add", "mul", "minimum", "maximum", "equal")
 class Program:
     """Lines, each of which may use earlier ones; and which of them are the results, by name.
 
-    results: of a step, ("new", part, column); of its gradient, ("p", column), ("state", part,
-    column, delay), ("vector", weight, column) to be summed over rows, and ("product", i) of the line
-    i of the forward program; ("z", z) is what the products of its line z were made of.
+    results: of a step, ("new", state, column); of its gradient, ("p", column), ("state", state,
+    column, delay), ("vector", weight, column) to be summed over rows, and ("product", i) of the
+    line i of the forward program; ("z", z) is what the products of its line z were made of.
     """
 
     values: tuple[Value, ...]
@@ -299,10 +299,12 @@ def run_once(
             return p[:, at[0] : at[0] + width]
         if value.op == "state":
             state, start, delay = at
-            return parts[firsts[state] + delay - 1][:, start : start + width]
+            part: Tensor = parts[firsts[state] + delay - 1]
+            return part[:, start : start + width]
         if value.op == "vector":
             which, start = at
-            return weights[which][start : start + width].expand(len(p), width)
+            vector: Tensor = weights[which]
+            return vector[start : start + width].expand(len(p), width)
         return p.new_full((len(p), width), at[0])
 
     results = evaluate(program, source, weights.__getitem__)
@@ -331,19 +333,18 @@ def fuse(program: Program) -> Program:
         return None
 
     def fits(inner: int, name: str) -> bool:
-        """Whether a line may vanish into this pattern: it is used there alone, and in no larger one."""
+        """Whether a line may vanish into this pattern: used there alone, and in no larger one."""
         larger = list(patterns)[: list(patterns).index(name)]
         return uses[inner] == 1 and matched(inner, larger) is None
 
     builder = Builder()
     lines: list[int] = []
     for line, value in enumerate(values):
-        args: Iterable[int] = value.args
-        found = matched(line, patterns)
+        fused, found = value, matched(line, patterns)
         if found is not None and not _adds_product(values, found):
             name, bound = found
-            value, args = Value(name, (), value.width), (bound[i] for i in range(len(bound)))
-        lines.append(builder.line(value._replace(args=tuple(lines[arg] for arg in args))))
+            fused = Value(name, tuple(bound[i] for i in range(len(bound))), value.width)
+        lines.append(builder.line(fused._replace(args=tuple(lines[arg] for arg in fused.args))))
     return builder.finish({name: Expr(builder, lines[at]) for name, at in program.results.items()})
 
 

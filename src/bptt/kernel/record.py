@@ -1,9 +1,9 @@
-"""How a step, a function in torch, becomes a program: it is run once while its calls are recorded.
+"""How a step, a function in torch, becomes a program: it runs once, and its calls are recorded.
 
-What a step does with rows (the projected input, the state parts, and all that comes of them) becomes
-lines of the program. What it does with weights alone is done once a call, outside the loop, by torch
-(`Weights`), which so has its gradient. What is neither, is refused by name and line: then the plain
-loop serves.
+What a step does with rows (the projected input, the state parts, and all that comes of them)
+becomes lines of the program. What it does with weights alone is done once a call, outside the
+loop, by torch (`Traced.prepare`), which so has its gradient. What is neither, is refused by name
+and line: then the plain loop serves.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ SHAPE_READERS = frozenset(
         "has_names",
     ]
 )
+TRANSPOSES: tuple[Any, ...] = tuple(getattr(Tensor, name).__get__ for name in ("T", "mT"))
 LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
 
 
@@ -96,9 +97,8 @@ class Traced:
         }
         for call in self.calls:
             args, kwargs = tree_map_only(Ref, values.__getitem__, (call.args, call.kwargs))
-            results = call.function(*args, **kwargs)
-            for ref, result in zip(tree_flatten(call.results)[0], _tensors(results), strict=True):
-                values[ref] = result
+            results = _tensors(call.function(*args, **kwargs))
+            values |= dict(zip(tree_flatten(call.results)[0], results, strict=True))
         return [_as_weight(values[ref], kind, width) for ref, kind, width in self.weights]
 
     @cached_property
@@ -112,7 +112,7 @@ class Traced:
         return NativeStep(self.program, shape, transposed)
 
 
-def _as_weight(tensor: Tensor, kind: str, width: int) -> Tensor:
+def _as_weight(tensor: Any, kind: str, width: int) -> Tensor:
     if kind == "vector" and tensor.shape != (width,):
         return tensor.reshape(-1).expand(width)
     return tensor.unsqueeze(1) if kind == "column" else tensor
@@ -204,10 +204,11 @@ class _Recorder(TorchFunctionMode):
                 self._refuse_in_place(name, kwargs)
             return result
         self._refuse_in_place(name, kwargs)
-        known = [ref for ref in map(self.ref, tensors)]
+        known = list(map(self.ref, tensors))
         results = tree_map_only(Tensor, self.ref, result)
         noted = tree_map_only(Tensor, self.ref, (args, kwargs))
-        self.calls.append(Call(function, *noted, results, user_line()))
+        args, kwargs = noted
+        self.calls.append(Call(function, args, kwargs, results, user_line()))
         refs = set(tree_flatten(results)[0]) - set(known)
         self.made |= refs
         if self.rows.intersection(known):
@@ -278,8 +279,7 @@ class _Recorder(TorchFunctionMode):
 def _transposes(call: Call) -> bool:
     """Return whether a call gives the transpose of a matrix, and no more."""
     name = getattr(call.function, "__name__", "")
-    is_property = name == "__get__" and call.function in (Tensor.T.__get__, Tensor.mT.__get__)
-    return is_property or (name == "t" and not call.kwargs)
+    return call.function in TRANSPOSES or (name == "t" and not call.kwargs)
 
 
 def user_line() -> str:
@@ -313,16 +313,19 @@ def _check(
     torch.set_rng_state(state)
     leaves = [*inputs, *[t for t in tensors if t is not None and t.requires_grad and t.is_leaf]]
     ours, theirs = _gradients(results, leaves), _gradients(outputs, leaves)
-    for mine, its in zip([*results, *ours], [*outputs, *theirs], strict=True):
-        mine, its = mine.detach(), its.detach()
+    for mine, its in zip(_detached(results, ours), _detached(outputs, theirs), strict=True):
         scale = 1 + float(its.abs().max()) if its.numel() else 1.0
         close = torch.isclose(
             mine, its, rtol=0, atol=scale * torch.finfo(dtype).eps ** 0.5, equal_nan=True
         )
         if not bool(close.all()):
             raise NotTraced(
-                "it does what its operations on rows do not show (a gradient of its own, a hidden value)"
+                "its operations on rows are not all that it does (a gradient of its own, a hidden value)"
             )
+
+
+def _detached(*several: Sequence[Tensor]) -> list[Tensor]:
+    return [tensor.detach() for tensors in several for tensor in tensors]
 
 
 def _gradients(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tensor]:

@@ -96,9 +96,9 @@ class Backward:
 def reverse(program: Program) -> Backward:
     """Return the program of a step's gradient: from those of its new parts to those of all sources.
 
-    A line that the rules need is read where it lies already (a state, a vector), computed again from
-    such where that takes no product, and else kept: so a tanh layer keeps its states and no more,
-    a GRU its gates and the candidate's product.
+    A line that the rules need is read where it lies already (a state, a vector), computed again
+    from such where that takes no product, and else kept: so a tanh layer keeps its states and no
+    more, a GRU its gates and the candidate's product.
     """
     builder = _Reverse(program)
     for line in reversed(range(len(program.values))):
@@ -124,6 +124,8 @@ class _Reverse:
         for line, value in enumerate(program.values):
             if value.op == "product":
                 self.products.setdefault(value.args[0], []).append(line)
+        for lines in self.products.values():  # blocks that are side by side come side by side
+            lines.sort(key=lambda line: program.values[line].at)
 
     def forward(self, line: int) -> Expr:
         """Return what stands for a line of the forward program, until it is known how it is had."""
@@ -192,7 +194,7 @@ class _Sources:
     def __init__(self, program: Program) -> None:
         self.program = program
         self.saved: list[int] = []
-        self.new = {line: at for (_, *at), line in reversed(program.results.items())}
+        self.new = {line: at for (_, *at), line in reversed(list(program.results.items()))}
 
     def provide(self, line: int) -> None:
         """See to it that a line can be had; of one number in every column, that number is kept."""

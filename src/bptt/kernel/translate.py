@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any
 
@@ -104,8 +104,8 @@ class Translation:
     ) -> tuple[Program, tuple[int, ...], list[tuple[Ref, str, int]]]:
         """Return the program from p and the state parts, of these widths, to the outputs.
 
-        Parts that hold what another one was, some steps before, are one state, read so far back: also
-        returns of how many parts each state is.
+        Parts that hold what another one was, some steps before, are one state, read so far back:
+        also returns of how many parts each state is.
         """
         cuts: dict[tuple[Any, ...], set[int]] = {}
         while True:
@@ -194,8 +194,9 @@ class Translation:
         for v in program.values:
             if v.op == "state":
                 state, delay = places[v.at[0]]
-                v = v._replace(at=(state, v.at[1], delay))
-            values.append(v)
+                values.append(v._replace(at=(state, v.at[1], delay)))
+            else:
+                values.append(v)
         return Program(tuple(values), program.results), tuple(lengths)
 
     def _result(self, ref: Ref) -> Rows:
@@ -291,7 +292,7 @@ def _cuts_of(program: Program, lengths: Sequence[int]) -> dict[tuple[Any, ...], 
     cuts: dict[tuple[Any, ...], set[int]] = {}
     for source, blocks in spans.items():
         ordered = sorted(blocks)
-        overlap = any(b[0] < a[1] for a, b in zip(ordered, ordered[1:], strict=False))
+        overlap = any(b[0] < a[1] for a, b in pairwise(ordered))
         cuts[source] = {edge for block in blocks for edge in block} if overlap else set()
     return cuts
 
@@ -300,7 +301,11 @@ def _cuts_of(program: Program, lengths: Sequence[int]) -> dict[tuple[Any, ...], 
 
 
 def _unary(make: Callable[[Expr], Expr]) -> Callable[..., Rows]:
-    return lambda t, x, inplace=False, **_: _refuse_in_place(inplace) or x.each(make)
+    def translate(t: Translation, x: Rows, inplace: bool = False, **_: Any) -> Rows:
+        _refuse_in_place(inplace)
+        return x.each(make)
+
+    return translate
 
 
 def _refuse_in_place(inplace: bool) -> None:
@@ -335,7 +340,7 @@ def _div(t: Translation, a: Any, b: Any, *, rounding_mode: Any = None) -> Rows:
 
 
 def _pow(t: Translation, a: Any, n: Any) -> Rows:
-    if isinstance(a, Real) and isinstance(n, Rows) and a > 0:
+    if isinstance(a, float | int) and isinstance(n, Rows) and a > 0:
         return n.each(lambda x: function("exp", x * math.log(a)))
     if not isinstance(a, Rows) or not isinstance(n, Real):
         raise Untranslatable("an exponent that is no number")
@@ -519,7 +524,7 @@ def _split(t: Translation, x: Rows, size: Any, dim: int = 0) -> tuple[Rows, ...]
     W = x.width
     widths = [min(size, W - i) for i in range(0, W, size)] if isinstance(size, int) else list(size)
     edges = [0, *accumulate(widths)]
-    return tuple(x.slice(a, b) for a, b in zip(edges, edges[1:], strict=False))
+    return tuple(x.slice(a, b) for a, b in pairwise(edges))
 
 
 def _narrow(t: Translation, x: Rows, dim: int, start: int, length: int) -> Rows:
@@ -662,8 +667,8 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "lerp": _lerp,
     "addcmul": _addcmul,
     "clamp": _clamp,
-    "clamp_min": lambda t, x, min: _clamp(t, x, min=min),
-    "clamp_max": lambda t, x, max: _clamp(t, x, max=max),
+    "clamp_min": lambda t, x, low: _clamp(t, x, min=low),
+    "clamp_max": lambda t, x, high: _clamp(t, x, max=high),
     "hardtanh": _hardtanh,
     "softplus": _softplus,
     "elu": _elu,

@@ -25,6 +25,7 @@ from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
+from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import is_plain, is_traced, is_transformed, leave_to_python
 from bptt.kernel.plain_loop import State, Step, project
@@ -49,7 +50,7 @@ class Recurrent(RNNBase):
     states: int = 1
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
-    omega: ops.OmegaTerm | None = None
+    omega: OmegaTerm | None = None
     adds_both_biases: ClassVar[bool] = True
     dropped: Mapping[str, Tensor] = MappingProxyType({})  # of one call: see bptt.model.entry
     weight_ih_l0: Tensor

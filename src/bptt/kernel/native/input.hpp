@@ -14,7 +14,8 @@ template <class F> class Input {
  public:
   Input(const Sequence &s, Share share, int I, int G, const Run<F> &net)
       : s(s), share(share), I(I), G(G), x(net.x), tokens(net.tokens), U(net.U), b(net.b),
-        given(net.p), is_given(net.x || net.tokens), panels(net.U, net.x ? I : 0, net.x ? G : 0, 1, I) {
+        given(net.p), is_given(net.x || net.tokens), is_packed(net.x && s.rows_of(share) >= rows_to_pack),
+        panels(net.U, is_packed ? I : 0, is_packed ? G : 0, 1, I) {
     int64_t rows = enough_rows + s.B > share.rows() ? enough_rows + s.B : share.rows();
     if (is_given) own = static_cast<F *>(take(rows * G * sizeof(F)));
   }
@@ -44,7 +45,8 @@ template <class F> class Input {
       Vec<F> bias = b ? load<F>(b + column, n) : Vec<F>{};
       store<F>(own + row * G + column, value + bias, n);
     };
-    if (x) return product(x + first * I, I, int(rows), panels, put);
+    if (is_packed) return product(x + first * I, I, int(rows), panels, put);
+    if (x) return product(x + first * I, I, int(rows), Matrix<F>{U, I, G, 1, I}, 0, put);
     for (int64_t row = 0; row < rows; row++)
       for (int column = 0; column < G; column += lanes<F>) {
         int n = G - column < lanes<F> ? G - column : lanes<F>;
@@ -60,7 +62,7 @@ template <class F> class Input {
   const F *x;
   const int64_t *tokens;
   const F *U, *b, *given;
-  const bool is_given;
+  const bool is_given, is_packed;
   Panels<F> panels;
   F *own = nullptr;
   int64_t done = 0, first_row = 0;

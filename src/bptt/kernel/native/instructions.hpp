@@ -59,6 +59,13 @@ static inline __attribute__((always_inline)) void each(const Instruction &i, con
   if (is_flat) width *= rows, rows = 1;
   for (int64_t r = 0; r < rows; r++) {
     int64_t c = 0;
+    for (; c + 2 * L <= width; c += 2 * L) {  // two at a time, whose latencies overlap
+      Vec<F> v[2][3];
+      for (int k = 0; k < N; k++) v[0][k] = load<F>(from[k] + c, L), v[1][k] = load<F>(from[k] + c + L, L);
+      Vec<F> first = op(v[0]), second = op(v[1]);
+      store<F>(out + c, first, L);
+      store<F>(out + c + L, second, L);
+    }
     for (; c + L <= width; c += L) {
       Vec<F> v[3];
       for (int k = 0; k < N; k++) v[k] = load<F>(from[k] + c, L);

@@ -1,7 +1,7 @@
 // Ω of a tanh or relu layer, and its immediate gradient, read off the backward loop.
 #pragma once
 
-#include "simd.hpp"
+#include "product.hpp"
 
 namespace BPTT_ISA {
 
@@ -12,12 +12,6 @@ template <class F> constexpr double least_square = sizeof(F) == 4 ? 1e-30 : 1e-2
 // f'(a) times a gradient, from h = f(a).
 template <class F> static inline Vec<F> through(Vec<F> grad, Vec<F> h, bool relu) {
   return relu ? (h <= F(0) ? Vec<F>{} : grad) : grad * (F(1) - h * h);
-}
-
-template <class F> static inline F total(Vec<F> values) {
-  F sum = 0;
-  for (int lane = 0; lane < lanes<F>; lane++) sum += values[lane];
-  return sum;
 }
 
 // The norm of a row of whole vectors, also where the squares of its parts are too small for their type.

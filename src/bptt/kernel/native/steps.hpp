@@ -33,49 +33,72 @@ class Pool {
   size_t size = 0;
 };
 
-// Packed matrices of all products of a program.
-template <class F> class Packed {
+// The matrices of all products of a program: packed, or as they lie, where that costs less.
+template <class F> class Matrices {
  public:
-  Packed(const Program &program, List<Weight<F>> weights) : count(program.products.count) {
+  // rows: how many they will be multiplied with in all.
+  Matrices(const Program &program, List<Weight<F>> weights, int64_t rows)
+      : program(program), weights(weights), rows(rows), count(program.products.count) {
     panels = static_cast<Panels<F> *>(take((count + 1) * sizeof(Panels<F>)));
     for (; panels && made < count; made++) {
       const Product &product = program.products[made];
-      List<Block> blocks = program.blocks.of(product.blocks);
       int K = 0, N = 0;
-      for (const Block &block : blocks) {
+      for (const Block &block : program.blocks.of(product.blocks)) {
         K = product.is_back ? K + block.columns : block.rows;
         N = product.is_back ? block.rows : N + whole(block.columns);
       }
-      Panels<F> *packed = new (panels + made) Panels<F>(K, N);
-      if (!packed->ready()) continue;
+      Panels<F> *packed = new (panels + made) Panels<F>(is_packed(product) ? K : 0, N);
       int at = 0;
-      for (const Block &block : blocks) {
-        const Weight<F> &w = weights[block.weight];
-        const F *from = w.at + block.row * w.down + block.column * w.across;
-        if (product.is_back)
-          packed->pack(from, at, block.columns, 0, block.rows, w.across, w.down), at += block.columns;
-        else
-          packed->pack(from, 0, block.rows, at, block.columns, w.down, w.across), at += whole(block.columns);
+      for (const Block &block : program.blocks.of(product.blocks)) {
+        if (!is_packed(product) || !packed->ready()) break;
+        Matrix<F> m = matrix(block, product.is_back);
+        packed->pack(m.at, product.is_back ? at : 0, m.K, product.is_back ? 0 : at, m.N, m.down, m.across);
+        at += product.is_back ? m.K : whole(m.N);
       }
     }
   }
-  ~Packed() {
+  ~Matrices() {
     for (int i = 0; i < made; i++) panels[i].~Panels();
     give(panels);
   }
-  Packed(const Packed &) = delete;
-  Packed &operator=(const Packed &) = delete;
+  Matrices(const Matrices &) = delete;
+  Matrices &operator=(const Matrices &) = delete;
 
   bool ready() const {
     bool all = panels != nullptr;
     for (int i = 0; all && i < count; i++) all = panels[i].ready();
     return all;
   }
-  const Panels<F> &operator[](int64_t i) const { return panels[i]; }
+  int panels_of(int64_t i) const { return panels[i].count; }
+
+  // Rows z, `stride` apart, times the i-th product's matrices.
+  template <class Finish> void multiply(int i, const F *z, int64_t stride, int rows, Finish finish) const {
+    const Product &product = program.products[i];
+    if (is_packed(product)) return ::BPTT_ISA::product(z, stride, rows, panels[i], finish);
+    int column = 0;
+    for (const Block &block : program.blocks.of(product.blocks)) {
+      ::BPTT_ISA::product(z, stride, rows, matrix(block, product.is_back), column, finish);
+      column += whole(block.columns);
+    }
+  }
+
+ private:
+  // Several blocks one below another are one matrix only when they are packed.
+  bool is_packed(const Product &product) const {
+    return rows >= rows_to_pack || (product.is_back && product.blocks.count > 1);
+  }
+  Matrix<F> matrix(const Block &block, bool is_back) const {
+    const Weight<F> &w = weights[block.weight];
+    const F *from = w.at + block.row * w.down + block.column * w.across;
+    if (is_back) return {from, block.columns, block.rows, w.across, w.down};
+    return {from, block.rows, block.columns, w.down, w.across};
+  }
   // The columns of a part, with those that fill its last panel up.
   static int whole(int columns) { return (columns + Panels<F>::width - 1) / Panels<F>::width * Panels<F>::width; }
 
- private:
+  const Program &program;
+  const List<Weight<F>> weights;
+  const int64_t rows;
   const int count;
   int made = 0;
   Panels<F> *panels;
@@ -93,7 +116,7 @@ struct Origin {
 template <class F> class Steps {
  public:
   Steps(const Program &program, const Sequence &s, Share share, const Run<F> &run)
-      : program(program), s(s), share(share), run(run), packed(program, run.weights) {
+      : program(program), s(s), share(share), run(run), matrices(program, run.weights, s.rows_of(share)) {
     for (const Instruction &i : program.instructions) widest = i.width > widest ? i.width : widest;
     block = block_numbers<F> / widest;
     if (block < 1) block = 1;
@@ -105,7 +128,7 @@ template <class F> class Steps {
     find_begins();
   }
 
-  bool ready() const { return begins && packed.ready(); }
+  bool ready() const { return begins && matrices.ready(); }
 
   int64_t row_at(int64_t i, int64_t r) const { return s.start_of(s.nth(i)) + r; }
   F *state_row(int k, int64_t i, int64_t r) const {
@@ -186,7 +209,7 @@ template <class F> class Steps {
 
   int64_t most_panels() const {
     int64_t most = 0;
-    for (int i = 0; i < program.products.count; i++) most += packed[i].count;
+    for (int i = 0; i < program.products.count; i++) most += matrices.panels_of(i);
     return most;
   }
 
@@ -248,11 +271,54 @@ template <class F> class Steps {
     int width;
   };
 
+  // Adds what is to be added to a panel's rows, and stores them.
+  struct Panel {
+    F *out;
+    const F *rows;
+    int64_t out_stride, rows_stride;
+    Vec<F> vector[2];
+    int count;
+    void operator()(int row, const Vec<F> *sums) const {
+      constexpr int L = lanes<F>;
+      F *to = out + row * out_stride;
+      const F *from = rows + row * rows_stride;
+      if (__builtin_expect(count == 2 * L, 1)) {
+        Vec<F> first = sums[0] + vector[0], second = sums[1] + vector[1];
+        if (rows) first += load<F>(from, L), second += load<F>(from + L, L);
+        store<F>(to, first, L);
+        store<F>(to + L, second, L);
+        return;
+      }
+      for (int v = 0; v < 2 && v * L < count; v++) {
+        int n = count - v * L < L ? count - v * L : L;
+        Vec<F> sum = sums[v] + vector[v];
+        if (rows) sum += load<F>(from + v * L, n);
+        store<F>(to + v * L, sum, n);
+      }
+    }
+  };
+  struct Finish {
+    const Slot *slots;
+    const Target *targets;
+    Panel panel(int column, int) const {
+      constexpr int L = lanes<F>;
+      const Slot &slot = slots[column / Panels<F>::width];
+      const Target &target = targets[slot.part];
+      int left = target.width - slot.column, count = left < 2 * L ? left : 2 * L;
+      Panel panel{target.out + slot.column, target.rows ? target.rows + slot.column : nullptr, target.out_stride,
+                  target.rows_stride, {}, count};
+      if (target.vector)
+        for (int v = 0; v < 2 && v * L < count; v++)
+          panel.vector[v] = load<F>(target.vector + slot.column + v * L, count - v * L < L ? count - v * L : L);
+      return panel;
+    }
+  };
+
   void multiply(int which, int rows) {
     const Product &product = program.products[which];
     List<Part> parts = program.parts.of(product.parts);
     const Slot *slot_of = slots;
-    for (int i = 0; i < which; i++) slot_of += packed[i].count;
+    for (int i = 0; i < which; i++) slot_of += matrices.panels_of(i);
     for (int k = 0; k < parts.count; k++) {
       const Part &part = parts[k];
       Target &target = targets[k];
@@ -263,19 +329,11 @@ template <class F> class Steps {
       }
       if (part.vector.array >= 0) target.vector = frame.of(part.vector, 0);
     }
-    auto finish = [&](int row, int column, Vec<F> sum, int) {
-      const Slot &slot = slot_of[column / Panels<F>::width];
-      const Target &target = targets[slot.part];
-      int c = slot.column + column % Panels<F>::width, n = target.width - c;
-      if (n <= 0) return;
-      if (target.rows) sum += load<F>(target.rows + row * target.rows_stride + c, n);
-      if (target.vector) sum += load<F>(target.vector + c, n);
-      store<F>(target.out + row * target.out_stride + c, sum, n);
-    };
-    ::BPTT_ISA::product(frame.of(product.z, 0), frame.stride[product.z.array], rows, packed[which], finish);
+    Finish finish{slot_of, targets};
+matrices.multiply(which, frame.of(product.z, 0), frame.stride[product.z.array], rows, finish);
   }
 
-  const Packed<F> packed;
+  const Matrices<F> matrices;
   Pool pool;
   F **memory = nullptr;
   int64_t *begins = nullptr, widest = 1, block = 1;
