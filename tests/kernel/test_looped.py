@@ -82,7 +82,7 @@ def answers(
     As in test_ops, they are the same for every build and number of threads.
     """
     found = []
-    # Of two units a normalisation leaves +1 and −1, and a gradient that is rounding alone: so three.
+    # Of two units a normalisation leaves +1 and −1, whose gradient is rounding alone: so three.
     sizes = [(1, 1, 3), (9, 5, 7), (7, 17, 33), (4, 3, 130)]
     for size, cell, columns, reverse in pairs(sizes, ["tanh", "relu"], [None, 3], [False, True]):
         layout = layout_of(kind, *size[:2], reverse)

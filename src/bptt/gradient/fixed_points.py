@@ -14,6 +14,7 @@ from bptt.errors import BpttError, require_number, require_whole
 from bptt.kernel import plain_loop
 from bptt.model.entry import enter
 from bptt.model.given import as_numbers
+from bptt.model.layers import Recurrent
 from bptt.model.network import Network
 from bptt.model.state import parts
 
@@ -82,7 +83,9 @@ class Step:
 
     def _cell(self, suffix: str) -> plain_loop.Step:
         """Return a layer's step in float64."""
-        recipe = self.net.recurrent.recipe(suffix)
+        layer = self.net.recurrent
+        assert isinstance(layer, Recurrent)  # what has no loop is refused before
+        recipe = layer.recipe(suffix)
         exact = [None if t is None else t.detach().double() for t in recipe.tensors]
         return recipe._replace(tensors=tuple(exact)).step
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, library
 
 from bptt.kernel.layout import Layout
-from bptt.kernel.native_step import Needs, Source
+from bptt.kernel.native_step import Inputs, Needs, Source
 from bptt.kernel.record import Traced
 
 GIVEN = "Tensor x, Tensor? U, Tensor? b_ih, Tensor? b_hh, Tensor[] starts, Tensor[] tensors"
@@ -49,7 +49,7 @@ def run(
 ) -> list[Tensor]:
     """Return what `loop.run` returns, for the tensors that the step is made of."""
     there = [t for t in tensors if t is not None]
-    made = _loop(
+    made: list[Tensor] = _loop(
         place,
         *source,
         list(starts),
@@ -65,8 +65,9 @@ def _compute(place: int, *arguments: Any) -> list[Tensor]:
     """Return h, the last states, every state at every step but h, and what is kept."""
     known, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
     step, weights = known.traced.step, known.traced.prepare(known.all(tensors))
-    arrays, saved = step.forward(source, starts, weights, layout, keep=True)
-    return [*step.outputs(arrays, starts, layout), *arrays[1:], *saved]
+    inputs = Inputs(source, starts, weights, layout)
+    arrays, saved = step.forward(inputs, keep=True)
+    return [*step.outputs(arrays, inputs), *arrays[1:], *saved]
 
 
 def _taken_apart(
@@ -98,15 +99,15 @@ def _compute_gradients(place: int, *arguments: Any) -> list[Tensor]:
         ]
         weights = known.traced.prepare(known.all(leaves))
     wanted = Needs(needs[0], needs[1], any(needs[2:4]), tuple(w.requires_grad for w in weights))
-    plain = [w.detach() for w in weights]
-    found = known.traced.step.backward(source, starts, plain, layout, states, saved, grads, wanted)
+    inputs = Inputs(source, starts, [w.detach() for w in weights], layout)
+    found = known.traced.step.backward(inputs, (states, saved), grads, wanted)
     of_x, of_U, of_b, *others = found
     of_tensors = _through(weights, others[S:], leaves)
     every = [of_x, of_U, of_b, of_b, *others[:S], *of_tensors]
     return [
         grad.clone(memory_format=torch.contiguous_format)
         if grad is not None and needed
-        else like.new_zeros(t.shape if needed else (0,))
+        else like.new_zeros(t.shape if needed and t is not None else (0,))
         for grad, needed, t in zip(every, needs, [*source, *starts, *tensors], strict=True)
     ]
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bptt.kernel.layout import Layout
-from bptt.kernel.native_step import NativeStep, Needs, Source
+from bptt.kernel.native_step import Inputs, NativeStep, Needs, Source
 from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
 from bptt.kernel.plain import is_plain
 from bptt.kernel.plain_loop import project, unroll
@@ -22,31 +22,20 @@ States = tuple[Tensor, ...]
 """h at every step; then of each state its last, (B, width), or last ones, (length, B, width)."""
 
 
-def run(
-    step: NativeStep,
-    source: Source,
-    starts: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    layout: Layout,
-    omega: OmegaTerm | None = None,
-) -> States:
-    """Return the first state at every step, and the last ones of all. starts: as the last ones."""
-    tensors = (*source, *starts, *weights)
+def run(step: NativeStep, inputs: Inputs, omega: OmegaTerm | None = None) -> States:
+    """Return the first state at every step, and the last ones of all, shaped as the starts."""
+    tensors = (*inputs.source, *inputs.starts, *inputs.weights)
     if torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in tensors]):  # noqa: C419
-        outputs: States = _Loop.apply(step, layout, omega, len(starts), *tensors)  # type: ignore[no-untyped-call]
+        count = len(inputs.starts)
+        outputs: States = _Loop.apply(step, inputs.layout, omega, count, *tensors)  # type: ignore[no-untyped-call]
         return outputs
-    arrays, _ = step.forward(source, starts, weights, layout, keep=False)
-    return step.outputs(arrays, starts, layout)
+    arrays, _ = step.forward(inputs, keep=False)
+    return step.outputs(arrays, inputs)
 
 
-def run_plainly(
-    step: NativeStep,
-    source: Source,
-    starts: Sequence[Tensor],
-    weights: Sequence[Tensor],
-    layout: Layout,
-) -> States:
+def run_plainly(step: NativeStep, inputs: Inputs) -> States:
     """Return the same, by torch's own operations, which have every derivative."""
+    source, starts, weights, layout = inputs
     p = source.x if source.U is None else project(source.x, source.U, source.bias)
     lengths = [length for _, length in step.shape.states]
     parts = [
@@ -55,11 +44,16 @@ def run_plainly(
         for part in ([start] if length == 1 else start.unbind(0))
     ]
     h, lasts = unroll(lambda p, state: step.evaluate(p, state, weights), p, tuple(parts), layout)
-    ends, first = [], 0
+    ends, first = list[Tensor](), 0
     for length in lengths:
         ends.append(lasts[first] if length == 1 else torch.stack(lasts[first : first + length]))
         first += length
     return (h, *ends)
+
+
+def _inputs(tensors: Sequence[Any], count: int, layout: Layout) -> Inputs:
+    """Return what a node of the graph was given, of `count` states, as a step takes it."""
+    return Inputs(Source(*tensors[:4]), tensors[4 : 4 + count], tensors[4 + count :], layout)
 
 
 class _Loop(torch.autograd.Function):
@@ -74,52 +68,33 @@ class _Loop(torch.autograd.Function):
         count: int,
         *tensors: Any,
     ) -> States:
-        source, starts, weights = Source(*tensors[:4]), tensors[4 : 4 + count], tensors[4 + count :]
-        arrays, saved = step.forward(source, starts, weights, layout, keep=True)
+        inputs = _inputs(tensors, count, layout)
+        arrays, saved = step.forward(inputs, keep=True)
         ctx.step, ctx.layout, ctx.omega, ctx.count = step, layout, omega, count
         ctx.save_for_backward(*tensors, *arrays, *saved)
         ctx.set_materialize_grads(False)
-        return step.outputs(arrays, starts, layout)
+        return step.outputs(arrays, inputs)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         step, layout, count = ctx.step, ctx.layout, ctx.count
         saved = ctx.saved_tensors  # to be read once: torch.utils.checkpoint sees to that
         needs = ctx.needs_input_grad[4:]
-        inputs, arrays, kept = (
-            saved[: len(needs)],
-            saved[len(needs) : len(needs) + count],
-            saved[len(needs) + count :],
-        )
-        if torch.is_grad_enabled() or not all([is_plain(t) for t in (*grads, *inputs)]):  # noqa: C419
+        tensors, states = saved[: len(needs)], len(needs) + count
+        if torch.is_grad_enabled() or not all([is_plain(t) for t in (*grads, *tensors)]):  # noqa: C419
             if ctx.omega is not None:
                 refuse_second_derivative()
             found = differentiate(
-                lambda *tensors: run_plainly(
-                    step, Source(*tensors[:4]), tensors[4 : 4 + count], tensors[4 + count :], layout
-                ),
-                inputs,
+                lambda *aliases: run_plainly(step, _inputs(aliases, count, layout)),
+                tensors,
                 grads,
                 needs,
             )
         else:
-            source, starts, weights = (
-                Source(*inputs[:4]),
-                inputs[4 : 4 + count],
-                inputs[4 + count :],
-            )
-            found = step.backward(
-                source,
-                starts,
-                weights,
-                layout,
-                arrays,
-                kept,
-                grads,
-                Needs(needs[0], needs[1], needs[2] or needs[3], needs[4 + count :]),
-                ctx.omega,
-            )
-            of_x, of_U, of_b, *others = found
+            kept = saved[len(needs) : states], saved[states:]
+            wanted = Needs(needs[0], needs[1], needs[2] or needs[3], needs[4 + count :])
+            inputs = _inputs(tensors, count, layout)
+            of_x, of_U, of_b, *others = step.backward(inputs, kept, grads, wanted, ctx.omega)
             found = [of_x, of_U, *_of_biases(of_b, needs[2], needs[3]), *others]
         return None, None, None, None, *found
 

@@ -297,7 +297,6 @@ class _Lowering:
         """Return the lines of products in the order in which they are computed."""
         lines = [i for i, v in enumerate(self.values) if v.op in ("product", "back")]
 
-
         def order(line: int) -> tuple[Any, ...]:
             v = self.values[line]
             return self.stages[line], v.args, v.op == "product" and v.at, line
@@ -316,7 +315,9 @@ class _Lowering:
         parts: dict[int, tuple[int, int | None, int | None]] = {}
         absorbed: set[int] = set()
         for place, product in enumerate(self.products):
-            line, rows, vector = product, None, None
+            line = product
+            rows: int | None = None
+            vector: int | None = None
             while (
                 len(users.get(line, [])) == 1 and line not in self.wanted and line not in self.sums
             ):
@@ -349,9 +350,9 @@ class _Lowering:
             for arg in self.values[line].args:
                 reads.setdefault(arg, []).append((self.stages[line], 0))
         for product, (_, rows, vector) in self.parts.items():
-            for arg in (*self.values[product].args, rows, vector):
-                if arg is not None:
-                    reads.setdefault(arg, []).append((self.stages[product] - 1, 1))
+            for read in (*self.values[product].args, rows, vector):
+                if read is not None:
+                    reads.setdefault(read, []).append((self.stages[product] - 1, 1))
         for line in self.sums:
             reads.setdefault(line, []).append((self.stages[line], 0))
         return reads
@@ -404,8 +405,14 @@ class _Lowering:
             and value.op not in ("product", "back")
             and line not in {final for final, *_ in self.parts.values()}
             and not self._direct(line)
+            and not self._waits(line)
             and all(read == (self.stages[line], 0) for read in self.reads.get(line, []))
         )
+
+    def _waits(self, line: int) -> bool:
+        """Return whether a line's value is copied to where it goes only after all else."""
+        places = [self.lowered.arrays[o.array].place for o in self.wanted.get(line, [])]
+        return Place.ARRIVED in places
 
     def _direct(self, line: int) -> Operand | None:
         """Return where a line's value can be computed right where it is to go."""

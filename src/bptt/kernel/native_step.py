@@ -37,6 +37,11 @@ class Source(NamedTuple):
             return self.b_hh if self.b_ih is None else self.b_ih
         return self.b_ih + self.b_hh
 
+    def to(self, dtype: torch.dtype) -> Source:
+        """Return it in another dtype, but for tokens."""
+        rest = [None if t is None else t.to(dtype) for t in self[1:]]
+        return Source(self.x if self.is_tokens else self.x.to(dtype), *rest)
+
     @property
     def is_tokens(self) -> bool:
         """Whether x are tokens."""
@@ -46,6 +51,28 @@ class Source(NamedTuple):
     def rows(self) -> torch.Size:
         """The shape of rows: (T, B) or (N)."""
         return self.x.shape if self.is_tokens else self.x.shape[:-1]
+
+
+class Inputs(NamedTuple):
+    """What a step runs on.
+
+    starts: each state before the first step, (B, width), or (length, B, width) where it is read
+    further back. weights: matrices and vectors, as `NativeStep` names them.
+    """
+
+    source: Source
+    starts: Sequence[Tensor]
+    weights: Sequence[Tensor]
+    layout: Layout
+
+
+class Needs(NamedTuple):
+    """Which gradients are wanted."""
+
+    x: bool
+    U: bool
+    b: bool
+    weights: tuple[bool, ...]
 
 
 @dataclass(frozen=True)
@@ -105,21 +132,13 @@ class NativeStep:
             )
         )
 
-    def forward(
-        self,
-        source: Source,
-        starts: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        layout: Layout,
-        *,
-        keep: bool,
-    ) -> tuple[list[Tensor], list[Tensor]]:
+    def forward(self, inputs: Inputs, *, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
         """Return every state at every step, and what the backward pass needs beside them.
 
-        starts: of each state (B, width), or (length, B, width) where it is read further back.
         Without keep only the first state is there at every step, and of the others, if they are
         read one step back alone, the last two, (2, B, width).
         """
+        source, starts, weights, layout = inputs
         rows, like = source.rows, starts[0]
         states = self.shape.states
         is_ring = not keep and all([length == 1 for _, length in states[1:]])  # noqa: C419
@@ -131,19 +150,17 @@ class NativeStep:
         program = self._forward_that_keeps if keep else self._forward
         starts = _contiguous(starts)
         head, held = self._head(source, starts[0].shape[-2], layout)
-        inputs, alive = _input(source)
+        of_x, alive = _input(source)
         of_weights = self._weights(weights)
         rest = (_addresses(starts), _addresses(arrays), _addresses(saved), of_weights, is_ring)
-        binding.call("loop_forward", like.dtype, program, *head, inputs, *rest)
+        binding.call("loop_forward", like.dtype, program, *head, of_x, *rest)
         del held, alive
         return arrays, saved
 
-    def outputs(
-        self, arrays: Sequence[Tensor], starts: Sequence[Tensor], layout: Layout
-    ) -> tuple[Tensor, ...]:
+    def outputs(self, arrays: Sequence[Tensor], inputs: Inputs) -> tuple[Tensor, ...]:
         """Return the first state at every step, and of all states the last ones, as starts are."""
-        ends = []
-        for k, (array, start) in enumerate(zip(arrays, starts, strict=True)):
+        ends, layout = [], inputs.layout
+        for k, (array, start) in enumerate(zip(arrays, inputs.starts, strict=True)):
             if self.shape.states[k][1] > 1:
                 ends.append(layout.lasts(array, start))
             elif k > 0 and array.shape[:-1] != arrays[0].shape[:-1]:
@@ -154,20 +171,17 @@ class NativeStep:
 
     def backward(
         self,
-        source: Source,
-        starts: Sequence[Tensor],
-        weights: Sequence[Tensor],
-        layout: Layout,
-        states: Sequence[Tensor],
-        saved: Sequence[Tensor],
+        inputs: Inputs,
+        kept: tuple[Sequence[Tensor], Sequence[Tensor]],
         grads: Sequence[Tensor | None],
         needs: Needs,
         omega: OmegaTerm | None = None,
     ) -> list[Tensor | None]:
         """Return the gradients of x, U and b, of the starts, and of the weights, where needed.
 
-        grads: of what `outputs` returned.
+        kept: what `forward` returned. grads: of what `outputs` did.
         """
+        (source, starts, weights, layout), (states, saved) = inputs, kept
         like, x = states[0], source.x
         given, arrived = self._arriving(states, starts, layout, grads)
         grad_x = x.new_empty(x.shape) if needs.x else None
@@ -184,7 +198,7 @@ class NativeStep:
         of_omega = torch.zeros(1, dtype=like.dtype) if omega is not None else None
         starts = _contiguous(starts)
         head, held = self._head(source, starts[0].shape[-2], layout)
-        inputs, alive = _input(source)
+        of_x, alive = _input(source)
         of_input = (
             [None, None, grad_b, grad_x] if source.U is None else [grad_x, grad_U, grad_b, None]
         )
@@ -193,7 +207,7 @@ class NativeStep:
             like.dtype,
             self._backward,
             *head,
-            inputs,
+            of_x,
             _addresses(starts),
             _addresses(states),
             _addresses(saved),
@@ -208,7 +222,7 @@ class NativeStep:
             any(v.op == "relu" for v in self.program.values),
         )
         del held, alive
-        if omega is not None:
+        if omega is not None and of_omega is not None:
             omega.value += float(of_omega)
         if grad_U is not None and source.is_tokens:
             grad_U = grad_U.t()
@@ -274,15 +288,6 @@ class NativeStep:
         return (T, B, *map(binding.address, held), layout.reverse, threads, I), held
 
 
-class Needs(NamedTuple):
-    """Which gradients are wanted."""
-
-    x: bool
-    U: bool
-    b: bool
-    weights: tuple[bool, ...]
-
-
 def _of_lasts(layout: Layout, state: Tensor, start: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
     """Return the gradients of a state at every step and before the first, from that of its last."""
     with torch.enable_grad():
@@ -334,7 +339,7 @@ def _fused_with(program: Program, lines: Sequence[int]) -> tuple[Program, list[i
 
 def _encoded(lowered: Lowered, shape: Shape) -> Any:
     """Return the native kernel's own tables of a lowered program."""
-    instructions, stages, products, parts, blocks, groups = [], [], [], [], [], []
+    instructions, stages, products, parts, blocks, groups = (list[list[int]]() for _ in range(6))
     constants = list(lowered.constants)
     for code, multiplied in lowered.stages:
         stages.append([len(instructions), len(code), len(products), len(multiplied)])

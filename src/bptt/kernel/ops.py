@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bptt.kernel import binding, compiled, loop
 from bptt.kernel.layout import DENSE, Layout
-from bptt.kernel.native_step import Source
+from bptt.kernel.native_step import Inputs, Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.plain import is_plain, is_traced, is_transformed, take_as_constant
 from bptt.kernel.plain_loop import State, Step, project, unroll
@@ -62,10 +62,7 @@ def run(
     if torch.is_autocast_enabled(source.x.device.type):
         with torch.autocast(source.x.device.type, enabled=False):
             dtype = state[0].dtype
-            source = Source(
-                source.x if source.is_tokens else source.x.to(dtype),
-                *[_as(t, dtype) for t in source[1:]],
-            )
+            source = source.to(dtype)
             return run(recipe, source, tuple(part.to(dtype) for part in state), layout, omega)
     found = native(recipe, source, state, layout)
     if isinstance(found, str):
@@ -81,7 +78,7 @@ def run(
         h, *ends = compiled.run(found.place, source, starts, recipe.tensors, layout)
     else:
         weights = found.prepare(recipe.tensors)
-        h, *ends = loop.run(found.step, source, starts, weights, layout, omega)
+        h, *ends = loop.run(found.step, Inputs(source, starts, weights, layout), omega)
     lasts: list[Tensor] = []
     for length, end in zip(lengths, ends, strict=True):
         lasts += [end] if length == 1 else end.unbind(0)
@@ -95,11 +92,7 @@ class Compiled(NamedTuple):
     lengths: tuple[int, ...]
 
 
-def _as(tensor: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return tensor.to(dtype) if tensor is not None and tensor.is_floating_point() else tensor
-
-
-def native(
+def native(  # noqa: PLR0911 (a reason a line)
     recipe: Recipe, source: Source, state: State, layout: Layout = DENSE
 ) -> Traced | Compiled | str:
     """Return the step that the native kernel runs here and now, or why it does not."""

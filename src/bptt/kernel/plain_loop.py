@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bptt.kernel.layout import DENSE, Layout
 
-State = tuple[Float[Tensor, "B width"], ...]
+State = tuple[Float[Tensor, "B _"], ...]
 Step = Callable[[Tensor, State], State]
 
 

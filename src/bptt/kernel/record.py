@@ -16,6 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jaxtyping
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -53,7 +54,7 @@ SHAPE_READERS = frozenset(
     ]
 )
 TRANSPOSES: tuple[Any, ...] = tuple(getattr(Tensor, name).__get__ for name in ("T", "mT"))
-LIBRARIES = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, jaxtyping.__file__, __file__))
 
 
 class NotTraced(Exception):  # noqa: N818 (a reason, not an error)
@@ -112,7 +113,8 @@ class Traced:
         return NativeStep(self.program, shape, transposed)
 
 
-def _as_weight(tensor: Any, kind: str, width: int) -> Tensor:
+def _as_weight(tensor: Tensor | None, kind: str, width: int) -> Tensor:
+    assert tensor is not None  # what a step reads, it has
     if kind == "vector" and tensor.shape != (width,):
         return tensor.reshape(-1).expand(width)
     return tensor.unsqueeze(1) if kind == "column" else tensor
@@ -320,7 +322,7 @@ def _check(
         )
         if not bool(close.all()):
             raise NotTraced(
-                "its operations on rows are not all that it does (a gradient of its own, a hidden value)"
+                "its operations on rows are not all that it does (a gradient of its own, say)"
             )
 
 

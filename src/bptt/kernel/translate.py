@@ -70,7 +70,7 @@ class Rows:
         return Rows(tuple(change(c) for c in self.columns), self.flat)
 
 
-def part_of(value: Expr, start: int, width: int) -> Expr:
+def part_of(value: Expr, start: int, width: int) -> Expr:  # noqa: PLR0911 (an operation a line)
     """Return some columns of a value: its operation on those columns of what it was made of."""
     if width == value.width:
         return value

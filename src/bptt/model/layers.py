@@ -67,7 +67,8 @@ class Recurrent(RNNBase):
             )
             source = Source(rows, U, b_ih, b_hh if self.adds_both_biases else None)
         if self.omega is not None:
-            return self._layer_with_omega(suffix, recipe, source, state, layout)
+            h, ends = self._layer_with_omega(suffix, recipe, source, state, layout)
+            return h, ends
         return self._layer(suffix, recipe, source, state, layout)
 
     @leave_to_python("omega is given under fullgraph=True; expected torch.compile without")
@@ -221,7 +222,7 @@ class Recurrent(RNNBase):
         if hidden is None:
             hidden = self.zero_state(given.shape[batch])
         else:
-            self.check_forward_args(given, hidden, None)  # type: ignore[arg-type]
+            self.check_forward_args(given, hidden, None)
         outs, last = self.run(given.transpose(0, 1) if self.batch_first else given, hidden)
         out = ops.as_output(outs[-1], batch_first=self.batch_first)
         if not is_single:
