@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.kernel import reference
+from bptt.cells.elman import elman
+from bptt.kernel.plain_loop import unroll
 
 STEPS, WINDOW, START = 60, 20, 40_000
 
@@ -31,8 +32,8 @@ def term_norms(net: bptt.Network, y: Tensor) -> Tensor:
     """Return ‖term (j, k)‖ of the double sum for the T steps of y, (T, T), 0 for k > j."""
     a = net.likelihood.encoding.project(y[:-1], net.R) + net.recurrent.get_parameter("bias_ih_l0")
     a = a.detach().requires_grad_()
-    step = reference.elman(net.recurrent.get_parameter("weight_hh_l0"), torch.tanh)
-    h, _ = reference.unroll(step, a, (torch.zeros(1, net.recurrent.hidden_size),))
+    step = elman(net.recurrent.get_parameter("weight_hh_l0"), torch.tanh)
+    h, _ = unroll(step, a, (torch.zeros(1, net.recurrent.hidden_size),))
     nll = net.likelihood.nll(net.readout(h), y[1:])
     rows = [torch.autograd.grad(loss, a, retain_graph=True)[0] for loss in nll[:, 0]]
     previous_h = torch.cat([torch.zeros_like(h[:1]), h[:-1]])

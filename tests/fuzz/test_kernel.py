@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import bptt
-from bptt.kernel import binding, ops, reference
+from bptt.cells import by_name
+from bptt.cells.by_name import Given, plainly
+from bptt.cells.looped import Loop
+from bptt.kernel import binding
 from bptt.kernel.layout import Layout
-from bptt.kernel.reference import Given, Loop
 from tests.fuzz.campaign import fuzz
 from tests.oracles import FLOAT64
 
@@ -75,8 +77,8 @@ def test_layers(data: st.DataObject) -> None:
     layout = data.draw(layouts(*sizes[:2]))
     arguments = data.draw(inputs(cell, Loop(), layout, sizes))
     arguments = arguments._replace(h0=numbers(sizes[1], sizes[3]))
-    expected = results(reference.layer(cell, arguments, layout), list(arguments))
-    check(results(ops.layer(cell, arguments, layout), list(arguments)), expected)
+    expected = results(by_name.layer(cell, arguments, layout, run=plainly), list(arguments))
+    check(results(by_name.layer(cell, arguments, layout), list(arguments)), expected)
 
 
 @fuzz(weight=1)
@@ -91,8 +93,8 @@ def test_looped_layers(data: st.DataObject) -> None:
     loop = Loop((1, *more), leak, *norm)
     arguments = data.draw(inputs(cell, loop, layout, sizes))
     tensors = [*arguments, *loop[1:]]
-    expected = results(reference.looped_layer(cell, arguments, loop, layout), tensors)
-    check(results(ops.looped_layer(cell, arguments, loop, layout), tensors), expected)
+    expected = results(by_name.looped_layer(cell, arguments, loop, layout, run=plainly), tensors)
+    check(results(by_name.looped_layer(cell, arguments, loop, layout), tensors), expected)
 
 
 @fuzz(weight=1)
@@ -124,15 +126,15 @@ def test_what_does_not_fit_never_reaches_the_kernel(data: st.DataObject) -> None
     )
     broken = arguments._replace(**{name: changed})
     try:
-        expected = reference.layer(cell, broken, layout)
+        expected = by_name.layer(cell, broken, layout, run=plainly)
     except Exception:  # noqa: BLE001 (whatever it is that torch says)
         with pytest.raises((RuntimeError, IndexError, TypeError, bptt.BpttError)):
-            ops.layer(cell, broken, layout)
+            by_name.layer(cell, broken, layout)
         return
     if any(t.is_meta for t in expected):
         return
     try:
-        got = ops.layer(cell, broken, layout)
+        got = by_name.layer(cell, broken, layout)
     except bptt.BpttError:
         return  # as for a batch that torch would broadcast
     for mine, its in zip(got, expected, strict=True):

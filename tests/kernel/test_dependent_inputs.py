@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 import bptt
-from bptt.kernel import ops, reference
-from bptt.kernel.reference import Given, Loop
+from bptt.cells import by_name
+from bptt.cells.by_name import Given, plainly
+from bptt.cells.looped import Loop
 from tests.oracles import FLOAT64
 
 T, B, I, H = 4, 3, 2, 3  # noqa: E741
@@ -137,8 +139,8 @@ def test_looped_layers(made: str) -> None:
         return compute
 
     wanted = list(first.values())
-    expected = derivatives(compute_by(reference.looped_layer), inputs, wanted)
-    assert_same(derivatives(compute_by(ops.looped_layer), inputs, wanted), expected)
+    expected = derivatives(compute_by(partial(by_name.looped_layer, run=plainly)), inputs, wanted)
+    assert_same(derivatives(compute_by(by_name.looped_layer), inputs, wanted), expected)
 
 
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])

@@ -18,9 +18,11 @@ import torch
 from torch import Tensor, library
 
 import bptt
-from bptt.kernel import binding, ops, reference
+from bptt.cells import by_name
+from bptt.cells.by_name import Given, plainly
+from bptt.kernel import binding, compiled, ops
 from bptt.kernel.layout import DENSE, Layout, Packing
-from bptt.kernel.reference import Given
+from bptt.kernel.record import Traced
 from tests.covering import pairs
 from tests.oracles import FLOAT32, FLOAT64
 
@@ -55,11 +57,11 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def native(cell: str, layout: Layout) -> Run:
-    return lambda *given: ops.layer(cell, Given(*given), layout)
+    return lambda *given: by_name.layer(cell, Given(*given), layout)
 
 
 def plain(cell: str, layout: Layout) -> Run:
-    return lambda *given: reference.layer(cell, Given(*given), layout)
+    return lambda *given: by_name.layer(cell, Given(*given), layout, run=plainly)
 
 
 def layout_of(kind: str, T: int, B: int, reverse: bool = False) -> Layout:
@@ -250,7 +252,7 @@ def test_compiles_without_a_graph_break_and_shards() -> None:
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.splitlines()[-1]
-        == "7 layers compiled to one operation each, 2 transforms inside; sharded ones"
+        == "8 layers compiled to one operation each, 2 transforms inside; sharded ones"
     )
 
 
@@ -262,8 +264,14 @@ def test_registered_operation_is_well_behaved(
 ) -> None:
     layout, (columns, tokens) = layout_of(kind, 6, 4), enter
     rest = (layout.batch_sizes, layout.resets, layout.reverse)
-    given = inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens)
-    library.opcheck(torch.ops.bptt.layer.default, (cell, *given, *rest))
+    given = Given(*inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens))
+    step = by_name.recipe(cell, *([given.W, given.b_hh] if cell == "gru" else [given.W]))
+    traced = ops.native(step, given.source(cell), (given.h0,), layout)
+    assert isinstance(traced, Traced)
+    there = [t for t in step.tensors if t is not None]
+    place = compiled.register(traced, tuple(t is not None for t in step.tensors))
+    arguments = (place, *given.source(cell), [given.h0], there, *rest)
+    library.opcheck(torch.ops.bptt.loop.default, arguments)
 
 
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
@@ -275,7 +283,7 @@ def test_nan_and_infinity_go_through_as_in_torch(nonlinearity: str, value: float
     W = theirs.weight_hh_l0.detach().requires_grad_()
     p = (x @ theirs.weight_ih_l0.T).detach().requires_grad_()
     expected, _ = theirs(x)
-    h, _ = ops.layer(nonlinearity, Given(p, None, W, None, None, torch.zeros(2, 4)))
+    h, _ = by_name.layer(nonlinearity, Given(p, None, W, None, None, torch.zeros(2, 4)))
     torch.testing.assert_close(h, expected, equal_nan=True, **FLOAT32)
     expected.sum().backward()
     h.sum().backward()

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.kernel import ops, reference
+from bptt.cells import by_name
+from bptt.kernel import ops
 from tests.networks import RECURRENT_CELLS
 from tests.oracles import FLOAT32, FLOAT64, one_hot
 
@@ -83,14 +84,15 @@ def test_output_recurrence_has_no_loop_over_time(monkeypatch: pytest.MonkeyPatch
 
     net, y, x = network("output", layers=2, inputs=2), symbols(), torch.randn(T, B, 2).double()
     apart = [net(y[t : t + 1], x[t : t + 1], state=net(y[:t], x[:t]).state) for t in range(1, T)]
-    monkeypatch.setattr(reference, "unroll", no_loop)
     with monkeypatch.context() as without_kernel:
-        without_kernel.setattr(ops, "is_native", lambda *_: False)
+        without_kernel.setattr(by_name, "ROWS_AT_ONCE", 10**6)  # one step has all rows
+        without_kernel.setattr(ops, "native", lambda *_: "not here")
         outs = [net(y, x)]
+    monkeypatch.setattr(ops, "unroll", no_loop)
     outs.append(net(y, x))  # where the kernel has it, rows are only rows
     for out in outs:
         torch.testing.assert_close(out.nll[1:], torch.cat([o.nll for o in apart]), **FLOAT64)
-    monkeypatch.setattr(ops, "layer", no_loop)
+    monkeypatch.setattr(ops, "run", no_loop)
     with pytest.raises(AssertionError, match="there is a loop"):
         network("hidden", inputs=2)(symbols(), torch.randn(T, B, 2).double())
 

@@ -11,11 +11,10 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from bptt.errors import BpttError, require_number, require_whole
-from bptt.kernel import reference
+from bptt.kernel import plain_loop
 from bptt.model.entry import enter
 from bptt.model.given import as_numbers
-from bptt.model.layers import ACTIVATIONS
-from bptt.model.looped import LoopedRNN
+from bptt.model.layers import Recurrent
 from bptt.model.network import Network
 from bptt.model.state import parts
 
@@ -72,29 +71,23 @@ class Step:
         layer, H = self.net.recurrent, self.net.recurrent.hidden_size
         layers = int(layer.num_layers)
         pieces = s.split(H, dim=-1)
-        p, moved = self.base.expand(len(s), -1), list[reference.State]()
+        p, moved = self.base.expand(len(s), -1), list[plain_loop.State]()
         for k in range(layers):
             suffix = f"_l{k}"
             if k > 0:
                 U, b = layer.part("weight_ih", suffix), layer.input_bias(suffix)
                 assert b is not None  # a Network's layers all have one
-                p = reference.project(moved[-1][0], U.detach().double(), b.detach().double())
+                p = plain_loop.project(moved[-1][0], U.detach().double(), b.detach().double())
             moved.append(self._cell(suffix)(p, pieces[k::layers]))
         return torch.cat([state[i] for i in range(len(moved[0])) for state in moved], -1)
 
-    def _cell(self, suffix: str) -> reference.Step:
+    def _cell(self, suffix: str) -> plain_loop.Step:
         """Return a layer's step in float64."""
-        layer, cell = self.net.recurrent, self.net.cell
-        if isinstance(layer, LoopedRNN):
-            loop = layer.loop(suffix).each(lambda t: t.detach().double())
-            weights = layer.weights(suffix).detach().double()
-            return reference.looped(weights, ACTIVATIONS[cell], loop)
-        W = layer.part("weight_hh", suffix).detach().double()
-        if cell == "gru":
-            return reference.gru(W, layer.part("bias_hh", suffix).detach().double())
-        if cell == "lstm":
-            return reference.lstm(W)
-        return reference.elman(W, ACTIVATIONS[cell])
+        layer = self.net.recurrent
+        assert isinstance(layer, Recurrent)  # what has no loop is refused before
+        recipe = layer.recipe(suffix)
+        exact = [None if t is None else t.detach().double() for t in recipe.tensors]
+        return recipe._replace(tensors=tuple(exact)).step
 
     def jacobian(self, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S S"]:
         """Return ∂F/∂s at every state."""

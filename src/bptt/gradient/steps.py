@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.kernel.reference import NORM_EPSILON, Loop
+from bptt.cells.looped import NORM_EPSILON, Loop
 
 Parts = tuple[Float[Tensor, "J B H"], ...]
 """The gradient of a state: of h, or of h and c."""

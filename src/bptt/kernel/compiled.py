@@ -1,93 +1,174 @@
-"""The layer as torch.compile sees it: one operation, and one for its gradient."""
+"""The loop as torch.compile sees it: one operation, and one for its gradient, whatever the cell."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor, library
 
-from bptt.kernel import binding
 from bptt.kernel.layout import Layout
-from bptt.kernel.reference import Given
+from bptt.kernel.native_step import Inputs, Needs, Source
+from bptt.kernel.record import Traced
 
-GIVEN = "str cell, Tensor x, Tensor? U, Tensor W, Tensor? b_ih, Tensor? b_hh, Tensor h0"
+GIVEN = "Tensor x, Tensor? U, Tensor? b_ih, Tensor? b_hh, Tensor[] starts, Tensor[] tensors"
 LAYOUT = "Tensor? batch_sizes, Tensor? resets, bool reverse"
 
 
-def layer(cell: str, given: Given, layout: Layout) -> tuple[Tensor, Tensor]:
-    """Return what `ops.layer` returns."""
-    h, last, *_ = _layer(cell, *given, layout.batch_sizes, layout.resets, layout.reverse)
-    return h, last
+class Known(NamedTuple):
+    """A traced step, and which of the tensors that it is made of there are."""
+
+    traced: Traced
+    present: tuple[bool, ...]
+
+    def all(self, tensors: Sequence[Tensor]) -> list[Tensor | None]:
+        """Return all tensors of the step, None where there is none."""
+        there = iter(tensors)
+        return [next(there) if is_there else None for is_there in self.present]
 
 
-def _compute(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
-    """Return h, the last states, and what "gru" keeps for its gradient, else nothing, twice."""
-    given, layout = Given(*arguments[:6]), Layout(*arguments[6:])
-    h, last, *kept = binding.forward(cell, given, layout)
-    return h, last, *(kept or (h.new_empty(0), h.new_empty(0)))
+STEPS: list[Known] = []
+"""Every step that was compiled: an operation names its own by its place here."""
 
 
-def _shapes(cell: str, *arguments: Any) -> tuple[Tensor, ...]:
-    x, _, W, _, _, h0 = Given(*arguments[:6])
-    assert W is not None  # a layer without a loop is left to the compiler
-    assert h0 is not None
-    G, H = W.shape
-    rows = x.shape[:-1] if x.is_floating_point() else x.shape
-    kept = [(*rows, G), (*rows, H)] if cell == "gru" else [(0,), (0,)]
-    return W.new_empty(*rows, H), h0.new_empty(*h0.shape), *(W.new_empty(*size) for size in kept)
+def register(traced: Traced, present: tuple[bool, ...]) -> int:
+    """Return a step's place among all."""
+    known = Known(traced, present)
+    if known not in STEPS:
+        STEPS.append(known)
+    return STEPS.index(known)
 
 
-def _compute_gradients(cell: str, *arguments: Any) -> list[Tensor]:
+def run(
+    place: int,
+    source: Source,
+    starts: Sequence[Tensor],
+    tensors: Sequence[Tensor | None],
+    layout: Layout,
+) -> list[Tensor]:
+    """Return what `loop.run` returns, for the tensors that the step is made of."""
+    there = [t for t in tensors if t is not None]
+    made: list[Tensor] = _loop(
+        place,
+        *source,
+        list(starts),
+        there,
+        layout.batch_sizes,
+        layout.resets,
+        layout.reverse,
+    )
+    return made[: 1 + len(starts)]
+
+
+def _compute(place: int, *arguments: Any) -> list[Tensor]:
+    """Return h, the last states, every state at every step but h, and what is kept."""
+    known, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
+    step, weights = known.traced.step, known.traced.prepare(known.all(tensors))
+    inputs = Inputs(source, starts, weights, layout)
+    arrays, saved = step.forward(inputs, keep=True)
+    return [*step.outputs(arrays, inputs), *arrays[1:], *saved]
+
+
+def _taken_apart(
+    arguments: Sequence[Any],
+) -> tuple[Source, list[Tensor], list[Tensor], Layout]:
+    starts, tensors = arguments[4:6]
+    return Source(*arguments[:4]), starts, tensors, Layout(*arguments[6:9])
+
+
+def _shapes(place: int, *arguments: Any) -> list[Tensor]:
+    step, (source, starts, _, _) = STEPS[place].traced.step, _taken_apart(arguments)
+    rows, like = source.rows, starts[0]
+    (width, _), *others = step.shape.states
+    arrays = [like.new_empty(*rows, other) for other, _ in others]
+    saved = [like.new_empty(*rows, kept) for kept in step.saved_widths]
+    ends = [start.new_empty(*start.shape) for start in starts]
+    return [like.new_empty(*rows, width), *ends, *arrays, *saved]
+
+
+def _compute_gradients(place: int, *arguments: Any) -> list[Tensor]:
     """Return the gradients of what was given, of no size where they are not needed."""
-    given, layout = Given(*arguments[:6]), Layout(*arguments[6:9])
-    h, gates, a_n, grad_h, grad_last, needs = arguments[9:]
-    kept = (h, gates, a_n) if cell == "gru" else (h,)
-    found = binding.backward(cell, given, layout, kept, (grad_h, grad_last), tuple(needs))
+    known, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
+    states, saved, grads, needs = arguments[9:]
+    S, like = len(starts), starts[0]
+    with torch.enable_grad():
+        leaves = [
+            t.detach().requires_grad_(needed)
+            for t, needed in zip(tensors, needs[4 + S :], strict=True)
+        ]
+        weights = known.traced.prepare(known.all(leaves))
+    wanted = Needs(needs[0], needs[1], any(needs[2:4]), tuple(w.requires_grad for w in weights))
+    inputs = Inputs(source, starts, [w.detach() for w in weights], layout)
+    found = known.traced.step.backward(inputs, (states, saved), grads, wanted)
+    of_x, of_U, of_b, *others = found
+    of_tensors = _through(weights, others[S:], leaves)
+    every = [of_x, of_U, of_b, of_b, *others[:S], *of_tensors]
     return [
-        h.new_empty(0) if grad is None or not needed else grad.contiguous()
-        for grad, needed in zip(found, needs, strict=True)
+        grad.clone(memory_format=torch.contiguous_format)
+        if grad is not None and needed
+        else like.new_zeros(t.shape if needed and t is not None else (0,))
+        for grad, needed, t in zip(every, needs, [*source, *starts, *tensors], strict=True)
     ]
 
 
-def _shapes_of_gradients(cell: str, *arguments: Any) -> list[Tensor]:
-    given, needs, W = arguments[:6], arguments[-1], arguments[2]
+def _through(
+    weights: Sequence[Tensor], grads: Sequence[Tensor | None], leaves: Sequence[Tensor]
+) -> list[Tensor | None]:
+    """Return the gradients of the tensors that weights were made of."""
+    reached = [(w, grad) for w, grad in zip(weights, grads, strict=True) if grad is not None]
+    wanted = [t for t in leaves if t.requires_grad]
+    if not reached or not wanted:
+        return [None for _ in leaves]
+    roots, seeds = zip(*reached, strict=True)
+    found = iter(torch.autograd.grad(roots, wanted, seeds, allow_unused=True))
+    return [next(found) if t.requires_grad else None for t in leaves]
+
+
+def _shapes_of_gradients(place: int, *arguments: Any) -> list[Tensor]:
+    source, starts, tensors, needs = arguments[:4], arguments[4], arguments[5], arguments[-1]
+    like = starts[0]
     return [
-        W.new_empty(*t.shape) if needed else W.new_empty(0)
-        for t, needed in zip(given, needs, strict=True)
+        like.new_empty(*t.shape) if needed and t is not None else like.new_empty(0)
+        for t, needed in zip([*source, *starts, *tensors], needs, strict=True)
     ]
 
 
-_layer = library.custom_op(
-    "bptt::layer",
-    _compute,
-    mutates_args=(),
-    schema=f"({GIVEN}, {LAYOUT}) -> (Tensor, Tensor, Tensor, Tensor)",
+_loop = library.custom_op(
+    "bptt::loop", _compute, mutates_args=(), schema=f"(int step, {GIVEN}, {LAYOUT}) -> Tensor[]"
 )
 _gradients = library.custom_op(
-    "bptt::layer_gradients",
+    "bptt::loop_gradients",
     _compute_gradients,
     mutates_args=(),
-    schema=f"({GIVEN}, {LAYOUT}, Tensor h, Tensor gates, Tensor a_n, "
-    "Tensor? grad_h, Tensor? grad_last, bool[] needs) -> Tensor[]",
+    schema=f"(int step, {GIVEN}, {LAYOUT}, Tensor[] states, Tensor[] saved, Tensor?[] grads, "
+    "bool[] needs) -> Tensor[]",
 )
 
 
-def _keep(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    ctx.cell, *tensors, ctx.reverse = inputs
-    h, _, *kept = output
-    ctx.save_for_backward(*tensors, h, *kept)
-    ctx.set_materialize_grads(False)
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    ctx.place, *source, starts, tensors, batch_sizes, resets, ctx.reverse = inputs
+    ctx.counts = len(starts), len(tensors)
+    ends = 1 + len(starts)
+    ctx.save_for_backward(
+        *source, *starts, *tensors, batch_sizes, resets, output[0], *output[ends:]
+    )
 
 
-def _derive(ctx: Any, grad_h: Tensor | None, grad_last: Tensor | None, *_: Any) -> tuple[Any, ...]:
-    *given, batch_sizes, resets, h, gates, a_n = ctx.saved_tensors
-    needs = list(ctx.needs_input_grad[1:7])
-    layout, kept = (batch_sizes, resets, ctx.reverse), (h, gates, a_n)
-    found = _gradients(ctx.cell, *given, *layout, *kept, grad_h, grad_last, needs)
-    grads = [grad if needed else None for grad, needed in zip(found, needs, strict=True)]
-    return None, *grads, None, None, None
+def _derive(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
+    S, W = ctx.counts
+    saved = list(ctx.saved_tensors)
+    source, starts, tensors = saved[:4], saved[4 : 4 + S], saved[4 + S : 4 + S + W]
+    batch_sizes, resets, *kept = saved[4 + S + W :]
+    given = (*source, starts, tensors, batch_sizes, resets, ctx.reverse)
+    needs = [t is not None and t.requires_grad for t in (*source, *starts, *tensors)]
+    found = _gradients(ctx.place, *given, kept[:S], kept[S:], grads[: 1 + S], needs)
+    grad: list[Tensor | None] = [
+        g if needed else None for g, needed in zip(found, needs, strict=True)
+    ]
+    return None, *grad[:4], grad[4 : 4 + S], grad[4 + S :], None, None, None
 
 
-_layer.register_fake(_shapes)
+_loop.register_fake(_shapes)
 _gradients.register_fake(_shapes_of_gradients)
-_layer.register_autograd(_derive, setup_context=_keep)
+_loop.register_autograd(_derive, setup_context=_keep)

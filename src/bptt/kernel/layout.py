@@ -86,6 +86,21 @@ class Layout:
         some = (lengths > 0).unsqueeze(1)
         return torch.where(some, h[index.clamp(max=len(h) - 1)], h0)
 
+    def last_of_two(
+        self, states: Float[Tensor, "2 B H"], steps: int, h0: Float[Tensor, "B H"]
+    ) -> Float[Tensor, "B H"]:
+        """Return each row's last state, of those of every even and every odd step that were last.
+
+        steps: of how many there are, where every step has all rows.
+        """
+        sizes = self.batch_sizes
+        if sizes is None:
+            return states[(steps - 1) % 2].clone()
+        rows = torch.arange(len(h0))
+        lengths = (sizes.unsqueeze(1) > rows).sum(0)
+        last = torch.full_like(lengths, len(sizes) - 1) if self.reverse else lengths - 1
+        return torch.where((lengths > 0).unsqueeze(1), states[last % 2, rows], h0)
+
     def lasts(
         self, h: Float[Tensor, "... H"], h0: Float[Tensor, "D B H"]
     ) -> Float[Tensor, "D B H"]:

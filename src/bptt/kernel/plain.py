@@ -8,6 +8,9 @@ whoever set it wants to see torch's own operations.
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import torch
@@ -69,3 +72,31 @@ def _all_devices() -> bool:
     count = torch._C._len_torch_function_stack()
     modes: list[Any] = [torch._C._get_function_stack_at(i) for i in range(count)]
     return all(isinstance(mode, DeviceContext) for mode in modes)
+
+
+def take_as_constant(function: Any) -> None:
+    """Let torch.compile call a function when it traces, and take its result as a constant.
+
+    As torch.compiler.assume_constant_result does, which would import the compiler now.
+    """
+    function._dynamo_marked_constant = True
+
+
+def leave_to_python(reason: str) -> Callable[[Any], Any]:
+    """Let torch.compile break its graph at a function, and leave alone what it calls.
+
+    As torch.compiler.disable does, which would import the compiler now.
+    """
+
+    def mark(function: Any) -> Any:
+        @wraps(function)
+        def outside(*arguments: Any, **named: Any) -> Any:
+            if "torch._dynamo" in sys.modules:
+                return torch.compiler.disable(function)(*arguments, **named)
+            return function(*arguments, **named)
+
+        outside._torchdynamo_disable = True  # type: ignore[attr-defined]
+        outside._torchdynamo_disable_msg = reason  # type: ignore[attr-defined]
+        return outside
+
+    return mark

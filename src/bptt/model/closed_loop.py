@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from bptt.kernel import free_run as kernel
-from bptt.kernel import reference
+from bptt.kernel.plain_loop import State, project
 from bptt.model import mean_loop as by_hand
 from bptt.model.encodings import BLANK
 from bptt.model.given import Given, where
@@ -102,7 +102,7 @@ def plain_loop(net: Network, given: Given, say: Say) -> Loop:
             states = [tuple(part.masked_fill(reset, 0) for part in state) for state in states]
         p = base[t]
         if R is not None:
-            p = p + reference.project(_unless(forced[t], own), R)
+            p = p + project(_unless(forced[t], own), R)
         top, moved = _move(layer, p, states)
         outputs.append(net.outputs_of(top))
         tops.append(top)
@@ -150,11 +150,11 @@ def _unless(mask: Bool[Tensor, "*rows"], values: Tensor) -> Tensor:
     return values.masked_fill(mask, nothing)
 
 
-def _layer_states(layer: Recurrent | Feedforward, hidden: Hidden) -> list[reference.State]:
+def _layer_states(layer: Recurrent | Feedforward, hidden: Hidden) -> list[State]:
     return [tuple(part[k] for part in parts(hidden)) for k in range(layer.num_layers)]
 
 
-def _joined(hidden: Hidden, states: list[reference.State]) -> Hidden:
+def _joined(hidden: Hidden, states: list[State]) -> Hidden:
     """Return the layers' states as one, in the form that `hidden` has."""
     stacked = tuple(torch.stack(same) for same in zip(*states, strict=True))
     if hidden is None:
@@ -163,15 +163,15 @@ def _joined(hidden: Hidden, states: list[reference.State]) -> Hidden:
 
 
 def _move(
-    layer: Recurrent | Feedforward, p: Float[Tensor, "B G"], states: list[reference.State]
-) -> tuple[Float[Tensor, "B H"], list[reference.State]]:
+    layer: Recurrent | Feedforward, p: Float[Tensor, "B G"], states: list[State]
+) -> tuple[Float[Tensor, "B H"], list[State]]:
     """Take all layers one step on from the first one's projected input."""
-    moved: list[reference.State] = []
+    moved: list[State] = []
     h = p
     for k, state in enumerate(states):
         suffix = f"_l{k}"
         if k > 0:
-            p = reference.project(h, layer.part("weight_ih", suffix), layer.input_bias(suffix))
+            p = project(h, layer.part("weight_ih", suffix), layer.input_bias(suffix))
         now = layer.step(suffix)(p, state)
         h = now[0]
         moved.append(now if state else ())

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_shape, require_whole
-from bptt.kernel import reference
+from bptt.kernel import plain_loop
 
 BLANK = -1
 """The token that stands for none: it encodes to the zero vector."""
@@ -112,7 +112,7 @@ class Tokens:
 
         Values that are real are taken for the vectors themselves: the probabilities of the tokens.
         """
-        return reference.project(values, weight)
+        return plain_loop.project(values, weight)
 
 
 Encoding = Features | Tokens

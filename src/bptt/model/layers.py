@@ -18,11 +18,17 @@ from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
+from bptt.cells import by_name
+from bptt.cells.by_name import ACTIVATIONS
+from bptt.cells.elman import feedforward
 from bptt.errors import BpttError, require_choice, require_kind
-from bptt.kernel import ops, reference
+from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout
-from bptt.kernel.plain import is_plain, is_traced, is_transformed
-from bptt.kernel.reference import PLAIN, Given, State
+from bptt.kernel.native_step import Source
+from bptt.kernel.omega import OmegaTerm
+from bptt.kernel.ops import Recipe
+from bptt.kernel.plain import is_plain, is_traced, is_transformed, leave_to_python
+from bptt.kernel.plain_loop import State, Step, project
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
@@ -32,9 +38,8 @@ Listener = Callable[["Recurrent", str, Tensor, Tensor, Tensor, Layout], None]
 
 Module = TypeVar("Module", bound=nn.Module)
 
-ACTIVATIONS = {"tanh": torch.tanh, "relu": torch.relu}
-CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru"}
-"""torch's name of each cell that the kernel computes, and the kernel's."""
+CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru", "LSTM": "lstm"}
+"""torch's name of each cell, and ours."""
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 """How many rows of a weight a hidden unit has."""
 
@@ -45,7 +50,8 @@ class Recurrent(RNNBase):
     states: int = 1
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
-    omega: ops.OmegaTerm | None = None
+    omega: OmegaTerm | None = None
+    adds_both_biases: ClassVar[bool] = True
     dropped: Mapping[str, Tensor] = MappingProxyType({})  # of one call: see bptt.model.entry
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
@@ -54,43 +60,36 @@ class Recurrent(RNNBase):
         self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, on its input or on the projection of it."""
-        cell = CELLS[self.mode]
-        W, b_hh = self.part("weight_hh", suffix), self.part("bias_hh", suffix)
-        b_inside = b_hh if cell == "gru" else None  # the others' stand outside the loop
-        given = Given(rows, None, W, None, b_inside, state[0])
+        recipe, source = self.recipe(suffix), Source(rows)
         if not is_projected:
-            U, b_ih = self.part("weight_ih", suffix), self.part("bias_ih", suffix)
-            given = Given(rows, U, W, b_ih, b_hh, state[0])
+            U, b_ih, b_hh = (
+                self.part(name, suffix) for name in ("weight_ih", "bias_ih", "bias_hh")
+            )
+            source = Source(rows, U, b_ih, b_hh if self.adds_both_biases else None)
         if self.omega is not None:
-            h, state = self._layer_with_omega(suffix, given, layout)
-            return h, state
-        return self._layer(suffix, given, layout)
+            h, ends = self._layer_with_omega(suffix, recipe, source, state, layout)
+            return h, ends
+        return self._layer(suffix, recipe, source, state, layout)
 
-    @torch.compiler.disable(  # type: ignore[untyped-decorator]
-        reason="omega is given under fullgraph=True; expected torch.compile without"
-    )
-    def _layer_with_omega(self, suffix: str, given: Given, layout: Layout) -> tuple[Tensor, State]:
+    @leave_to_python("omega is given under fullgraph=True; expected torch.compile without")
+    def _layer_with_omega(
+        self, suffix: str, recipe: Recipe, source: Source, state: State, layout: Layout
+    ) -> tuple[Tensor, State]:
         """Run a layer whose Ω counts, which the compiler leaves as it is."""
-        cell = CELLS[self.mode]
-        assert given.h0 is not None
-        if ops.can_omega(cell, given, layout):
-            given = given._replace(h0=given.h0.unsqueeze(0))
-            h, last = ops.looped_layer(cell, given, PLAIN, layout, self.omega)
-            return h, (last[0],)
-        return self._layer(suffix, given, layout)
+        if ops.can_omega(recipe, source, state, layout):
+            return ops.run(recipe, source, state, layout, self.omega)
+        return self._layer(suffix, recipe, source, state, layout)
 
-    def _layer(self, suffix: str, given: Given, layout: Layout) -> tuple[Tensor, State]:
+    def _layer(
+        self, suffix: str, recipe: Recipe, source: Source, state: State, layout: Layout
+    ) -> tuple[Tensor, State]:
         """Run a layer, and let a listener hear of it."""
-        start = given.h0
-        assert start is not None
-        if self.listener is not None and given.U is not None:
-            p = reference.project(given.x, given.U, self.input_bias(suffix))
-            b_inside = given.b_hh if self.mode == "GRU" else None
-            given = given._replace(x=p, U=None, b_ih=None, b_hh=b_inside)
-        h, end = ops.layer(CELLS[self.mode], given, layout)
+        if self.listener is not None and source.U is not None:
+            source = Source(project(source.x, source.U, source.bias))
+        h, ends = ops.run(recipe, source, state, layout)
         if self.listener is not None:
-            self.listener(self, suffix, given.x, h, start, layout)
-        return h, (end,)
+            self.listener(self, suffix, source.x, h, state[0], layout)
+        return h, ends
 
     def part(self, name: str, suffix: str) -> Any:
         """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
@@ -101,16 +100,19 @@ class Recurrent(RNNBase):
         b_ih, b_hh = self.part("bias_ih", suffix), self.part("bias_hh", suffix)
         return None if b_ih is None or b_hh is None else b_ih + b_hh
 
-    def step(self, suffix: str) -> reference.Step:
+    def recipe(self, suffix: str) -> Recipe:
+        """Return what makes the step of one layer."""
+        return by_name.recipe(CELLS[self.mode], self.part("weight_hh", suffix))
+
+    def step(self, suffix: str) -> Step:
         """Return what one layer does to its projected input and its state at one step, plainly."""
-        raise NotImplementedError
+        return self.recipe(suffix).step
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
         depth = self.num_layers * (2 if self.bidirectional else 1)
-        parts = [
-            self.weight_hh_l0.new_zeros(depth, B, self.hidden_size) for _ in range(self.states)
-        ]
+        widths = [self.proj_size or self.hidden_size, *[self.hidden_size] * (self.states - 1)]
+        parts = [self.weight_hh_l0.new_zeros(depth, B, width) for width in widths]
         return tuple(parts) if self.states > 1 else parts[0]
 
     def run(
@@ -162,20 +164,25 @@ class Recurrent(RNNBase):
         of Tensor, shapes that do not fit) goes by torch's, which also has the right error.
         """
         packed = isinstance(input, PackedSequence)
-        if not self._computes(input.data if packed else input, hx):
-            return self.torch_layer.forward(self, input, hx)
+        starts = () if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        if not self._computes(input.data if packed else input, starts):
+            return self._by_torch(input, hx)
         if not packed:
-            return self._forward_padded(input, hx)
+            return self._forward_padded(input, starts)
         if not torch.compiler.is_compiling() and not _is_whole(input):
-            return self.torch_layer.forward(self, input, hx)
-        return self._forward_packed(input, hx)
+            return self._by_torch(input, hx)
+        return self._forward_packed(input, starts)
 
-    def _computes(self, rows: Any, hx: Any) -> bool:
+    def _by_torch(self, *arguments: Any) -> Any:
+        return self.torch_layer.forward(self, *arguments)
+
+    def _computes(self, rows: Any, starts: tuple[Any, ...]) -> bool:
         """Return whether we compute a call with these rows and state, and not torch's layer."""
         weights = [getattr(self, name) for names in self._all_weights for name in names]
-        tensors = [rows, *weights] if hx is None else [rows, hx, *weights]
+        tensors = [rows, *starts, *weights]
         return (
-            all([isinstance(t, Tensor) for t in tensors])  # noqa: C419 (lists are faster)
+            len(starts) in (0, self.states)
+            and all([isinstance(t, Tensor) for t in tensors])  # noqa: C419 (lists are faster)
             and not rows.is_nested
             and rows.ndim in (2, 3)
             and rows.numel() > 0
@@ -203,25 +210,40 @@ class Recurrent(RNNBase):
                 return False
         return True
 
-    def _forward_padded(self, given: Tensor, hx: Tensor | None) -> tuple[Tensor, Any]:
+    def _forward_padded(self, given: Tensor, starts: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
         batch = 0 if self.batch_first else 1
         is_single = given.ndim == 2
-        if hx is not None and hx.ndim != given.ndim:
-            return self.torch_layer.forward(self, given, hx)  # type: ignore[no-any-return]
+        if any(start.ndim != given.ndim for start in starts):
+            return self._by_torch(given, self._as_hidden(starts))  # type: ignore[no-any-return]
         if is_single:
             given = given.unsqueeze(batch)
-            hx = None if hx is None else hx.unsqueeze(1)
-        hidden = self.zero_state(given.shape[batch]) if hx is None else hx
-        if hx is not None:
-            self.check_forward_args(given, hidden, None)  # type: ignore[arg-type]
+            starts = tuple(start.unsqueeze(1) for start in starts)
+        hidden = self._as_hidden(starts)
+        if hidden is None:
+            hidden = self.zero_state(given.shape[batch])
+        else:
+            self.check_forward_args(given, hidden, None)
         outs, last = self.run(given.transpose(0, 1) if self.batch_first else given, hidden)
         out = ops.as_output(outs[-1], batch_first=self.batch_first)
-        return (out.squeeze(batch), last.squeeze(1)) if is_single else (out, last)  # type: ignore[union-attr]
+        if not is_single:
+            return out, last
+        ends = last if isinstance(last, tuple) else (last,)
+        return out.squeeze(batch), self._as_hidden(tuple(end.squeeze(1) for end in ends))  # type: ignore[union-attr]
 
-    def _forward_packed(self, given: PackedSequence, hx: Tensor | None) -> tuple[Any, Any]:
+    def _as_hidden(self, parts: tuple[Tensor, ...]) -> Any:
+        """Return a state as torch's layer has it: None, h, or (h, c)."""
+        if not parts:
+            return None
+        return parts if self.states > 1 else parts[0]
+
+    def _forward_packed(self, given: PackedSequence, starts: tuple[Tensor, ...]) -> tuple[Any, Any]:
         rows, sizes, order, back = given
-        hidden = self.zero_state(int(sizes[0])) if hx is None else self.permute_hidden(hx, order)
-        self.check_forward_args(rows, hidden, sizes)  # type: ignore[arg-type]
+        hidden = self._as_hidden(starts)
+        if hidden is None:
+            hidden = self.zero_state(int(sizes[0]))
+        else:
+            hidden = self.permute_hidden(hidden, order)
+        self.check_forward_args(rows, hidden, sizes)
         outs, last = self.run(rows, hidden, Layout(sizes))
         out = ops.as_output(outs[-1], batch_first=False)
         return PackedSequence(out, sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
@@ -266,10 +288,6 @@ class RNN(Recurrent):
         self.nonlinearity = nonlinearity
         _refuse_projection(self)
 
-    def step(self, suffix: str) -> reference.Step:
-        """Return h ← f(p + W h)."""
-        return reference.elman(self.part("weight_hh", suffix), ACTIVATIONS[self.nonlinearity])
-
 
 class GRU(Recurrent):
     """torch.nn.GRU, faster on a CPU: a gated recurrent unit (Cho et al. 2014) in torch's form.
@@ -278,6 +296,7 @@ class GRU(Recurrent):
     """
 
     torch_layer = nn.GRU
+    adds_both_biases = False
 
     def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__("GRU", input_size, hidden_size, *options, **named)
@@ -288,16 +307,15 @@ class GRU(Recurrent):
         bias: Tensor | None = self.part("bias_ih", suffix)
         return bias
 
-    def step(self, suffix: str) -> reference.Step:
-        """Return a gated recurrent unit's step."""
-        W, b_hh = self.part("weight_hh", suffix), self.part("bias_hh", suffix)
-        return reference.gru(W, W.new_zeros(len(W)) if b_hh is None else b_hh)
+    def recipe(self, suffix: str) -> Recipe:
+        """Return what makes a gated recurrent unit's step."""
+        return by_name.recipe("gru", self.part("weight_hh", suffix), self.part("bias_hh", suffix))
 
 
 class LSTM(Recurrent):
-    """torch.nn.LSTM, by torch's own computation: Hochreiter and Schmidhuber 1997; Gers et al. 2000.
+    """torch.nn.LSTM, faster on a CPU: Hochreiter and Schmidhuber 1997; Gers et al. 2000.
 
-    It is here so that the three layers go together.
+    Arguments, parameters, initialisation, state_dict and results are those of torch.nn.LSTM.
     """
 
     states = 2
@@ -309,27 +327,19 @@ class LSTM(Recurrent):
     def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__("LSTM", input_size, hidden_size, *options, **named)
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
-        """Return the outputs and the last state, as torch.nn.LSTM does."""
+    def recipe(self, suffix: str) -> Recipe:
+        """Return what makes a long short-term memory's step."""
+        W, V = self.part("weight_hh", suffix), self.part("weight_hr", suffix)
+        return by_name.recipe("lstm", W, V)
+
+    def _by_torch(self, *arguments: Any) -> Any:
         if not torch.compiler.is_compiling() and not self._has_its_shapes():
             raise BpttError(
                 "a weight of the LSTM has another shape than it was made with, for which "
                 "torch.nn.LSTM would read what is not there; expected "
                 f"{super().extra_repr()}"
             )
-        return nn.LSTM.forward(self, input, hx)  # type: ignore[call-overload]
-
-    def layer(
-        self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
-    ) -> tuple[Tensor, State]:
-        """Run one layer in one direction over time, by the reference."""
-        if not is_projected:
-            rows = reference.project(rows, self.part("weight_ih", suffix), self.input_bias(suffix))
-        return reference.unroll(self.step(suffix), rows, state, layout)
-
-    def step(self, suffix: str) -> reference.Step:
-        """Return a long short-term memory's step."""
-        return reference.lstm(self.part("weight_hh", suffix))
+        return super()._by_torch(*arguments)
 
 
 def _refuse_projection(layer: Recurrent) -> None:
@@ -392,10 +402,9 @@ class Feedforward(nn.Module):
         bias: Tensor = self.part("bias_ih", suffix)
         return bias
 
-    def step(self, suffix: str) -> reference.Step:
+    def step(self, suffix: str) -> Step:
         """Return h ← f(p), whatever the state."""
-        f = ACTIVATIONS[self.nonlinearity]
-        return lambda p, state: (f(p),)
+        return feedforward(ACTIVATIONS[self.nonlinearity])
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences: there is none."""
@@ -417,6 +426,6 @@ class Feedforward(nn.Module):
             else:
                 suffix = f"_l{k}"
                 U, b = self.part("weight_ih", suffix), self.input_bias(suffix)
-                rows = ops.feedforward(cell, rows, U, b)
+                rows = by_name.feedforward_rows(cell, rows, U, b)
             every.append(rows)
         return every, None

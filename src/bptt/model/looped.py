@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bptt.cells import by_name
+from bptt.cells.looped import Loop
 from bptt.errors import BpttError, require_whole
-from bptt.kernel import ops, reference
-from bptt.kernel.layout import Layout
-from bptt.kernel.reference import Given, Loop, State
-from bptt.model.layers import ACTIVATIONS, Recurrent
+from bptt.kernel.ops import Recipe
+from bptt.model.layers import Recurrent
 
 MOST_DELAY = 4096
 NEARLY_0, NEARLY_1 = 1e-6, 1 - 1e-6
@@ -179,23 +179,9 @@ class LoopedRNN(Recurrent):
         all_ = [self.part(name, suffix) for name in names]
         return all_[0] if len(all_) == 1 else torch.cat(all_, dim=1)
 
-    def layer(
-        self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
-    ) -> tuple[Tensor, State]:
-        """Run one layer over time, on its input or on the projection of it."""
-        W, start = self.weights(suffix), torch.stack(state)
-        given = Given(rows, None, W, None, None, start)
-        if not is_projected:
-            names = ("weight_ih", "bias_ih", "bias_hh")
-            U, b_ih, b_hh = (self.part(name, suffix) for name in names)
-            given = Given(rows, U, W, b_ih, b_hh, start)
-        h, last = ops.looped_layer(self.activation, given, self.loop(suffix), layout)
-        return h, tuple(last)
-
-    def step(self, suffix: str) -> reference.Step:
-        """Return a layer's step, whose state is hᵗ, hᵗ⁻¹, …."""
-        f = ACTIVATIONS[self.activation]
-        return reference.looped(self.weights(suffix), f, self.loop(suffix))
+    def recipe(self, suffix: str) -> Recipe:
+        """Return what makes a layer's step, whose state is hᵗ, hᵗ⁻¹, …."""
+        return by_name.loop_recipe(self.activation, self.weights(suffix), self.loop(suffix))
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
         """Return every hᵗ of the top layer, (T, B, H), and the last state, of every layer."""

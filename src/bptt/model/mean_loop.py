@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from bptt.cells.by_name import ACTIVATIONS
 from bptt.errors import BpttError
-from bptt.model.layers import ACTIVATIONS
 from bptt.model.likelihoods import Likelihood
 
 

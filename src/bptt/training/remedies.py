@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.errors import BpttError
-from bptt.kernel import ops
 from bptt.kernel.layout import Layout
+from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
 from bptt.model.layers import Feedforward, Recurrent
 from bptt.model.network import Network
 
@@ -110,7 +110,7 @@ class Omega:
         require_omega(net)
         self.layer, self.cell = net.recurrent, net.cell
         self.weight, self.sequences = weight, sequences
-        self.by_kernel = ops.OmegaTerm(weight / sequences)
+        self.by_kernel = OmegaTerm(weight / sequences)
         self.found: list[tuple[str, Ratio, Tensor | float]] = []
         self.value = 0.0
 
@@ -144,7 +144,7 @@ class Omega:
 
         def take_from_above(grad: Tensor) -> None:
             if torch.is_grad_enabled():
-                ops.refuse_second_derivative()
+                refuse_second_derivative()
             from_above.append(grad)
 
         h.register_hook(take_from_above)

@@ -1,10 +1,8 @@
 // Compiled once per instruction set; see CMakeLists.txt.
 #include "table.hpp"
 
-#include "elman.hpp"
 #include "free_run.hpp"
-#include "gru.hpp"
-#include "looped.hpp"
+#include "loop.hpp"
 
 #define NAME_OF(isa) #isa
 #define NAME(isa) NAME_OF(isa)
@@ -21,8 +19,7 @@ template <class F> static void tanh_of(const F *x, F *y, int64_t n) {
 }
 
 template <class F> constexpr Layers<F> layers() {
-  return {elman_forward<F>, elman_backward<F>, looped_forward<F>, looped_backward<F>,
-          gru_forward<F>,   gru_backward<F>,   free_run<F>,       tanh_of<F>};
+  return {loop_forward<F>, loop_backward<F>, free_run<F>, tanh_of<F>};
 }
 
 }  // namespace BPTT_ISA

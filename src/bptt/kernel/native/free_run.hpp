@@ -1,9 +1,31 @@
 // The free run of a stack of tanh or relu layers: step, read-out, sample, feed back.
 #pragma once
 
-#include "elman.hpp"
+#include "product.hpp"
+#include "table.hpp"
 
 namespace BPTT_ISA {
+
+template <class F> static inline Vec<F> activate(Vec<F> a, bool relu) {
+  return relu ? (a < F(0) ? Vec<F>{} : a) : tanh(a);  // NaN < 0 is false, so NaN stays
+}
+
+// Rows, `stride` apart, with those that are reset zeroed, in `scratch`, or the rows themselves if
+// none are.
+template <class F>
+static const F *without_reset(const F *rows, int64_t stride, int64_t n, int width, const uint8_t *resets,
+                              F *scratch) {
+  bool any = false;
+  for (int64_t r = 0; resets && r < n; r++) any |= resets[r];
+  if (!any) return rows;
+  for (int64_t r = 0; r < n; r++) {
+    if (resets[r])
+      std::memset(scratch + r * stride, 0, width * sizeof(F));
+    else
+      std::memcpy(scratch + r * stride, rows + r * stride, width * sizeof(F));
+  }
+  return scratch;
+}
 
 // e^-z for z >= 0; what lies below e^-40 is too small to matter beside 1.
 template <class F> static inline Vec<F> decay(Vec<F> z) {

@@ -3,23 +3,34 @@
 #pragma once
 
 #include "outer.hpp"
-#include "sequence.hpp"
+#include "program.hpp"
 
 namespace BPTT_ISA {
 
-// pᵗ = b + U xᵗ, of width G, as table.hpp has it, for a share of the batch.
+// pᵗ = b + U xᵗ, of width G, for a share of the batch, in memory for the steps at hand alone. xᵗ is a row
+// of x, (N, I), or stands for a token, (N), from 0 to I − 1, or −1 for none; b may be null. Where x is given
+// U is (G, I), where tokens are it is (I, G); else p is given.
 template <class F> class Input {
  public:
-  template <class Net>
-  Input(const Sequence &s, Share share, int I, int G, const Net &net)
+  Input(const Sequence &s, Share share, int I, int G, const Run<F> &net)
       : s(s), share(share), I(I), G(G), x(net.x), tokens(net.tokens), U(net.U), b(net.b),
-        is_given(net.x || net.tokens), panels(net.U, net.x ? I : 0, net.x ? G : 0, 1, I) {}
+        given(net.p), is_given(net.x || net.tokens), is_packed(net.x && s.rows_of(share) >= rows_to_pack),
+        panels(net.U, is_packed ? I : 0, is_packed ? G : 0, 1, I) {
+    int64_t rows = enough_rows + s.B > share.rows() ? enough_rows + s.B : share.rows();
+    if (is_given) own = static_cast<F *>(take(rows * G * sizeof(F)));
+  }
+  ~Input() { give(own); }
+  Input(const Input &) = delete;
+  Input &operator=(const Input &) = delete;
 
-  bool ready() const { return panels.ready(); }
+  bool ready() const { return panels.ready() && (own || !is_given); }
+
+  // Where a row of p lies, of the step at hand.
+  const F *row(int64_t at) const { return is_given ? own + (at - first_row) * G : given + at * G; }
 
   // Sees to it that the i-th step's rows of p are there, if they are not given as such. Where steps'
   // rows lie side by side it computes many, so that small batches, too, fill the product.
-  void project(int64_t i, F *p) {
+  void project(int64_t i) {
     if (!is_given || i < done) return;
     int64_t steps = 1;
     if (!s.rows && share.rows() == s.B) {
@@ -29,11 +40,13 @@ template <class F> class Input {
     done = i + steps;
     int64_t t = s.nth(s.reversed ? done - 1 : i), first = s.start_of(t) + share.first;
     int64_t rows = steps > 1 ? steps * s.B : s.end_of(share, t) - share.first;
+    first_row = first;
     auto put = [&](int64_t row, int column, Vec<F> value, int n) {
       Vec<F> bias = b ? load<F>(b + column, n) : Vec<F>{};
-      store<F>(p + (first + row) * G + column, value + bias, n);
+      store<F>(own + row * G + column, value + bias, n);
     };
-    if (x) return product(x + first * I, I, int(rows), panels, put);
+    if (is_packed) return product(x + first * I, I, int(rows), panels, put);
+    if (x) return product(x + first * I, I, int(rows), Matrix<F>{U, I, G, 1, I}, 0, put);
     for (int64_t row = 0; row < rows; row++)
       for (int column = 0; column < G; column += lanes<F>) {
         int n = G - column < lanes<F> ? G - column : lanes<F>;
@@ -48,10 +61,11 @@ template <class F> class Input {
   const int I, G;
   const F *x;
   const int64_t *tokens;
-  const F *U, *b;
-  const bool is_given;
+  const F *U, *b, *given;
+  const bool is_given, is_packed;
   Panels<F> panels;
-  int64_t done = 0;
+  F *own = nullptr;
+  int64_t done = 0, first_row = 0;
 };
 
 // Rows of ∂L/∂p or ∂L/∂a, gathered step after step, with where each lies and which state it was
@@ -68,6 +82,7 @@ template <class F> class Deltas {
         before(static_cast<const F **>(take(most * sizeof(F *)))) {}
   ~Deltas() { give(rows), give(at), give(before); }
   Deltas(const Deltas &) = delete;
+  static void *operator new(size_t, void *place) { return place; }
   Deltas &operator=(const Deltas &) = delete;
 
   bool ready() const { return rows && at && before; }
@@ -77,6 +92,7 @@ template <class F> class Deltas {
 
   // Begins the share's rows at step t; met(r) is the address of what W met there, for the share's r-th
   // row, or null for zeros.
+  F *next(int64_t r) { return rows + (count + r) * stride; }  // of the step that is to begin
   template <class Met> void begin(const Sequence &s, Share share, int64_t t, Met met) {
     latest = count;
     for (int64_t r = share.first; r < s.end_of(share, t); r++) {
@@ -84,16 +100,6 @@ template <class F> class Deltas {
       before[count++] = met(r - share.first);
     }
   }
-  // The same where W met the states h, (N, H), which came from each other and h0.
-  void begin(const Sequence &s, Share share, int64_t t, int H, const F *h, const F *h0) {
-    int64_t old = s.rows_at(s.before(t));
-    begin(s, share, t, [&](int64_t mine) -> const F * {
-      int64_t r = share.first + mine;
-      if (s.resets && s.resets[s.start_of(t) + r]) return nullptr;
-      return r < old ? h + (s.start_of(s.before(t)) + r) * H : h0 ? h0 + r * H : nullptr;
-    });
-  }
-
   // Adds all rows to b, (width), or those from the first to before the last.
   void add_to(F *b) const { add_to(b, 0, count); }
   void add_to(F *b, int64_t first, int64_t last) const {
@@ -154,31 +160,6 @@ template <class F> class InputGradients {
   const int64_t *tokens;
   F *grad_x, *grad_U, *grad_b;
   Panels<F> back;
-  Outer<F> outer;
-};
-
-// The gradients of W and c from rows of ∂L/∂a, where a = c + W z, with z of width H as Deltas say; each
-// null if not wanted.
-template <class F> class StateGradients {
- public:
-  StateGradients(int H, F *grad_W, F *grad_c, const Deltas<F> &deltas)
-      : grad_W(grad_W), grad_c(grad_c), outer(grad_W ? deltas.width : 0, grad_W ? H : 0, deltas.most) {
-    if (grad_c) std::memset(grad_c, 0, deltas.width * sizeof(F));
-  }
-
-  bool ready() const { return outer.ready(); }
-
-  void add(const Deltas<F> &deltas) {
-    if (grad_c) deltas.add_to(grad_c);
-    if (grad_W)
-      outer.add(deltas.rows, deltas.stride, deltas.count, [&](int64_t c) { return deltas.before[c]; });
-  }
-  void finish() {
-    if (grad_W) outer.write(grad_W);
-  }
-
- private:
-  F *grad_W, *grad_c;
   Outer<F> outer;
 };
 

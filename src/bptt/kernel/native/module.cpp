@@ -120,41 +120,6 @@ template <class Work> static void for_each(const std::vector<Share> &cut, Work w
   if (!well) throw std::bad_alloc();
 }
 
-// The gradients of weights, to which every share adds: the first where they belong, the others in
-// memory of their own, which is added in order, so that the same shares give the same bits.
-template <class F, class Gradients> class Sums {
- public:
-  typedef std::vector<std::pair<F *Gradients::*, int64_t>> Sizes;
-
-  Sums(const Gradients &all, const Sizes &sizes, size_t shares) : all(all) {
-    for (auto [member, size] : sizes)
-      if (all.*member) {
-        parts.push_back({member, size, std::vector<F>((shares - 1) * size)});
-        bytes_taken += int64_t((shares - 1) * size * sizeof(F));
-      }
-  }
-  Gradients of_share(int i) {
-    Gradients mine = all;
-    for (auto &part : parts)
-      if (i > 0) mine.*part.member = part.others.data() + (i - 1) * part.size;
-    return mine;
-  }
-  void add_up() {
-    for (auto &part : parts)
-      for (size_t from = 0; from < part.others.size(); from += part.size)
-        for (int64_t at = 0; at < part.size; at++) (all.*part.member)[at] += part.others[from + at];
-  }
-
- private:
-  struct Part {
-    F *Gradients::*member;
-    int64_t size;
-    std::vector<F> others;
-  };
-  const Gradients all;
-  std::vector<Part> parts;
-};
-
 template <class F> static const Layers<F> &layers();
 template <> const Layers<float> &layers<float>() { return chosen->single; }
 template <> const Layers<double> &layers<double>() { return chosen->twice; }
@@ -169,6 +134,130 @@ template <class Pointers> static Pointers at(const Addresses<Pointers> &addresse
   return pointers;
 }
 
+// A program, made once of the tables that kernel/lower.py writes.
+class Tables {
+ public:
+  template <class T> using Rows = std::vector<std::array<int32_t, sizeof(T) / sizeof(int32_t)>>;
+
+  Tables(int p, int of_p, const Rows<State> &states, const Rows<Array> &arrays, const Rows<Instruction> &instructions,
+         const Rows<Stage> &stages, const Rows<Product> &products, const Rows<Part> &parts, const Rows<Block> &blocks,
+         const Rows<Group> &groups, std::vector<double> constants)
+      : states(as<State>(states)), arrays(as<Array>(arrays)), instructions(as<Instruction>(instructions)),
+        stages(as<Stage>(stages)), products(as<Product>(products)), parts(as<Part>(parts)), blocks(as<Block>(blocks)),
+        groups(as<Group>(groups)), constants(std::move(constants)),
+        program{p,
+                of_p,
+                list(this->states),
+                list(this->arrays),
+                list(this->instructions),
+                list(this->stages),
+                list(this->products),
+                list(this->parts),
+                list(this->blocks),
+                list(this->groups),
+                list(this->constants)} {}
+  Tables(const Tables &) = delete;
+  Tables &operator=(const Tables &) = delete;
+
+ private:
+  template <class T> static std::vector<T> as(const Rows<T> &rows) {
+    std::vector<T> table(rows.size());
+    if (!rows.empty()) std::memcpy(static_cast<void *>(table.data()), rows.data(), rows.size() * sizeof(T));
+    return table;
+  }
+  template <class T> static List<T> list(const std::vector<T> &items) { return {items.data(), int32_t(items.size())}; }
+
+  const std::vector<State> states;
+  const std::vector<Array> arrays;
+  const std::vector<Instruction> instructions;
+  const std::vector<Stage> stages;
+  const std::vector<Product> products;
+  const std::vector<Part> parts;
+  const std::vector<Block> blocks;
+  const std::vector<Group> groups;
+  const std::vector<double> constants;
+
+ public:
+  const Program program;
+};
+
+// What a run of a program reads and writes, from the addresses that Python gives.
+typedef std::vector<uintptr_t> Several;
+template <class F> static List<F *> rows_at(const Several &addresses) {
+  static_assert(sizeof(F *) == sizeof(uintptr_t), "addresses are whole numbers");
+  return {reinterpret_cast<F *const *>(addresses.data()), int32_t(addresses.size())};
+}
+template <class F> class Bound {
+ public:
+  Bound(const Several &input, const Several &starts, const Several &states, const Several &saved,
+        const std::vector<std::array<int64_t, 4>> &weights, bool is_ring) {
+    for (auto [at, down, across, rows] : weights)
+      these.push_back({reinterpret_cast<const F *>(at), down, across, rows});
+    run = {reinterpret_cast<const F *>(input[0]),
+           reinterpret_cast<const int64_t *>(input[1]),
+           reinterpret_cast<const F *>(input[2]),
+           reinterpret_cast<const F *>(input[3]),
+           reinterpret_cast<const F *>(input[4]),
+           rows_at<const F>(starts),
+           rows_at<F>(states),
+           rows_at<F>(saved),
+           {these.data(), int32_t(these.size())},
+           is_ring};
+  }
+  Run<F> run;
+
+ private:
+  std::vector<Weight<F>> these;
+};
+
+// The gradients of every share but the first, in memory of its own, which is added in order, so that
+// the same shares give the same bits.
+template <class F> class SharedGradients {
+ public:
+  SharedGradients(const RunGradients<F> &all, const std::vector<int64_t> &sizes, int64_t of_U, int64_t of_b, size_t shares)
+      : all(all) {
+    for (size_t i = 0; i < sizes.size(); i++) parts.push_back({all.weights[i], all.weights[i] ? sizes[i] : 0});
+    parts.push_back({all.U, all.U ? of_U : 0});
+    parts.push_back({all.b, all.b ? of_b : 0});
+    parts.push_back({all.found, all.found ? 1 : 0});
+    for (auto [at, size] : parts) total += size;
+    for (size_t i = 0; i < sizes.size(); i++)
+      if (parts[i].first) std::memset(parts[i].first, 0, parts[i].second * sizeof(F));
+    others.resize((shares - 1) * total);
+    bytes_taken += int64_t(others.size() * sizeof(F));
+    for (size_t share = 0; share < shares; share++) {
+      std::vector<F *> mine;
+      F *at = share ? others.data() + (share - 1) * total : nullptr;
+      for (auto [first, size] : parts) {
+        mine.push_back(share && first ? at : first);
+        at += share ? size : 0;
+      }
+      pointers.push_back(mine);
+    }
+  }
+  RunGradients<F> of_share(int i) const {
+    RunGradients<F> mine = all;
+    size_t weights = parts.size() - 3;
+    mine.weights = {pointers[i].data(), int32_t(weights)};
+    mine.U = pointers[i][weights];
+    mine.b = pointers[i][weights + 1];
+    mine.found = pointers[i][weights + 2];
+    return mine;
+  }
+  void add_up() const {
+    for (size_t share = 1; share < pointers.size(); share++)
+      for (size_t i = 0; i < parts.size(); i++)
+        for (int64_t at = 0; at < parts[i].second; at++) parts[i].first[at] += pointers[share][i][at];
+  }
+
+ private:
+  const RunGradients<F> all;
+  std::vector<std::pair<F *, int64_t>> parts;
+  int64_t total = 0;
+  std::vector<F> others;
+  std::vector<std::vector<F *>> pointers;
+};
+
 // (T, B, rows, starts, resets, reversed), and how many threads.
 #define SEQUENCE int64_t T, int64_t B, uintptr_t rows, uintptr_t starts, uintptr_t resets, bool reversed, int threads
 #define MAKE_SEQUENCE                                                                        \
@@ -179,75 +268,41 @@ template <class Pointers> static Pointers at(const Addresses<Pointers> &addresse
 
 template <class F> static void bind(nb::module_ &m, const std::string &type) {
   using gil = nb::call_guard<nb::gil_scoped_release>;
-  m.def(("elman_forward_" + type).c_str(),
-        [](SEQUENCE, int I, int H, bool relu, const Addresses<Elman<F>> &net) {
+  typedef std::vector<std::array<int64_t, 4>> Weights;
+  m.def(("loop_forward_" + type).c_str(),
+        [](const Tables &tables, SEQUENCE, int I, const Several &input, const Several &starts_at, const Several &states,
+           const Several &saved, const Weights &weights, bool is_ring) {
           MAKE_SEQUENCE;
+          Bound<F> bound(input, starts_at, states, saved, weights, is_ring);
           for_each(shares(s, threads), [&](Share share, int) {
-            return layers<F>().elman_forward(s, share, I, H, relu, at<Elman<F>>(net));
+            return layers<F>().loop_forward(tables.program, s, share, I, bound.run);
           });
         },
         gil());
-  m.def(("elman_backward_" + type).c_str(),
-        [](SEQUENCE, int I, int H, bool relu, const Addresses<Elman<F>> &net,
-           const Addresses<ElmanGradients<F>> &grad) {
+  m.def(("loop_backward_" + type).c_str(),
+        [](const Tables &tables, SEQUENCE, int I, const Several &input, const Several &starts_at, const Several &states,
+           const Several &saved, const Weights &weights, const Several &given, const Several &arrived,
+           const Several &of_input, const Several &of_weights, const std::vector<int64_t> &sizes, double omega,
+           uintptr_t of_omega, bool is_relu) {
           MAKE_SEQUENCE;
-          using G = ElmanGradients<F>;
+          Bound<F> bound(input, starts_at, states, saved, weights, false);
+          RunGradients<F> all{rows_at<const F>(given),
+                              rows_at<F>(arrived),
+                              reinterpret_cast<F *>(of_input[0]),
+                              reinterpret_cast<F *>(of_input[1]),
+                              reinterpret_cast<F *>(of_input[2]),
+                              reinterpret_cast<F *>(of_input[3]),
+                              rows_at<F>(of_weights),
+                              F(omega),
+                              reinterpret_cast<F *>(of_omega),
+                              is_relu};
           auto cut = shares(s, threads);
-          int64_t h = H, i = I;
-          Sums<F, G> sums(at<G>(grad), {{&G::W, h * h}, {&G::U, h * i}, {&G::b, h}}, cut.size());
+          int64_t G = tables.program.p;
+          SharedGradients<F> gradients(all, sizes, G * I, G, cut.size());
           for_each(cut, [&](Share share, int which) {
-            return layers<F>().elman_backward(s, share, I, H, relu, at<Elman<F>>(net), sums.of_share(which));
+            return layers<F>().loop_backward(tables.program, s, share, I, bound.run, gradients.of_share(which));
           });
-          sums.add_up();
-        },
-        gil());
-  m.def(("looped_forward_" + type).c_str(),
-        [](SEQUENCE, int I, int H, bool relu, const std::vector<int64_t> &delays, const Addresses<Looped<F>> &net) {
-          MAKE_SEQUENCE;
-          Delays d{delays.data(), int(delays.size())};
-          for_each(shares(s, threads), [&](Share share, int) {
-            return layers<F>().looped_forward(s, share, I, H, relu, d, at<Looped<F>>(net));
-          });
-        },
-        gil());
-  m.def(("looped_backward_" + type).c_str(),
-        [](SEQUENCE, int I, int H, bool relu, const std::vector<int64_t> &delays, double omega,
-           const Addresses<Looped<F>> &net, const Addresses<LoopedGradients<F>> &grad) {
-          MAKE_SEQUENCE;
-          using G = LoopedGradients<F>;
-          auto cut = shares(s, threads);
-          Delays d{delays.data(), int(delays.size())};
-          int64_t h = H, i = I;
-          Sums<F, G> sums(at<G>(grad),
-                          {{&G::W, d.count * h * h}, {&G::U, h * i}, {&G::b, h}, {&G::leak, h}, {&G::gain, h},
-                           {&G::shift, h}, {&G::omega, 1}},
-                          cut.size());
-          for_each(cut, [&](Share share, int which) {
-            return layers<F>().looped_backward(s, share, I, H, relu, d, F(omega), at<Looped<F>>(net),
-                                               sums.of_share(which));
-          });
-          sums.add_up();
-        },
-        gil());
-  m.def(("gru_forward_" + type).c_str(),
-        [](SEQUENCE, int I, int H, const Addresses<Gru<F>> &net) {
-          MAKE_SEQUENCE;
-          for_each(shares(s, threads), [&](Share share, int) {
-            return layers<F>().gru_forward(s, share, I, H, at<Gru<F>>(net));
-          });
-        },
-        gil());
-  m.def(("gru_backward_" + type).c_str(),
-        [](SEQUENCE, int I, int H, const Addresses<Gru<F>> &net, const Addresses<GruGradients<F>> &grad) {
-          MAKE_SEQUENCE;
-          using G = GruGradients<F>;
-          auto cut = shares(s, threads);
-          int64_t h = H, g = 3 * h;
-          Sums<F, G> sums(at<G>(grad), {{&G::W, g * h}, {&G::c, g}, {&G::U, g * I}, {&G::b, g}}, cut.size());
-          for_each(cut, [&](Share share, int which) {
-            return layers<F>().gru_backward(s, share, I, H, at<Gru<F>>(net), sums.of_share(which));
-          });
-          sums.add_up();
+          gradients.add_up();
         },
         gil());
   m.def(("free_run_" + type).c_str(),
@@ -273,7 +328,12 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
 }
 
 NB_MODULE(native, m) {
-  m.doc() = "Recurrent layers over whole sequences, on addresses that Python has checked.";
+  m.doc() = "Steps over whole sequences, on addresses that Python has checked.";
+  nb::set_leak_warnings(false);  // programs are cached until the process ends
+  nb::class_<Tables>(m, "Program")
+      .def(nb::init<int, int, const Tables::Rows<State> &, const Tables::Rows<Array> &, const Tables::Rows<Instruction> &,
+                    const Tables::Rows<Stage> &, const Tables::Rows<Product> &, const Tables::Rows<Part> &,
+                    const Tables::Rows<Block> &, const Tables::Rows<Group> &, std::vector<double>>());
   bind<float>(m, "float32");
   bind<double>(m, "float64");
   m.def("use_crew", [](uintptr_t address) {

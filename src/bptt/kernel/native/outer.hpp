@@ -51,6 +51,7 @@ template <class F> class Outer {
   }
   ~Outer() { give(sums); }
   Outer(const Outer &) = delete;
+  static void *operator new(size_t, void *place) { return place; }
   Outer &operator=(const Outer &) = delete;
 
   bool ready() const { return sums != nullptr; }
@@ -83,6 +84,16 @@ template <class F> class Outer {
       for (int m = 0; m < M; m++) {
         int column = q * width, n = K - column < width ? K - column : width;
         std::memcpy(out + (int64_t)m * K + column, sums + ((int64_t)q * M + m) * width, n * sizeof(F));
+      }
+  }
+
+  // Adds rows `from` to before `to` of the sum to rows of `out`, which are `stride` apart.
+  void add_rows(F *out, int64_t stride, int from, int to) const {
+    for (int q = 0; q < count; q++)
+      for (int m = from; m < to; m++) {
+        const F *sum = sums + ((int64_t)q * M + m) * width;
+        F *row = out + (m - from) * stride + q * width;
+        for (int c = 0; c < width && q * width + c < K; c++) row[c] += sum[c];
       }
   }
 

@@ -18,21 +18,28 @@ template <class F> class Panels {
   static constexpr int width = 2 * lanes<F>;
 
   // M[k][n] is matrix[k * k_stride + n * n_stride].
-  Panels(const F *matrix, int K, int N, int64_t k_stride, int64_t n_stride)
-      : K(K), N(N), count((N + width - 1) / width) {
+  Panels(const F *matrix, int K, int N, int64_t k_stride, int64_t n_stride) : Panels(K, N) {
+    if (values) pack(matrix, 0, K, 0, N, k_stride, n_stride);
+  }
+
+  // To be packed block by block.
+  Panels(int K, int N) : K(K), N(N), count((N + width - 1) / width) {
     size_t bytes = (size_t)count * K * width * sizeof(F);
     values = static_cast<F *>(take((bytes + 63) / 64 * 64 + 64));
-    if (!values) return;
+  }
+
+  // Packs a block of `rows` × `columns`, which stands from row k and column n on, a multiple of width;
+  // what its last panel has beyond it is 0.
+  void pack(const F *block, int k, int rows, int n, int columns, int64_t k_stride, int64_t n_stride) {
     constexpr int tile = 16;  // so that neither side of the transposition leaves the cache
-    for (int q = 0; q < count; q++) {
-      F *panel = values + (int64_t)q * K * width;
-      int valid = N - q * width < width ? N - q * width : width;
-      for (int k0 = 0; k0 < K; k0 += tile) {
-        int k1 = k0 + tile < K ? k0 + tile : K;
-        for (int n = 0; n < width; n++)
-          for (int k = k0; k < k1; k++)
-            panel[k * width + n] =
-                n < valid ? matrix[k * k_stride + (q * width + n) * n_stride] : F(0);
+    for (int from = 0; from < columns; from += width) {
+      F *panel = values + (int64_t)(n + from) / width * K * width;
+      int valid = columns - from < width ? columns - from : width;
+      for (int k0 = 0; k0 < rows; k0 += tile) {
+        int k1 = k0 + tile < rows ? k0 + tile : rows;
+        for (int c = 0; c < width; c++)
+          for (int r = k0; r < k1; r++)
+            panel[(k + r) * width + c] = c < valid ? block[r * k_stride + (from + c) * n_stride] : F(0);
       }
     }
   }
@@ -50,8 +57,23 @@ template <class F> class Panels {
   F *values;
 };
 
+// What takes the rows of a panel, from a column on, `count` of them: finish.panel(column, count), which is
+// called with a row and its two vectors; or finish(row, column, vector, lanes that count) for each.
+template <class F, class Finish>
+static inline auto panel_of(Finish &finish, int column, int count, int) -> decltype(finish.panel(column, count)) {
+  return finish.panel(column, count);
+}
+template <class F, class Finish>
+static inline auto panel_of(Finish &finish, int column, int count, long) {
+  return [&finish, column, count](int row, const Vec<F> *sums) {
+    constexpr int L = lanes<F>;
+    finish(row, column, sums[0], count < L ? count : L);
+    if (count > L) finish(row, column + L, sums[1], count - L < L ? count - L : L);
+  };
+}
+
 // `M` rows of a, `stride` apart, times P panels from q on. Each vector of the result goes
-// to finish(row, column, sum, lanes that count).
+// to finish; see panel_of.
 template <int M, int P, class F, class Finish>
 static inline __attribute__((always_inline)) void block(const F *a, int64_t stride,
                                                         const Panels<F> &m, int q, int row,
@@ -76,12 +98,11 @@ static inline __attribute__((always_inline)) void block(const F *a, int64_t stri
       }
     }
   }
-  for (int i = 0; i < M; i++)
-    for (int p = 0; p < P; p++)
-      for (int v = 0; v < 2; v++) {
-        int column = (2 * (q + p) + v) * L, left = m.N - column;
-        if (left > 0) finish(row + i, column, sum[i][p][v], left < L ? left : L);
-      }
+  for (int p = 0; p < P; p++) {
+    const int column = 2 * (q + p) * L, left = m.N - column;
+    auto put = panel_of<F>(finish, column, left < 2 * L ? left : 2 * L, 0);
+    for (int i = 0; i < M; i++) put(row + i, sum[i][p]);
+  }
 }
 
 // The same for a number of rows known only now.
@@ -115,6 +136,72 @@ static void product(const F *a, int64_t stride, int rows, const Panels<F> &m, Fi
   if (rows == 1) q = panels<4>(a, stride, rows, m, q, finish);
   if (rows <= 3) q = panels<2>(a, stride, rows, m, q, finish);
   panels<1>(a, stride, rows, m, q, finish);
+}
+
+// A matrix as it lies, M[k][n] = at[k * down + n * across].
+template <class F> struct Matrix {
+  const F *at;
+  int K, N;
+  int64_t down, across;
+};
+
+// How many rows make it worth while to pack a matrix: below, reading it as it lies costs less.
+constexpr int64_t rows_to_pack = 6;
+
+template <class F> static inline F total(Vec<F> values) {
+  F sum = 0;
+  for (int lane = 0; lane < lanes<F>; lane++) sum += values[lane];
+  return sum;
+}
+
+// z times `M` columns that lie `across` apart, each of K numbers side by side.
+template <int M, class F> static inline void dots(const F *z, const F *columns, int64_t across, int K, F *out) {
+  constexpr int L = lanes<F>;
+  Vec<F> sums[M] = {};
+  int k = 0;
+  for (; k + L <= K; k += L) {
+    Vec<F> x = load<F>(z + k, L);
+    for (int m = 0; m < M; m++) sums[m] += x * load<F>(columns + m * across + k, L);
+  }
+  if (k < K) {
+    Vec<F> x = load<F>(z + k, K - k);
+    for (int m = 0; m < M; m++) sums[m] += x * load<F>(columns + m * across + k, K - k);
+  }
+  for (int m = 0; m < M; m++) out[m] = total<F>(sums[m]);
+}
+
+// The same product of few rows with a matrix that is not packed, as columns `first` and on of the result.
+template <class F, class Finish>
+static void product(const F *a, int64_t stride, int rows, const Matrix<F> &m, int first, Finish &&finish) {
+  constexpr int L = lanes<F>, width = 2 * L;
+  for (int n = 0; n < m.N; n += width) {
+    const int count = m.N - n < width ? m.N - n : width, low = count < L ? count : L, high = count - low;
+    const F *columns = m.at + n * m.across;
+    auto put = panel_of<F>(finish, first + n, count, 0);
+    for (int row = 0; row < rows; row++) {
+      const F *z = a + row * stride;
+      Vec<F> sums[2] = {};
+      if (m.across == 1) {
+        for (int k = 0; k < m.K; k++) {
+          Vec<F> x = splat<F>(z[k]);
+          sums[0] += x * load<F>(columns + k * m.down, low);
+          if (high > 0) sums[1] += x * load<F>(columns + k * m.down + L, high);
+        }
+      } else {
+        F numbers[width] = {};
+        for (int c = 0; c < count; c += 4) {
+          if (m.down == 1 && c + 4 <= count) {
+            dots<4>(z, columns + c * m.across, m.across, m.K, numbers + c);
+            continue;
+          }
+          for (int i = c; i < count && i < c + 4; i++)
+            for (int k = 0; k < m.K; k++) numbers[i] += z[k] * columns[i * m.across + k * m.down];
+        }
+        sums[0] = load<F>(numbers, L), sums[1] = load<F>(numbers + L, L);
+      }
+      put(row, sums);
+    }
+  }
 }
 
 }  // namespace BPTT_ISA

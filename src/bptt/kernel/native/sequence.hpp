@@ -29,11 +29,11 @@ struct Sequence {
     int64_t n = rows_at(t);
     return n < share.last ? (n > share.first ? n : share.first) : share.last;
   }
-  // The same sequences, seen backward in time.
-  Sequence backward() const {
-    Sequence back = *this;
-    back.reversed = !reversed;
-    return back;
+  // How many rows the share has over all steps.
+  int64_t rows_of(Share share) const {
+    int64_t total = rows ? 0 : T * share.rows();
+    for (int64_t t = 0; rows && t < T; t++) total += end_of(share, t) - share.first;
+    return total;
   }
 };
 

@@ -109,6 +109,29 @@ static inline Vec<double> tanh(Vec<double> x) {
   return with_sign_of<double>(m < 0.625 ? near : far, x);
 }
 
+// e^x and e^x − 1 from what e^{x/2} comes to, so that powers of two beyond the type's range are not met.
+// Beyond the limits both are as at them: 0 or −1, and infinity. NaN stays.
+template <class F> constexpr F lowest_power = sizeof(F) == 4 ? F(-104) : F(-746);
+template <class F> constexpr F highest_power = sizeof(F) == 4 ? F(89) : F(710);
+template <class F> static inline Exponential<F> half_exponential(Vec<F> x) {
+  x = x < lowest_power<F> ? splat<F>(lowest_power<F>) : x;
+  return exponential(F(0.5) * min<F>(x, highest_power<F>));
+}
+template <class F> static inline Vec<F> exponential_of(Vec<F> x) {
+  auto e = half_exponential<F>(x);
+  Vec<F> root = e.power + e.power * e.p;
+  return x != x ? x : root * root;
+}
+template <class F> static inline Vec<F> less_one(Vec<F> x) {
+  auto e = half_exponential<F>(x);
+  Vec<F> t = (e.power - F(1)) + e.power * e.p;
+  return x != x ? x : t * (t + F(2));
+}
+static inline Vec<float> exp(Vec<float> x) { return exponential_of<float>(x); }
+static inline Vec<double> exp(Vec<double> x) { return exponential_of<double>(x); }
+static inline Vec<float> expm1(Vec<float> x) { return less_one<float>(x); }
+static inline Vec<double> expm1(Vec<double> x) { return less_one<double>(x); }
+
 // σ(x) = (1 + tanh(x / 2)) / 2.
 template <class F> static inline Vec<F> sigmoid(Vec<F> x) {
   return F(0.5) + F(0.5) * tanh(F(0.5) * x);

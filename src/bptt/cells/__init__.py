@@ -1,0 +1,1 @@
+"""What a step is: one file a cell, with its equations and nothing else."""

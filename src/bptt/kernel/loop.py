@@ -1,0 +1,138 @@
+"""A step over a whole sequence, natively: its values, and its derivatives of every order.
+
+First derivatives are the gradient's program, run backward in time. All others, and those of batches
+of gradients, come from the step's own program, evaluated by torch one step after the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bptt.kernel.layout import Layout
+from bptt.kernel.native_step import Inputs, NativeStep, Needs, Source
+from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
+from bptt.kernel.plain import is_plain
+from bptt.kernel.plain_loop import project, unroll
+
+States = tuple[Tensor, ...]
+"""h at every step; then of each state its last, (B, width), or last ones, (length, B, width)."""
+
+
+def run(step: NativeStep, inputs: Inputs, omega: OmegaTerm | None = None) -> States:
+    """Return the first state at every step, and the last ones of all, shaped as the starts."""
+    tensors = (*inputs.source, *inputs.starts, *inputs.weights)
+    if torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in tensors]):  # noqa: C419
+        count = len(inputs.starts)
+        outputs: States = _Loop.apply(step, inputs.layout, omega, count, *tensors)  # type: ignore[no-untyped-call]
+        return outputs
+    arrays, _ = step.forward(inputs, keep=False)
+    return step.outputs(arrays, inputs)
+
+
+def run_plainly(step: NativeStep, inputs: Inputs) -> States:
+    """Return the same, by torch's own operations, which have every derivative."""
+    source, starts, weights, layout = inputs
+    p = source.x if source.U is None else project(source.x, source.U, source.bias)
+    lengths = [length for _, length in step.shape.states]
+    parts = [
+        part
+        for start, length in zip(starts, lengths, strict=True)
+        for part in ([start] if length == 1 else start.unbind(0))
+    ]
+    h, lasts = unroll(lambda p, state: step.evaluate(p, state, weights), p, tuple(parts), layout)
+    ends, first = list[Tensor](), 0
+    for length in lengths:
+        ends.append(lasts[first] if length == 1 else torch.stack(lasts[first : first + length]))
+        first += length
+    return (h, *ends)
+
+
+def _inputs(tensors: Sequence[Any], count: int, layout: Layout) -> Inputs:
+    """Return what a node of the graph was given, of `count` states, as a step takes it."""
+    return Inputs(Source(*tensors[:4]), tensors[4 : 4 + count], tensors[4 + count :], layout)
+
+
+class _Loop(torch.autograd.Function):
+    """The loop as one node of the graph."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        step: NativeStep,
+        layout: Layout,
+        omega: OmegaTerm | None,
+        count: int,
+        *tensors: Any,
+    ) -> States:
+        inputs = _inputs(tensors, count, layout)
+        arrays, saved = step.forward(inputs, keep=True)
+        ctx.step, ctx.layout, ctx.omega, ctx.count = step, layout, omega, count
+        ctx.save_for_backward(*tensors, *arrays, *saved)
+        ctx.set_materialize_grads(False)
+        return step.outputs(arrays, inputs)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
+        step, layout, count = ctx.step, ctx.layout, ctx.count
+        saved = ctx.saved_tensors  # to be read once: torch.utils.checkpoint sees to that
+        needs = ctx.needs_input_grad[4:]
+        tensors, states = saved[: len(needs)], len(needs) + count
+        if torch.is_grad_enabled() or not all([is_plain(t) for t in (*grads, *tensors)]):  # noqa: C419
+            if ctx.omega is not None:
+                refuse_second_derivative()
+            found = differentiate(
+                lambda *aliases: run_plainly(step, _inputs(aliases, count, layout)),
+                tensors,
+                grads,
+                needs,
+            )
+        else:
+            kept = saved[len(needs) : states], saved[states:]
+            wanted = Needs(needs[0], needs[1], needs[2] or needs[3], needs[4 + count :])
+            inputs = _inputs(tensors, count, layout)
+            of_x, of_U, of_b, *others = step.backward(inputs, kept, grads, wanted, ctx.omega)
+            found = [of_x, of_U, *_of_biases(of_b, needs[2], needs[3]), *others]
+        return None, None, None, None, *found
+
+
+def _of_biases(grad: Tensor | None, *needs: bool) -> tuple[Tensor | None, Tensor | None]:
+    """Return the gradients of two biases that are added."""
+    if grad is None:
+        return None, None
+    return grad if needs[0] else None, (grad.clone() if needs[0] else grad) if needs[1] else None
+
+
+def differentiate(
+    compute: Callable[..., tuple[Tensor, ...]],
+    tensors: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the gradients of some tensors, by running a function and differentiating that.
+
+    It runs on aliases: of two tensors one may have been made of the other, and through the tensors
+    themselves the gradient of the one would count as the other's too.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = [
+            t.view_as(t) if t is not None and needed else t
+            for t, needed in zip(tensors, needs, strict=True)
+        ]
+        outputs = compute(*aliases)
+    reached = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+    wanted = [t for t, needed in zip(aliases, needs, strict=True) if needed and t is not None]
+    gradients = iter(
+        torch.autograd.grad(
+            [output for output, _ in reached],
+            wanted,
+            [grad for _, grad in reached],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    )
+    return [next(gradients) if needed else None for needed in needs]

@@ -1,0 +1,51 @@
+"""The loop over time as torch writes it: what the native one means, and is held to.
+
+It starts from the projected input pᵗ = b + U xᵗ + R yᵗ⁻¹, which needs no loop, and runs the part
+that does. A state is a tuple of (B, width) tensors, the first of which is hᵗ.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from bptt.kernel.layout import DENSE, Layout
+
+State = tuple[Float[Tensor, "B _"], ...]
+Step = Callable[[Tensor, State], State]
+
+
+def project(
+    x: Shaped[Tensor, "..."], U: Float[Tensor, "G I"], bias: Float[Tensor, " G"] | None = None
+) -> Float[Tensor, "..."]:
+    """Return b + U x, where x are rows of I numbers, or tokens: columns of U, or 0 for −1."""
+    if x.is_floating_point():
+        return torch.nn.functional.linear(x, U, bias)
+    table = torch.cat([U.new_zeros(1, len(U)), U.t()])  # what −1 stands for comes first
+    columns = torch.nn.functional.embedding(x + 1, table)
+    return columns if bias is None else columns + bias
+
+
+def unroll(
+    step: Step, projected: Float[Tensor, "... G"], state: State, layout: Layout = DENSE
+) -> tuple[Float[Tensor, "... H"], State]:
+    """Run `step` over time; return every h, laid out as `projected`, and each row's last state."""
+    hidden = []
+    masks = layout.steps(layout.resets) if layout.resets is not None else None
+    for i, p in enumerate(layout.steps(projected)):
+        now = tuple(part[: len(p)] for part in state)
+        if masks is not None:
+            now = tuple(part.masked_fill(masks[i].unsqueeze(1), 0) for part in now)
+        moved = step(p, now)
+        hidden.append(moved[0])
+        if len(p) < len(state[0]):  # the other rows are past their end, or not yet begun
+            moved = tuple(
+                torch.cat([new, old[len(p) :]]) for new, old in zip(moved, state, strict=True)
+            )
+        state = moved
+    if not hidden:
+        return projected.new_empty(*projected.shape[:-1], state[0].shape[1]), state  # no steps
+    return layout.join(hidden), state

@@ -1,0 +1,403 @@
+"""A program: what one step of a cell computes, as a list of operations on rows.
+
+A step maps the rows of a batch, each by itself, to rows. So its program has no batch in it: every
+value is a row of some width, the same operations run for all rows, and the native loop does them
+block by block. A value's `op` is one of
+
+- a source: "p" (columns of the projected input), "state" (of a state before the step), "vector"
+  (the same for all rows), "constant"; and in the program of a gradient "given" (∂L/∂ of a new
+  state, from above), "arrived" (the same from later steps), "new" (a new state), "saved" (what the
+  forward pass kept);
+- an elementwise operation: see ELEMENTWISE;
+- one along the row: "sum" and "max" (one number), "spread" (one number to a row);
+- "product", z M, of a value with a block of a matrix; or "back", Σ δ Mᵀ, through several of them.
+
+There is no slice and no join: what a step cuts and joins is followed through its operations, down
+to columns of the sources, blocks of the matrices and columns of the results.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+Constant = float
+
+
+class Value(NamedTuple):
+    """One line of a program: op of the lines `args`, `width` columns wide.
+
+    at: of "p": the first column; of "state", "new", "given" and "arrived": which state, and its
+    first column, of "state" also the delay; of "vector": which weight, and its first column; of
+    "constant": the number; of "pow": the exponent; of "product": which weight, its first row and
+    column; of "back": that for each argument; of "saved": the line of the forward program.
+    """
+
+    op: str
+    args: tuple[int, ...]
+    width: int
+    at: tuple[Any, ...] = ()
+
+
+ELEMENTWISE: Mapping[str, Callable[..., Tensor]] = {
+    "copy": lambda a: a,
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "neg": torch.neg,
+    "abs": torch.abs,
+    "minimum": torch.minimum,
+    "maximum": torch.maximum,
+    "sqrt": torch.sqrt,
+    "exp": torch.exp,
+    "expm1": torch.expm1,
+    "log": torch.log,
+    "log1p": torch.log1p,
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "relu": torch.relu,
+    "sin": torch.sin,
+    "cos": torch.cos,
+    "erf": torch.erf,
+    "pow": torch.pow,  # with a constant, in `at`
+    "greater": lambda a, b: (a > b).to(a.dtype),  # 1 or 0, as are the next three
+    "at_least": lambda a, b: (a >= b).to(a.dtype),
+    "equal": lambda a, b: (a == b).to(a.dtype),
+    "where": lambda mask, a, b: torch.where(mask != 0, a, b),
+    # What several of them come to in one go; `fuse` puts them in.
+    "lerp": lambda a, b, w: a + w * (b - a),
+    "mul_add": lambda a, b, c: a * b + c,
+    "mul_rest": lambda a, b: a - a * b,
+    "mul_difference": lambda a, b, c: a * (b - c),
+    "tanh_back": lambda d, y: d * (1 - y * y),
+    "sigmoid_back": lambda d, y: d * y * (1 - y),
+}
+"""Operations on equal columns, and their meaning. The native ones have the same names."""
+
+FUSED: Mapping[str, Callable[..., Expr]] = {
+    "tanh_back": lambda d, y: d * (1.0 - y * y),
+    "sigmoid_back": lambda d, y: d * y * (1.0 - y),
+    "lerp": lambda a, b, w: a + w * (b - a),
+    "mul_difference": lambda a, b, c: a * (b - c),
+    "mul_rest": lambda a, b: a - a * b,
+    "mul_add": lambda a, b, c: a * b + c,
+}
+"""Which expressions are one native operation, the larger ones first."""
+
+COMMUTING = ("add", "mul", "minimum", "maximum", "equal")
+
+
+@dataclass(frozen=True)
+class Program:
+    """Lines, each of which may use earlier ones; and which of them are the results, by name.
+
+    results: of a step, ("new", state, column); of its gradient, ("p", column), ("state", state,
+    column, delay), ("vector", weight, column) to be summed over rows, and ("product", i) of the
+    line i of the forward program; ("z", z) is what the products of its line z were made of.
+    """
+
+    values: tuple[Value, ...]
+    results: Mapping[tuple[Any, ...], int]
+
+    def __str__(self) -> str:
+        names = {line: "  -> " + " ".join(map(str, name)) for name, line in self.results.items()}
+        return "\n".join(
+            f"{i:3} ({v.width}) = {v.op} {' '.join(map(str, (*v.args, *map(str, v.at))))}"
+            + names.get(i, "")
+            for i, v in enumerate(self.values)
+        )
+
+
+@dataclass
+class Builder:
+    """Writes a program, line by line; a line that is there already is not written again."""
+
+    values: list[Value] = field(default_factory=list)
+    lines: dict[Value, int] = field(default_factory=dict)
+
+    def line(self, value: Value) -> int:
+        """Return the number of the line with this value."""
+        if value not in self.lines:
+            self.lines[value] = len(self.values)
+            self.values.append(value)
+        return self.lines[value]
+
+    def source(self, op: str, width: int, *at: Any) -> Expr:
+        """Return a value that no operation makes."""
+        return Expr(self, self.line(Value(op, (), width, at)))
+
+    def constant(self, number: float, width: int) -> Expr:
+        """Return the same number in every column."""
+        return self.source("constant", width, float(number))
+
+    def apply(self, op: str, *args: Expr, at: tuple[Any, ...] = ()) -> Expr:
+        """Return an elementwise operation's result; what is one number a row is spread."""
+        width = max(arg.width for arg in args)
+        lines = tuple(self.spread(arg, width).line for arg in args)
+        simple = self._simplified(op, lines)
+        if simple is not None:
+            return Expr(self, simple)
+        return Expr(self, self.line(Value(op, lines, width, at)))
+
+    def _simplified(self, op: str, lines: tuple[int, ...]) -> int | None:
+        """Return the line that adding 0, or multiplying with 1, comes to."""
+        numbers = [
+            v.at[0] if v.op == "constant" else None for v in map(self.values.__getitem__, lines)
+        ]
+        if op == "add" and 0.0 in numbers:
+            return lines[1 - numbers.index(0.0)]
+        if op == "mul" and 1.0 in numbers:
+            return lines[1 - numbers.index(1.0)]
+        if op == "sub" and numbers[1] == 0.0:
+            return lines[0]
+        if op == "div" and numbers[1] == 1.0:
+            return lines[0]
+        return None
+
+    def spread(self, arg: Expr, width: int) -> Expr:
+        """Return one number a row in every column."""
+        if arg.width == width:
+            return arg
+        value = self.values[arg.line]
+        if value.op == "constant":
+            return self.constant(value.at[0], width)
+        return Expr(self, self.line(Value("spread", (arg.line,), width)))
+
+    def product(self, z: Expr, width: int, weight: int, row: int, column: int) -> Expr:
+        """Return z times a block of a matrix."""
+        return Expr(self, self.line(Value("product", (z.line,), width, (weight, row, column))))
+
+    def along(self, op: str, arg: Expr) -> Expr:
+        """Return "sum" or "max" of each row."""
+        return Expr(self, self.line(Value(op, (arg.line,), 1))) if arg.width > 1 else arg
+
+    def finish(self, results: Mapping[tuple[Any, ...], Expr]) -> Program:
+        """Return the program of what these results need."""
+        alive = reached(self.values, [result.line for result in results.values()])
+        places = {line: i for i, line in enumerate(alive)}
+        values = [
+            v._replace(args=tuple(places[arg] for arg in v.args))
+            for v in (self.values[line] for line in alive)
+        ]
+        return Program(tuple(values), {name: places[r.line] for name, r in results.items()})
+
+
+@dataclass(frozen=True)
+class Expr:
+    """A value of a program that is being written, with arithmetic."""
+
+    builder: Builder
+    line: int
+
+    @property
+    def value(self) -> Value:
+        """The line itself."""
+        return self.builder.values[self.line]
+
+    @property
+    def width(self) -> int:
+        """How many columns it has."""
+        return self.value.width
+
+    def _with(self, op: str, *others: Expr | float) -> Expr:
+        return self.builder.apply(op, self, *[self._as_expr(other) for other in others])
+
+    def _as_expr(self, other: Expr | float) -> Expr:
+        return other if isinstance(other, Expr) else self.builder.constant(other, self.width)
+
+    def __add__(self, other: Expr | float) -> Expr:
+        for first, second in ((self, other), (other, self)):
+            if isinstance(second, Expr) and second.value.op == "neg" and isinstance(first, Expr):
+                return first - Expr(self.builder, second.value.args[0])
+        return self._with("add", other)
+
+    def __sub__(self, other: Expr | float) -> Expr:
+        return self._with("sub", other)
+
+    def __rsub__(self, other: float) -> Expr:
+        return self._as_expr(other) - self
+
+    def __mul__(self, other: Expr | float) -> Expr:
+        return self._with("mul", other)
+
+    __radd__, __rmul__ = __add__, __mul__
+
+    def __truediv__(self, other: Expr | float) -> Expr:
+        return self._with("div", other)
+
+    def __rtruediv__(self, other: float) -> Expr:
+        return self._as_expr(other) / self
+
+    def __neg__(self) -> Expr:
+        return self._with("neg")
+
+
+def reached(values: Iterable[Value], lines: Iterable[int]) -> list[int]:
+    """Return the lines that these lines need, themselves included, in order."""
+    values, alive, waiting = list(values), set[int](), list(lines)
+    while waiting:
+        line = waiting.pop()
+        if line not in alive:
+            alive.add(line)
+            waiting.extend(values[line].args)
+    return sorted(alive)
+
+
+def evaluate(
+    program: Program, source: Callable[[Value], Tensor], matrices: Callable[[int], Tensor]
+) -> dict[tuple[Any, ...], Tensor]:
+    """Return the results of a program for some rows, by torch: what the native loop is held to.
+
+    source: the rows, (B, width), or the vector, (width), of a source. matrices: each weight matrix.
+    """
+    values: list[Tensor] = []
+    for v in program.values:
+        args = [values[arg] for arg in v.args]
+        if v.op in ELEMENTWISE:
+            value = ELEMENTWISE[v.op](*args, *v.at)
+        elif v.op == "sum":
+            value = args[0].sum(-1, keepdim=True)
+        elif v.op == "max":
+            value = args[0].amax(-1, keepdim=True)
+        elif v.op == "spread":
+            value = args[0].expand(*args[0].shape[:-1], v.width)
+        elif v.op == "product":
+            weight, row, column = v.at
+            K = args[0].shape[-1]
+            value = args[0] @ matrices(weight)[row : row + K, column : column + v.width]
+        elif v.op == "back":
+            blocks = [
+                matrices(weight)[row : row + v.width, column : column + d.shape[-1]]
+                for d, (weight, row, column) in zip(args, v.at, strict=True)
+            ]
+            value = torch.cat(args, dim=-1) @ torch.cat(blocks, dim=-1).t()
+        else:
+            value = source(v)
+        values.append(value)
+    return {name: values[line] for name, line in program.results.items()}
+
+
+def run_once(
+    program: Program, lengths: Sequence[int], inputs: Sequence[Tensor], weights: Sequence[Tensor]
+) -> list[Tensor]:
+    """Return the new state parts of (p, *state parts), by torch.
+
+    lengths: of how many parts each state is. weights: matrices (K, N) and vectors.
+    """
+    p, *parts = inputs
+    firsts = [sum(lengths[:state]) for state in range(len(lengths))]
+
+    def source(value: Value) -> Tensor:
+        at, width = value.at, value.width
+        if value.op == "p":
+            return p[:, at[0] : at[0] + width]
+        if value.op == "state":
+            state, start, delay = at
+            part: Tensor = parts[firsts[state] + delay - 1]
+            return part[:, start : start + width]
+        if value.op == "vector":
+            which, start = at
+            vector: Tensor = weights[which]
+            return vector[start : start + width].expand(len(p), width)
+        return p.new_full((len(p), width), at[0])
+
+    results = evaluate(program, source, weights.__getitem__)
+    new: list[Tensor] = []
+    for state, (first, length) in enumerate(zip(firsts, lengths, strict=True)):
+        blocks = {name[2]: rows for name, rows in results.items() if name[1] == state}
+        columns = [blocks[start] for start in sorted(blocks)]
+        new.append(columns[0] if len(columns) == 1 else torch.cat(columns, dim=1))
+        new += parts[first : first + length - 1]
+    return new
+
+
+def fuse(program: Program) -> Program:
+    """Return a program with the FUSED expressions as one operation each."""
+    values, uses = program.values, _uses(program)
+    patterns = {name: _pattern(make) for name, make in FUSED.items()}
+
+    def matched(line: int, names: Iterable[str]) -> tuple[str, dict[int, int]] | None:
+        for name in names:
+            pattern, top, _ = patterns[name]
+            bound = _match(values, line, pattern, top, {})
+            if bound is not None and all(
+                fits(inner, name) for inner in _inner(values, line, bound)
+            ):
+                return name, bound
+        return None
+
+    def fits(inner: int, name: str) -> bool:
+        """Whether a line may vanish into this pattern: used there alone, and in no larger one."""
+        larger = list(patterns)[: list(patterns).index(name)]
+        return uses[inner] == 1 and matched(inner, larger) is None
+
+    builder = Builder()
+    lines: list[int] = []
+    for line, value in enumerate(values):
+        fused, found = value, matched(line, patterns)
+        if found is not None and not _adds_product(values, found):
+            name, bound = found
+            fused = Value(name, tuple(bound[i] for i in range(len(bound))), value.width)
+        lines.append(builder.line(fused._replace(args=tuple(lines[arg] for arg in fused.args))))
+    return builder.finish({name: Expr(builder, lines[at]) for name, at in program.results.items()})
+
+
+def _adds_product(values: Sequence[Value], found: tuple[str, dict[int, int]]) -> bool:
+    """Whether what is added is a product, which takes it up where it is stored."""
+    name, bound = found
+    return name == "mul_add" and values[bound[2]].op in ("product", "back")
+
+
+def _uses(program: Program) -> list[int]:
+    """Return how often each line is used, as a result too."""
+    uses = [0] * len(program.values)
+    for line in [*program.results.values(), *(arg for v in program.values for arg in set(v.args))]:
+        uses[line] += 1
+    return uses
+
+
+def _inner(values: Sequence[Value], line: int, bound: Mapping[int, int]) -> list[int]:
+    """Return the operations between a line and the operands of its pattern, but for constants."""
+    ends, inner, waiting = set(bound.values()), set[int](), list(values[line].args)
+    while waiting:
+        at = waiting.pop()
+        if at not in ends and values[at].args:
+            inner.add(at)
+            waiting.extend(values[at].args)
+    return list(inner)
+
+
+@cache
+def _pattern(make: Callable[..., Expr]) -> tuple[list[Value], int, int]:
+    """Return the lines of a pattern, the last one, and how many operands it has."""
+    builder, count = Builder(), make.__code__.co_argcount
+    operands = [builder.source("operand", 2, i) for i in range(count)]
+    return builder.values, make(*operands).line, count
+
+
+def _match(
+    values: Sequence[Value], line: int, pattern: Sequence[Value], top: int, bound: dict[int, int]
+) -> dict[int, int] | None:
+    """Return which lines the operands of a pattern stand for, or None where it is another."""
+    value, wanted = values[line], pattern[top]
+    if wanted.op == "operand":
+        (i,) = wanted.at
+        return bound | {i: line} if bound.get(i, line) == line else None
+    if value.op != wanted.op or value.at != wanted.at:
+        return None
+    orders = [value.args]
+    if value.op in COMMUTING:
+        orders.append(value.args[::-1])
+    for args in orders:
+        trial: dict[int, int] | None = dict(bound)
+        for arg, part in zip(args, wanted.args, strict=True):
+            trial = None if trial is None else _match(values, arg, pattern, part, trial)
+        if trial is not None:
+            return trial
+    return None
