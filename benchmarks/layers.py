@@ -1,4 +1,4 @@
-"""bptt.RNN and bptt.GRU next to their peers: a training step of one layer, forward and backward.
+"""bptt.RNN, GRU and LSTM next to their peers: a training step of one layer, forward and backward.
 
 Gradients of input, weights and bias; float32. Checks everyone's values and gradients against
 torch's first, then times all in turns; medians. "kernel" is ours without its Python layer, as
@@ -36,6 +36,7 @@ ROUNDS = 9
 RATIOS = {
     "tanh": [("torch", "bptt"), ("jax", "bptt"), ("oneDNN", "kernel"), ("oneDNN", "bptt")],
     "gru": [("torch", "bptt")],
+    "lstm": [("torch", "bptt")],
 }
 
 

@@ -37,7 +37,7 @@ def data(cell: str, shape: Shape) -> list[Array]:
     """Return x, U, W, b and the gradient of the output: the same in every process."""
     T, B, I, H = shape  # noqa: E741
     draw = numpy.random.default_rng(0)
-    G = 3 * H if cell == "gru" else H
+    G = {"gru": 3, "lstm": 4}.get(cell, 1) * H
     sizes = [((T, B, I), 1.0), ((G, I), I**-0.5), ((G, H), H**-0.5), ((G,), 0.1)]
     return [
         (scale * draw.standard_normal(size)).astype(numpy.float32)
@@ -57,8 +57,10 @@ def torch_layer(
     modules = {
         ("torch", "tanh"): torch.nn.RNN,
         ("torch", "gru"): torch.nn.GRU,
+        ("torch", "lstm"): torch.nn.LSTM,
         ("bptt", "tanh"): bptt.RNN,
         ("bptt", "gru"): bptt.GRU,
+        ("bptt", "lstm"): bptt.LSTM,
     }
     layer: Any = modules[package, cell](*shape[2:])
     x, U, W, b, grad = (torch.from_numpy(array) for array in data(cell, shape))
@@ -75,34 +77,28 @@ def torch_layer(
 
 
 def kernel(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
-    """Return the training step of our kernel alone: two calls on arrays that are there already."""
+    """Return the training step of our kernel alone, without torch's graph."""
     import torch
 
-    from bptt.kernel import binding
+    from bptt.cells import by_name
+    from bptt.kernel import ops
+    from bptt.kernel.layout import DENSE
+    from bptt.kernel.native_step import Inputs, Needs, Source
 
     torch.set_num_threads(threads)
-    T, B, I, H = shape  # noqa: E741
-    x, U, W, b, grad = data(cell, shape)
-    h0, grad_h0 = numpy.zeros((B, H), "f4"), numpy.empty((B, H), "f4")
-    h, grad_x, grad_U, grad_W, grad_b = (numpy.empty_like(array) for array in (grad, x, U, W, b))
-    held = [x, U, W, b, grad, h0, grad_h0, h, grad_x, grad_U, grad_W, grad_b]
+    x, U, W, b, grad = (torch.from_numpy(array) for array in data(cell, shape))
+    source, h0 = Source(x, U, b), torch.zeros(x.shape[1], len(W))
+    traced = ops.native(by_name.recipe(cell, W), source, (h0,))
+    assert not isinstance(traced, str), traced
+    native, inputs = traced.step, Inputs(source, [h0], [W], DENSE)
 
-    def addresses(*arrays: Array | None) -> list[int]:
-        return [0 if array is None else array.ctypes.data for array in arrays]
+    def step() -> list[torch.Tensor]:
+        kept = native.forward(inputs, keep=True)
+        needs = Needs(True, True, True, (True,))
+        of_x, of_U, of_b, _, of_W = native.backward(inputs, kept, [grad, None], needs)
+        return [kept[0][0], of_x, of_U, of_W, of_b]
 
-    net = addresses(x, None, U, b, h, W, h0, h)
-    gradients = addresses(grad, None, grad_x, grad_U, grad_b, None, grad_W, grad_h0)
-    head = (T, B, 0, 0, 0, False, threads, I, H, False)
-
-    def step() -> None:
-        binding.native.elman_forward_float32(*head, net)
-        binding.native.elman_backward_float32(*head, net, gradients)
-
-    def results() -> list[Array]:
-        step()
-        return held[-5:]
-
-    return step, results
+    return step, lambda: [tensor.numpy() for tensor in step()]
 
 
 def jax_scan(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:

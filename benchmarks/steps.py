@@ -1,0 +1,123 @@
+"""Steps that the package does not know, in the kernel and in a loop; ragged batches; one step.
+
+    python benchmarks/steps.py [--threads 1]
+
+A training step (forward and backward, float32) of each at T = 200, B = 16, H = 64, against the
+same step in a Python loop with autograd; of ragged batches against torch.nn's layer; and one step
+without gradient, B = 1, against torch.nn's layer. Medians; each value is checked first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import bptt
+from bptt.cells.by_name import plainly
+from bptt.kernel import ops
+from bptt.kernel.layout import DENSE
+from bptt.kernel.native_step import Source
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from tests.kernel.steps_of_users import STEPS, recipe
+
+T, B, H, I = 200, 16, 64, 64  # noqa: E741
+ROUNDS = 7
+RAGGED = [(100, 32, 64, 128), (200, 64, 64, 256)]
+LAYERS = {"tanh": "RNN", "gru": "GRU", "lstm": "LSTM"}
+
+
+def seconds(*sides: Callable[[], object]) -> list[float]:
+    """Return each side's median time, taken in turns."""
+    times: list[list[float]] = [[] for _ in sides]
+    for side in sides:
+        side()
+    for _ in range(ROUNDS):
+        for side, found in zip(sides, times, strict=True):
+            repeats, start = 0, time.perf_counter()
+            while repeats == 0 or time.perf_counter() - start < 0.1:
+                side()
+                repeats += 1
+            found.append((time.perf_counter() - start) / repeats)
+    return [statistics.median(found) for found in times]
+
+
+def steps() -> None:
+    """Print what the kernel brings to each step."""
+    print(f"\nT = {T}, B = {B}, H = {H}: ms a training step   kernel   plain loop   ratio")
+    for name, step in STEPS.items():
+        torch.manual_seed(0)
+        of, P = recipe(name, H, torch.float32), step.p * H
+        x, U = torch.randn(T, B, I), (torch.randn(P, I) / 8).requires_grad_()
+        state = tuple(torch.zeros(B, width * H) for width in step.parts)
+        arguments, leaves = (of, Source(x, U), state, DENSE), [U, *of.tensors]
+
+        def train(run: Callable[..., tuple[Tensor, object]]) -> list[Tensor]:
+            h, _ = run(*arguments)  # noqa: B023
+            return [h, *torch.autograd.grad(h.square().mean(), leaves)]  # noqa: B023
+
+        for mine, its in zip(train(ops.run), train(plainly), strict=True):
+            torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
+        ours, plain = seconds(lambda: train(ops.run), lambda: train(plainly))
+        print(f"{name:32}{ours * 1e3:20.2f}{plain * 1e3:12.1f}{plain / ours:10.1f}")
+
+
+def ragged() -> None:
+    """Print what a batch of different lengths takes, uniform from T/4 to T."""
+    print("\nragged, T, B, I, H: ms a training step    bptt   torch.nn   ratio")
+    for cell, kind in LAYERS.items():
+        for shape in RAGGED:
+            t, b, inputs, h = shape
+            torch.manual_seed(0)
+            theirs = getattr(nn, kind)(inputs, h)
+            ours = getattr(bptt, kind)(inputs, h)
+            ours.load_state_dict(theirs.state_dict())
+            lengths = torch.randint(t // 4, t + 1, (b,))
+            packed = pack_padded_sequence(torch.randn(t, b, inputs), lengths, enforce_sorted=False)
+
+            def train(layer: nn.Module) -> list[Tensor]:
+                out = layer(packed)[0].data  # noqa: B023
+                return [out, *torch.autograd.grad(out.square().mean(), list(layer.parameters()))]
+
+            for mine, its in zip(train(ours), train(theirs), strict=True):
+                torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
+            a, z = seconds(lambda: train(ours), lambda: train(theirs))  # noqa: B023
+            print(f"{cell:8}{shape!s:24}{a * 1e3:14.1f}{z * 1e3:11.1f}{z / a:9.2f}")
+
+
+def one_step() -> None:
+    """Print what a single step takes, as where a model is run one step at a time."""
+    print("\none step, B = 1, no gradient: us       bptt   torch.nn   ratio")
+    for cell, kind in LAYERS.items():
+        for h in (128, 256):
+            theirs, ours = getattr(nn, kind)(h, h), getattr(bptt, kind)(h, h)
+            ours.load_state_dict(theirs.state_dict())
+            x = torch.randn(1, 1, h)
+            with torch.no_grad():
+                state = theirs(x)[1]
+                torch.testing.assert_close(ours(x, state), theirs(x, state))
+                a, z = seconds(lambda: ours(x, state), lambda: theirs(x, state))  # noqa: B023
+            print(f"{cell:8}H = {h:<18}{a * 1e6:18.0f}{z * 1e6:11.0f}{z / a:9.2f}")
+
+
+def main() -> None:
+    """Print all three."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    torch.set_num_threads(parser.parse_args().threads)
+    print(f"{bptt.kernel.info()['kernel']}, {torch.get_num_threads()} threads, {torch.__version__}")
+    steps()
+    ragged()
+    one_step()
+
+
+if __name__ == "__main__":
+    main()
