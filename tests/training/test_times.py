@@ -107,6 +107,22 @@ def test_days_of_the_week_are_kept(tmp_path: Path, mask: str) -> None:
     assert not any("missing" in line for line in table.about)
 
 
+@pytest.mark.parametrize("without", range(5))
+def test_a_weekday_that_never_comes_is_no_gap(tmp_path: Path, without: int) -> None:
+    """Three weeks without one show no more; once it comes, the other times are missing."""
+    days = np.arange("2024-01-01", "2024-03-01", dtype="M8[D]")
+    days = days[np.is_busday(days)]
+    others = days[np.arange(len(days)) % 5 != without].astype(str)
+    table = table_of(tmp_path, others[:12].tolist())
+    assert steps_ahead(table, 12, None).labels == others[12:24].tolist()
+    assert not any("missing" in line for line in table.about)
+    once = np.sort(np.append(others[:16], days[15 + without].astype(str)))
+    table = table_of(tmp_path, once.tolist())
+    assert steps_ahead(table, 12, None).labels == days[20:32].astype(str).tolist()
+    count = 3 if without else 2  # the first Monday would come before the first row
+    assert any(f"{count} steps are missing" in line for line in table.about)
+
+
 @pytest.mark.parametrize(("month", "zone"), [(3, "Europe/Berlin"), (10, "America/New_York")])
 def test_days_keep_their_hour_when_clocks_change(tmp_path: Path, month: int, zone: str) -> None:
     start = datetime(2024, month, 20, 8, tzinfo=ZoneInfo(zone))
