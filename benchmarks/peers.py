@@ -84,19 +84,21 @@ def kernel(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
     from bptt.kernel import ops
     from bptt.kernel.layout import DENSE
     from bptt.kernel.native_step import Inputs, Needs, Source
+    from bptt.kernel.record import Traced
 
     torch.set_num_threads(threads)
     x, U, W, b, grad = (torch.from_numpy(array) for array in data(cell, shape))
     source, h0 = Source(x, U, b), torch.zeros(x.shape[1], len(W))
     traced = ops.native(by_name.recipe(cell, W), source, (h0,))
-    assert not isinstance(traced, str), traced
+    assert isinstance(traced, Traced), traced
     native, inputs = traced.step, Inputs(source, [h0], [W], DENSE)
 
     def step() -> list[torch.Tensor]:
         kept = native.forward(inputs, keep=True)
         needs = Needs(True, True, True, (True,))
         of_x, of_U, of_b, _, of_W = native.backward(inputs, kept, [grad, None], needs)
-        return [kept[0][0], of_x, of_U, of_W, of_b]
+        grads = [g for g in (of_x, of_U, of_W, of_b) if g is not None]
+        return [kept[0][0], *grads]
 
     return step, lambda: [tensor.numpy() for tensor in step()]
 

@@ -58,7 +58,8 @@ def steps() -> None:
         of, P = recipe(name, H, torch.float32), step.p * H
         x, U = torch.randn(T, B, I), (torch.randn(P, I) / 8).requires_grad_()
         state = tuple(torch.zeros(B, width * H) for width in step.parts)
-        arguments, leaves = (of, Source(x, U), state, DENSE), [U, *of.tensors]
+        arguments = (of, Source(x, U), state, DENSE)
+        leaves = [U, *[t for t in of.tensors if t is not None]]
 
         def train(run: Callable[..., tuple[Tensor, object]]) -> list[Tensor]:
             h, _ = run(*arguments)  # noqa: B023
