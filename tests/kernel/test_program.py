@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+import bptt
 from bptt.cells.by_name import plainly
 from bptt.kernel import binding, ops
 from bptt.kernel.layout import Layout
@@ -185,6 +186,26 @@ def test_what_is_no_program_runs_by_the_plain_loop_and_says_why(kind: str) -> No
     ops.program.cache_clear()
     ops.program(on_parts(lambda: step), (), (), 4, (4,), torch.float32)
     assert torch.equal(torch.get_rng_state(), before)  # tracing draws nothing
+
+
+def raising(p: Tensor, h: Tensor) -> Tensor:
+    raise KeyError("of the user's own")
+
+
+def test_an_error_of_the_step_is_the_users_to_see() -> None:
+    of, source = Recipe(on_parts(lambda: raising), ()), Source(torch.randn(5, 2, 4))
+    found = ops.native(of, source, (torch.zeros(2, 4),))
+    assert isinstance(found, str)
+    assert found.startswith("it raises KeyError: ")
+    with pytest.raises(KeyError, match="of the user's own"):
+        ops.run(of, source, (torch.zeros(2, 4),))
+
+
+def test_a_state_for_fewer_sequences_than_there_are_is_refused() -> None:
+    of, layout = recipe("lstm", 4, torch.float32), Layout(torch.tensor([5, 3]))
+    source = Source(torch.randn(8, 16))
+    with pytest.raises(bptt.BpttError, match="batch_sizes begin with 5, but the state has 2 rows"):
+        ops.run(of, source, (torch.zeros(2, 4), torch.zeros(2, 4)), layout)
 
 
 def test_parameters_may_be_replaced_and_their_values_changed() -> None:

@@ -39,16 +39,22 @@ class Layout:
         parts = parts[::-1] if self.reverse else parts
         return torch.stack(parts) if self.batch_sizes is None else torch.cat(parts)
 
-    def require(self, rows: int) -> None:
+    def require(self, rows: int, most: int | None = None) -> None:
         """Raise BpttError unless this is how so many rows can lie.
 
-        The numbers of rows of the steps must add up and never rise; each row has its reset.
+        The numbers of rows of the steps must add up and never rise; each row has its reset. most:
+        for how many sequences there is a state, which the first step's rows are not to exceed.
         """
         sizes, resets = self.batch_sizes, self.resets
         if sizes is not None and not self.is_whole(rows):
             raise BpttError(
                 f"batch_sizes are {str(sizes.tolist())[:60]} for {rows} rows; expected int64 "
                 "numbers on the CPU that never rise, and whose sum is the number of rows"
+            )
+        if sizes is not None and most is not None and int(sizes[0]) > most:
+            raise BpttError(
+                f"batch_sizes begin with {int(sizes[0])}, but the state has {most} rows; expected "
+                "a row for each sequence"
             )
         if resets is not None and (resets.numel() != rows or resets.dtype != torch.bool):
             raise BpttError(

@@ -277,7 +277,7 @@ class NativeStep:
     def _head(self, source: Source, B: int, layout: Layout) -> tuple[tuple[Any, ...], Any]:
         """Return how rows lie in time, as the kernel is told, and the tensors that say so."""
         rows = source.rows.numel()
-        layout.require(rows)
+        layout.require(rows, B)
         I = 0 if source.U is None else source.U.shape[1]  # noqa: E741
         if source.is_tokens:
             binding.require_tokens("x", source.x, I)

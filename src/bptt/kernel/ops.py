@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bptt.errors import BpttError
 from bptt.kernel import binding, compiled, loop
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Inputs, Source
@@ -59,13 +60,15 @@ def run(
     state: the parts before the first step, (B, width) each. omega: adds its weight times Ω's
     immediate gradient to that of W; see `can_omega`. Autocast changes no dtype here.
     """
-    if torch.is_autocast_enabled(source.x.device.type):
-        with torch.autocast(source.x.device.type, enabled=False):
+    device = source.x.device.type  # "meta" has no autocast, and torch raises when it is asked
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        with torch.autocast(device, enabled=False):
             dtype = state[0].dtype
             source = source.to(dtype)
             return run(recipe, source, tuple(part.to(dtype) for part in state), layout, omega)
     found = native(recipe, source, state, layout)
     if isinstance(found, str):
+        _require_one_device([*source, *state, *recipe.tensors])
         p = source.x if source.U is None else project(source.x, source.U, source.bias)
         return unroll(recipe.step, p, state, layout)
     lengths = found.lengths
@@ -83,6 +86,15 @@ def run(
     for length, end in zip(lengths, ends, strict=True):
         lasts += [end] if length == 1 else end.unbind(0)
     return h, tuple(lasts)
+
+
+def _require_one_device(tensors: list[Tensor | None]) -> None:
+    """Raise BpttError where torch may give what nobody wrote, as of a meta tensor and others."""
+    devices = {str(t.device) for t in tensors if t is not None}
+    if len(devices) > 1:
+        raise BpttError(
+            f"tensors are on {' and '.join(sorted(devices))}; expected all of them on one device"
+        )
 
 
 class Compiled(NamedTuple):
@@ -169,15 +181,17 @@ def program(
     """Return a step traced on sample tensors of these shapes, or why it is no program."""
     with torch.inference_mode(False), torch.device("cpu"):
         tensors = [None if shape is None else _sample(shape, dtype) for shape in shapes]
-        step = make(*tensors, *options)
 
         def on_parts(p: Tensor, *parts: Tensor) -> State:
             return step(p, parts)
 
         try:
+            step = make(*tensors, *options)
             return trace(on_parts, p, widths, tensors, dtype)
         except NotTraced as reason:
             return str(reason)
+        except Exception as error:  # noqa: BLE001 (the plain loop raises it, on the user's tensors)
+            return f"it raises {type(error).__name__}: {error}"
 
 
 def _constant_program(*arguments: Any) -> tuple[Any, ...]:
@@ -195,7 +209,7 @@ take_as_constant(_constant_program)
 def _sample(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Return a tensor with numbers of all kinds, of the size of weights."""
     numbers = torch.arange(math.prod(shape), dtype=torch.float64)
-    scale = shape[-1] ** -0.5 if len(shape) > 1 else 0.5
+    scale = max(1, shape[-1]) ** -0.5 if len(shape) > 1 else 0.5
     return torch.sin(numbers * 0.7 + 1).mul(scale).to(dtype).view(shape).requires_grad_()
 
 
