@@ -65,7 +65,7 @@ def call(run: Callable[..., tuple[Tensor, Tensor]], cell: str, delays: tuple[int
     return with_tensors
 
 
-def close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
+def assert_close(got: Tensor, expected: Tensor, dtype: torch.dtype) -> None:
     tolerance = FLOAT64 if dtype == torch.float64 else FLOAT32
     scale = max(1.0, float(expected.detach().abs().max())) if expected.numel() else 1.0
     torch.testing.assert_close(
@@ -110,7 +110,7 @@ def test_equals_the_reference(
         mine = call(by_name.looped_layer, cell, loop[0])(*given, layout=layout)
         got = torch.autograd.grad(mine, [t for t in given if t is not None], grads)
         for a, b in zip((*mine, *got), expected, strict=True):
-            close(a, b, dtype)
+            assert_close(a, b, dtype)
 
 
 @pytest.mark.parametrize("loop", LOOPS)

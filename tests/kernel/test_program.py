@@ -54,6 +54,16 @@ def results(
     return [*(o.detach() for o in outputs), *zeros]
 
 
+def doubled(of: Recipe, source: Source, state: State) -> tuple[Recipe, Source, State]:
+    """Return the same in float64."""
+
+    def exact(t: Tensor | None) -> Any:
+        return None if t is None else t.detach().double().requires_grad_()
+
+    tensors = tuple(map(exact, of.tensors))
+    return of._replace(tensors=tensors), Source(*map(exact, source)), tuple(map(exact, state))
+
+
 def natively(*arguments: Any) -> Any:
     """Run a step by the kernel, and nothing else."""
     traced = ops.native(*arguments)
@@ -61,7 +71,7 @@ def natively(*arguments: Any) -> Any:
     return ops.run(*arguments)
 
 
-def close(got: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
+def assert_close(got: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None:
     for mine, its in zip(got, expected, strict=True):
         scale = max(1.0, float(its.abs().max())) if its.numel() else 1.0
         torch.testing.assert_close(
@@ -72,7 +82,7 @@ def close(got: list[Tensor], expected: list[Tensor], dtype: torch.dtype) -> None
 CASES = pairs(
     ["dense", "packed", "resets", "packed resets"],
     [False, True],
-    [(1, 1, 5), (7, 3, 1), (7, 17, 33), (1, 17, 16), (7, 1, 130)],
+    [(1, 1, 5), (2, 3, 4), (7, 3, 1), (7, 17, 33), (1, 17, 16), (7, 1, 130)],
     [torch.float32, torch.float64],
 )
 
@@ -84,11 +94,11 @@ def test_equals_the_plain_loop(step: str, build: str, threads: int) -> None:  # 
         layout = layout_of(kind, *sizes[:2], reverse)
         of = recipe(step, sizes[2], dtype)
         source, state = inputs(step, layout, sizes, dtype)
-        expected = results(plainly, of, source, state, layout)
-        close(results(natively, of, source, state, layout), expected, dtype)
+        expected = results(plainly, *doubled(of, source, state), layout)
+        assert_close(results(natively, of, source, state, layout), expected, dtype)
         with torch.no_grad():
             h, last = natively(of, source, state, layout)
-        close([h, *last], expected[: 1 + len(last)], dtype)
+        assert_close([h, *last], expected[: 1 + len(last)], dtype)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -188,6 +198,39 @@ def test_what_is_no_program_runs_by_the_plain_loop_and_says_why(kind: str) -> No
     assert torch.equal(torch.get_rng_state(), before)  # tracing draws nothing
 
 
+MASK = torch.tensor([1.0, 0.0, 1.0, 0.0])
+
+
+def test_what_is_done_with_tensors_before_the_step_is_done_anew_for_others() -> None:
+    def made(W: Tensor) -> Callable[..., Any]:
+        positive = W.detach().abs() if not W.requires_grad else W.abs()
+        return lambda p, h: torch.tanh(p + h @ positive)
+
+    arguments = (Source(torch.randn(5, 2, 4)), (torch.zeros(2, 4),))
+    for wanted in (False, True):
+        for _ in range(2):
+            of = Recipe(on_parts(made), (torch.randn(4, 4, requires_grad=wanted),))
+            h, _ = natively(of, *arguments)
+            torch.testing.assert_close(h, plainly(of, *arguments)[0])
+
+
+def test_tensors_that_a_step_is_not_made_of_are_not_taken_for_constants() -> None:
+    assert "shape (4,) that it is not made of" in why(lambda p, h: (p + h) * MASK)
+
+
+def test_a_step_that_is_refused_has_changed_nothing() -> None:
+    count = torch.zeros(4)
+
+    def counting(p: Tensor, h: Tensor) -> Tensor:
+        count.add_(1)
+        return p + h
+
+    found = ops.program(on_parts(lambda: counting), (), (), 4, (4,), torch.float32)
+    assert isinstance(found, str)
+    assert found.startswith("add_ changes a tensor in place")
+    assert count.sum() == 0
+
+
 def raising(p: Tensor, h: Tensor) -> Tensor:
     raise KeyError("of the user's own")
 
@@ -213,14 +256,14 @@ def test_parameters_may_be_replaced_and_their_values_changed() -> None:
     source, state = inputs("masked", Layout(), (5, 2, 4), torch.float64)
     for _ in range(3):
         of = recipe("masked", 4, torch.float64)
-        close(
+        assert_close(
             results(natively, of, source, state, Layout()),
             results(plainly, of, source, state, Layout()),
             torch.float64,
         )
         with torch.no_grad():
             of.tensors[0].mul_(0.5)
-        close(
+        assert_close(
             results(natively, of, source, state, Layout()),
             results(plainly, of, source, state, Layout()),
             torch.float64,
@@ -237,7 +280,7 @@ def test_columns_that_are_cut_again_elsewhere(cut: int) -> None:
     of = Recipe(on_parts(lambda: step), ())
     x, h = torch.randn(6, 3, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
     arguments = (of, Source(x.requires_grad_()), (h.requires_grad_(),), Layout())
-    close(results(natively, *arguments), results(plainly, *arguments), torch.float64)
+    assert_close(results(natively, *arguments), results(plainly, *arguments), torch.float64)
 
 
 UNARY = [torch.tanh, torch.sigmoid, torch.relu, torch.sin, torch.cos, torch.neg, torch.abs]
@@ -292,7 +335,7 @@ def test_random_programs(data: st.DataObject) -> None:
     x = torch.randn(*rows, H).double().requires_grad_()
     state = tuple(torch.randn(3, H).double().requires_grad_() for _ in range(count))
     arguments = (of, Source(x), state, layout)
-    close(results(natively, *arguments), results(plainly, *arguments), torch.float64)
+    assert_close(results(natively, *arguments), results(plainly, *arguments), torch.float64)
 
 
 def test_the_native_operations_have_the_numbers_of_the_programs() -> None:

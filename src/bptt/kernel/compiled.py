@@ -67,7 +67,7 @@ def _compute(place: int, *arguments: Any) -> list[Tensor]:
     step, weights = known.traced.step, known.traced.prepare(known.all(tensors))
     inputs = Inputs(source, starts, weights, layout)
     arrays, saved = step.forward(inputs, keep=True)
-    return [*step.outputs(arrays, inputs), *arrays[1:], *saved]
+    return [*step.outputs(arrays, inputs, keep=True), *arrays[1:], *saved]
 
 
 def _taken_apart(

@@ -30,7 +30,7 @@ def run(step: NativeStep, inputs: Inputs, omega: OmegaTerm | None = None) -> Sta
         outputs: States = _Loop.apply(step, inputs.layout, omega, count, *tensors)  # type: ignore[no-untyped-call]
         return outputs
     arrays, _ = step.forward(inputs, keep=False)
-    return step.outputs(arrays, inputs)
+    return step.outputs(arrays, inputs, keep=False)
 
 
 def run_plainly(step: NativeStep, inputs: Inputs) -> States:
@@ -73,7 +73,7 @@ class _Loop(torch.autograd.Function):
         ctx.step, ctx.layout, ctx.omega, ctx.count = step, layout, omega, count
         ctx.save_for_backward(*tensors, *arrays, *saved)
         ctx.set_materialize_grads(False)
-        return step.outputs(arrays, inputs)
+        return step.outputs(arrays, inputs, keep=True)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:

@@ -141,7 +141,7 @@ class NativeStep:
         source, starts, weights, layout = inputs
         rows, like = source.rows, starts[0]
         states = self.shape.states
-        is_ring = not keep and all([length == 1 for _, length in states[1:]])  # noqa: C419
+        is_ring = self._is_ring(keep=keep)
         arrays = [like.new_empty(*rows, states[0][0])]
         for width, _ in states[1:]:
             some = (2, starts[0].shape[-2]) if is_ring else rows
@@ -157,13 +157,19 @@ class NativeStep:
         del held, alive
         return arrays, saved
 
-    def outputs(self, arrays: Sequence[Tensor], inputs: Inputs) -> tuple[Tensor, ...]:
+    def _is_ring(self, *, keep: bool) -> bool:
+        """Return whether of the states but the first only those of the last two steps are there."""
+        return not keep and all([length == 1 for _, length in self.shape.states[1:]])  # noqa: C419
+
+    def outputs(
+        self, arrays: Sequence[Tensor], inputs: Inputs, *, keep: bool
+    ) -> tuple[Tensor, ...]:
         """Return the first state at every step, and of all states the last ones, as starts are."""
-        ends, layout = [], inputs.layout
+        ends, layout, is_ring = [], inputs.layout, self._is_ring(keep=keep)
         for k, (array, start) in enumerate(zip(arrays, inputs.starts, strict=True)):
             if self.shape.states[k][1] > 1:
                 ends.append(layout.lasts(array, start))
-            elif k > 0 and array.shape[:-1] != arrays[0].shape[:-1]:
+            elif k > 0 and is_ring:
                 ends.append(layout.last_of_two(array, len(arrays[0]), start))
             else:
                 ends.append(layout.last(array, start))

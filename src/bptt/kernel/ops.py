@@ -183,10 +183,9 @@ def program(
         tensors = [None if shape is None else _sample(shape, dtype) for shape in shapes]
 
         def on_parts(p: Tensor, *parts: Tensor) -> State:
-            return step(p, parts)
+            return make(*tensors, *options)(p, parts)  # what is made of tensors is recorded too
 
         try:
-            step = make(*tensors, *options)
             return trace(on_parts, p, widths, tensors, dtype)
         except NotTraced as reason:
             return str(reason)

@@ -53,6 +53,8 @@ SHAPE_READERS = frozenset(
         "has_names",
     ]
 )
+OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+IN_PLACE = frozenset(f"__i{name}__" for name in (*OPERATORS, "lshift", "rshift"))
 TRANSPOSES: tuple[Any, ...] = tuple(getattr(Tensor, name).__get__ for name in ("T", "mT"))
 LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, jaxtyping.__file__, __file__))
 
@@ -71,15 +73,15 @@ class Call(NamedTuple):
     line: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Traced:
     """A step as a program, and how its weights are had from the tensors that the step reads.
 
     lengths: of how many parts each state is: the later ones are what the first was, steps before.
     p, widths: how wide p and the state parts are.
     weights: for each, which tensor, and "matrix" (K, N), "transposed" (N, K) or "vector" (width).
-    tensors: those that the step was seen to read, by the index in what it was traced with, or as
-    they are. calls: what it did with them before.
+    captured: which of the tensors that it was traced with each is that the step was seen to read.
+    calls: what it did with them before.
     """
 
     program: Program
@@ -87,15 +89,12 @@ class Traced:
     p: int
     widths: tuple[int, ...]
     weights: tuple[tuple[Ref, str, int], ...]
-    captured: dict[Ref, int | Tensor]
+    captured: dict[Ref, int]
     calls: tuple[Call, ...]
 
     def prepare(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """Return the weights of a call: matrices, (K, N) or transposed, and vectors (width)."""
-        values = {
-            ref: tensors[which] if isinstance(which, int) else which
-            for ref, which in self.captured.items()
-        }
+        values = {ref: tensors[which] for ref, which in self.captured.items()}
         for call in self.calls:
             args, kwargs = tree_map_only(Ref, values.__getitem__, (call.args, call.kwargs))
             results = _tensors(call.function(*args, **kwargs))
@@ -179,7 +178,6 @@ class _Recorder(TorchFunctionMode):
         super().__init__()
         self.refs: dict[int, Ref] = {}
         self.seen: list[Tensor] = []
-        self.made: set[Ref] = set()
         self.rows = {self.ref(row) for row in rows}
         self.calls: list[Call] = []
 
@@ -197,34 +195,21 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         name = getattr(function, "__name__", str(function))
         tensors = [t for t in tree_flatten((args, kwargs))[0] if isinstance(t, Tensor)]
+        if _is_in_place(name, kwargs):
+            raise Untranslatable(f"{name} changes a tensor in place, in {user_line()}")
         result = function(*args, **kwargs)
-        made = _tensors(result)
-        if not made:
-            if tensors and name not in SHAPE_READERS and not name.startswith("__set"):
+        if not _tensors(result):
+            if tensors and name not in SHAPE_READERS:
                 raise Untranslatable(f"{name} reads values, in {user_line()}")
-            if name not in SHAPE_READERS:
-                self._refuse_in_place(name, kwargs)
             return result
-        self._refuse_in_place(name, kwargs)
         known = list(map(self.ref, tensors))
         results = tree_map_only(Tensor, self.ref, result)
-        noted = tree_map_only(Tensor, self.ref, (args, kwargs))
-        args, kwargs = noted
+        args, kwargs = tree_map_only(Tensor, self.ref, (args, kwargs))
         self.calls.append(Call(function, args, kwargs, results, user_line()))
         refs = set(tree_flatten(results)[0]) - set(known)
-        self.made |= refs
         if self.rows.intersection(known):
             self.rows |= refs
         return result
-
-    def _refuse_in_place(self, name: str, kwargs: Any) -> None:
-        changes = name.endswith("_") and not name.endswith("__")
-        if (
-            changes
-            or (name.startswith(("__i", "__set")) and name != "__invert__")
-            or kwargs.get("out") is not None
-        ):
-            raise Untranslatable(f"{name} changes a tensor in place, in {user_line()}")
 
     def finish(
         self, outputs: Sequence[Tensor], tensors: Sequence[Tensor | None], widths: Sequence[int]
@@ -246,9 +231,10 @@ class _Recorder(TorchFunctionMode):
         weights = [self._untransposed(*weight) for weight in weights]
         calls, needed = self._preparing({ref for ref, *_ in weights})
         places = {id(tensor): i for i, tensor in enumerate(tensors)}
-        captured = {
-            ref: places.get(id(self.seen[ref.index]), self.seen[ref.index]) for ref in needed
-        }
+        for ref in needed:
+            if id(self.seen[ref.index]) not in places:  # it may be another at a later call
+                raise NotTraced(f"it reads a tensor of shape {shapes[ref]} that it is not made of")
+        captured = {ref: places[id(self.seen[ref.index])] for ref in needed}
         p, *states = widths
         return Traced(program, lengths, p, tuple(states), tuple(weights), captured, tuple(calls))
 
@@ -276,6 +262,12 @@ class _Recorder(TorchFunctionMode):
                 args = tree_flatten((call.args, call.kwargs))[0]
                 wanted = (wanted - results) | {x for x in args if isinstance(x, Ref)}
         return calls[::-1], wanted
+
+
+def _is_in_place(name: str, kwargs: Any) -> bool:
+    """Return whether a function of torch changes a tensor, by its name."""
+    changes = name.endswith("_") and not name.endswith("__")
+    return changes or name.startswith("__set") or name in IN_PLACE or kwargs.get("out") is not None
 
 
 def _transposes(call: Call) -> bool:
