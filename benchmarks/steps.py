@@ -21,10 +21,10 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
-from bptt.cells.by_name import plainly
 from bptt.kernel import ops
 from bptt.kernel.layout import DENSE
 from bptt.kernel.native_step import Source
+from bptt.kernel.ops import run_plainly
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.kernel.steps_of_users import STEPS, recipe
@@ -67,9 +67,9 @@ def steps() -> None:
             h, _ = run(*arguments)  # noqa: B023
             return [h, *torch.autograd.grad(h.square().mean(), leaves)]  # noqa: B023
 
-        for mine, its in zip(train(ops.run), train(plainly), strict=True):
+        for mine, its in zip(train(ops.run), train(run_plainly), strict=True):
             torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
-        ours, plain = seconds(lambda: train(ops.run), lambda: train(plainly))
+        ours, plain = seconds(lambda: train(ops.run), lambda: train(run_plainly))
         print(f"{name:32}{ours * 1e3:20.2f}{plain * 1e3:12.1f}{plain / ours:10.1f}")
 
 

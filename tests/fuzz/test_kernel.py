@@ -10,10 +10,11 @@ from torch import Tensor
 
 import bptt
 from bptt.cells import by_name
-from bptt.cells.by_name import Given, plainly
+from bptt.cells.by_name import Given
 from bptt.cells.looped import Loop
 from bptt.kernel import binding
 from bptt.kernel.layout import Layout
+from bptt.kernel.ops import run_plainly
 from tests.fuzz.campaign import fuzz
 from tests.oracles import FLOAT64
 
@@ -77,7 +78,7 @@ def test_layers(data: st.DataObject) -> None:
     layout = data.draw(layouts(*sizes[:2]))
     arguments = data.draw(inputs(cell, Loop(), layout, sizes))
     arguments = arguments._replace(h0=numbers(sizes[1], sizes[3]))
-    expected = results(by_name.layer(cell, arguments, layout, run=plainly), list(arguments))
+    expected = results(by_name.layer(cell, arguments, layout, run=run_plainly), list(arguments))
     check(results(by_name.layer(cell, arguments, layout), list(arguments)), expected)
 
 
@@ -93,7 +94,8 @@ def test_looped_layers(data: st.DataObject) -> None:
     loop = Loop((1, *more), leak, *norm)
     arguments = data.draw(inputs(cell, loop, layout, sizes))
     tensors = [*arguments, *loop[1:]]
-    expected = results(by_name.looped_layer(cell, arguments, loop, layout, run=plainly), tensors)
+    plain = by_name.looped_layer(cell, arguments, loop, layout, run=run_plainly)
+    expected = results(plain, tensors)
     check(results(by_name.looped_layer(cell, arguments, loop, layout), tensors), expected)
 
 
@@ -126,7 +128,7 @@ def test_what_does_not_fit_never_reaches_the_kernel(data: st.DataObject) -> None
     )
     broken = arguments._replace(**{name: changed})
     try:
-        expected = by_name.layer(cell, broken, layout, run=plainly)
+        expected = by_name.layer(cell, broken, layout, run=run_plainly)
     except Exception:  # noqa: BLE001 (whatever it is that torch says)
         with pytest.raises((RuntimeError, IndexError, TypeError, bptt.BpttError)):
             by_name.layer(cell, broken, layout)

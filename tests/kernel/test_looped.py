@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 
 from bptt.cells import by_name
-from bptt.cells.by_name import Given, plainly
+from bptt.cells.by_name import Given
 from bptt.cells.looped import Loop
 from bptt.kernel import binding
 from bptt.kernel.layout import DENSE, Layout
+from bptt.kernel.ops import run_plainly
 from tests.covering import pairs
 from tests.kernel.test_ops import LAYOUTS, build, layout_of, pytestmark, threads  # noqa: F401
 from tests.oracles import FLOAT32, FLOAT64
@@ -30,7 +31,7 @@ LOOPS = [
 """Delays, whether there is a leak, and whether a normalisation."""
 
 
-plain_looped_layer = partial(by_name.looped_layer, run=plainly)
+plain_looped_layer = partial(by_name.looped_layer, run=run_plainly)
 
 
 def tensors(

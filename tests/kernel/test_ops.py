@@ -19,9 +19,10 @@ from torch import Tensor, library
 
 import bptt
 from bptt.cells import by_name
-from bptt.cells.by_name import Given, plainly
+from bptt.cells.by_name import Given
 from bptt.kernel import binding, compiled, ops
 from bptt.kernel.layout import DENSE, Layout, Packing
+from bptt.kernel.ops import run_plainly
 from bptt.kernel.record import Traced
 from tests.covering import pairs
 from tests.oracles import FLOAT32, FLOAT64
@@ -61,7 +62,7 @@ def native(cell: str, layout: Layout) -> Run:
 
 
 def plain(cell: str, layout: Layout) -> Run:
-    return lambda *given: by_name.layer(cell, Given(*given), layout, run=plainly)
+    return lambda *given: by_name.layer(cell, Given(*given), layout, run=run_plainly)
 
 
 def layout_of(kind: str, T: int, B: int, reverse: bool = False) -> Layout:

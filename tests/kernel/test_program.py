@@ -12,11 +12,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import bptt
-from bptt.cells.by_name import plainly
 from bptt.kernel import binding, ops
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Source
-from bptt.kernel.ops import Recipe
+from bptt.kernel.ops import Recipe, run_plainly
 from bptt.kernel.plain_loop import State
 from bptt.kernel.program import ELEMENTWISE
 from bptt.kernel.record import Traced
@@ -94,7 +93,7 @@ def test_equals_the_plain_loop(step: str, build: str, threads: int) -> None:  # 
         layout = layout_of(kind, *sizes[:2], reverse)
         of = recipe(step, sizes[2], dtype)
         source, state = inputs(step, layout, sizes, dtype)
-        expected = results(plainly, *doubled(of, source, state), layout)
+        expected = results(run_plainly, *doubled(of, source, state), layout)
         assert_close(results(natively, of, source, state, layout), expected, dtype)
         with torch.no_grad():
             h, last = natively(of, source, state, layout)
@@ -184,6 +183,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "no gradient": (without_gradient, "not all that it does"),
     "own gradient": (lambda p, h: DetachedFunction.apply(p + h), "not all that it does"),
     "straight through": (lambda p, h: Straight.apply(p + h), "sign is no operation"),
+    "less exact": (lambda p, h: (p + h).to(torch.bfloat16).to(h.dtype), "to gives torch.bfloat16"),
     "detached": (lambda p, h: p + h.detach(), "detach is no operation"),
 }
 
@@ -211,7 +211,7 @@ def test_what_is_done_with_tensors_before_the_step_is_done_anew_for_others() -> 
         for _ in range(2):
             of = Recipe(on_parts(made), (torch.randn(4, 4, requires_grad=wanted),))
             h, _ = natively(of, *arguments)
-            torch.testing.assert_close(h, plainly(of, *arguments)[0])
+            torch.testing.assert_close(h, run_plainly(of, *arguments)[0])
 
 
 def test_tensors_that_a_step_is_not_made_of_are_not_taken_for_constants() -> None:
@@ -258,14 +258,14 @@ def test_parameters_may_be_replaced_and_their_values_changed() -> None:
         of = recipe("masked", 4, torch.float64)
         assert_close(
             results(natively, of, source, state, Layout()),
-            results(plainly, of, source, state, Layout()),
+            results(run_plainly, of, source, state, Layout()),
             torch.float64,
         )
         with torch.no_grad():
             of.tensors[0].mul_(0.5)
         assert_close(
             results(natively, of, source, state, Layout()),
-            results(plainly, of, source, state, Layout()),
+            results(run_plainly, of, source, state, Layout()),
             torch.float64,
         )
 
@@ -280,7 +280,7 @@ def test_columns_that_are_cut_again_elsewhere(cut: int) -> None:
     of = Recipe(on_parts(lambda: step), ())
     x, h = torch.randn(6, 3, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
     arguments = (of, Source(x.requires_grad_()), (h.requires_grad_(),), Layout())
-    assert_close(results(natively, *arguments), results(plainly, *arguments), torch.float64)
+    assert_close(results(natively, *arguments), results(run_plainly, *arguments), torch.float64)
 
 
 UNARY = [torch.tanh, torch.sigmoid, torch.relu, torch.sin, torch.cos, torch.neg, torch.abs]
@@ -335,7 +335,7 @@ def test_random_programs(data: st.DataObject) -> None:
     x = torch.randn(*rows, H).double().requires_grad_()
     state = tuple(torch.randn(3, H).double().requires_grad_() for _ in range(count))
     arguments = (of, Source(x), state, layout)
-    assert_close(results(natively, *arguments), results(plainly, *arguments), torch.float64)
+    assert_close(results(natively, *arguments), results(run_plainly, *arguments), torch.float64)
 
 
 def test_the_native_operations_have_the_numbers_of_the_programs() -> None:

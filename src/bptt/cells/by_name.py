@@ -18,7 +18,7 @@ from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import ROWS_AT_ONCE, Recipe
-from bptt.kernel.plain_loop import State, Step, project, unroll
+from bptt.kernel.plain_loop import State, Step, project
 
 ACTIVATIONS: dict[str, Activation] = {"tanh": torch.tanh, "relu": torch.relu}
 
@@ -111,14 +111,6 @@ def looped_layer(
     step, more = loop_recipe(cell, given.W, loop), () if omega is None else (omega,)
     h, last = run(step, given.source(cell), tuple(given.h0), layout, *more)
     return h, torch.stack(last)
-
-
-def plainly(
-    recipe: Recipe, source: Source, state: State, layout: Layout = DENSE
-) -> tuple[Float[Tensor, "... H"], State]:
-    """Run a step over time by the plain loop alone: what `ops.run` is held to."""
-    p = source.x if source.U is None else project(source.x, source.U, source.bias)
-    return unroll(recipe.step, p, state, layout)
 
 
 def feedforward_rows(

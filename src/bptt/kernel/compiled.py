@@ -12,32 +12,32 @@ from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Inputs, Needs, Source
 from bptt.kernel.record import Traced
 
-GIVEN = "Tensor x, Tensor? U, Tensor? b_ih, Tensor? b_hh, Tensor[] starts, Tensor[] tensors"
+INPUTS = "Tensor x, Tensor? U, Tensor? b_ih, Tensor? b_hh, Tensor[] starts, Tensor[] tensors"
 LAYOUT = "Tensor? batch_sizes, Tensor? resets, bool reverse"
 
 
-class Known(NamedTuple):
+class CompiledStep(NamedTuple):
     """A traced step, and which of the tensors that it is made of there are."""
 
     traced: Traced
     present: tuple[bool, ...]
 
-    def all(self, tensors: Sequence[Tensor]) -> list[Tensor | None]:
-        """Return all tensors of the step, None where there is none."""
+    def prepare(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """Return the step's weights, of those of its tensors that there are."""
         there = iter(tensors)
-        return [next(there) if is_there else None for is_there in self.present]
+        return self.traced.prepare([next(there) if is_there else None for is_there in self.present])
 
 
-STEPS: list[Known] = []
+STEPS: list[CompiledStep] = []
 """Every step that was compiled: an operation names its own by its place here."""
 
 
 def register(traced: Traced, present: tuple[bool, ...]) -> int:
     """Return a step's place among all."""
-    known = Known(traced, present)
-    if known not in STEPS:
-        STEPS.append(known)
-    return STEPS.index(known)
+    step = CompiledStep(traced, present)
+    if step not in STEPS:
+        STEPS.append(step)
+    return STEPS.index(step)
 
 
 def run(
@@ -63,8 +63,8 @@ def run(
 
 def _compute(place: int, *arguments: Any) -> list[Tensor]:
     """Return h, the last states, every state at every step but h, and what is kept."""
-    known, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
-    step, weights = known.traced.step, known.traced.prepare(known.all(tensors))
+    step, weights = STEPS[place].traced.step, STEPS[place].prepare(arguments[5])
+    source, starts, _, layout = _taken_apart(arguments)
     inputs = Inputs(source, starts, weights, layout)
     arrays, saved = step.forward(inputs, keep=True)
     return [*step.outputs(arrays, inputs, keep=True), *arrays[1:], *saved]
@@ -89,7 +89,7 @@ def _shapes(place: int, *arguments: Any) -> list[Tensor]:
 
 def _compute_gradients(place: int, *arguments: Any) -> list[Tensor]:
     """Return the gradients of what was given, of no size where they are not needed."""
-    known, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
+    step, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
     states, saved, grads, needs = arguments[9:]
     S, like = len(starts), starts[0]
     with torch.enable_grad():
@@ -97,11 +97,11 @@ def _compute_gradients(place: int, *arguments: Any) -> list[Tensor]:
             t.detach().requires_grad_(needed)
             for t, needed in zip(tensors, needs[4 + S :], strict=True)
         ]
-        weights = known.traced.prepare(known.all(leaves))
+        weights = step.prepare(leaves)
     wanted = Needs(needs[0], needs[1], any(needs[2:4]), tuple(w.requires_grad for w in weights))
     inputs = Inputs(source, starts, [w.detach() for w in weights], layout)
-    found = known.traced.step.backward(inputs, (states, saved), grads, wanted)
-    of_x, of_U, of_b, *others = found
+    gradients = step.traced.step.backward(inputs, (states, saved), grads, wanted)
+    of_x, of_U, of_b, *others = gradients
     of_tensors = _through(weights, others[S:], leaves)
     every = [of_x, of_U, of_b, of_b, *others[:S], *of_tensors]
     return [
@@ -121,8 +121,8 @@ def _through(
     if not reached or not wanted:
         return [None for _ in leaves]
     roots, seeds = zip(*reached, strict=True)
-    found = iter(torch.autograd.grad(roots, wanted, seeds, allow_unused=True))
-    return [next(found) if t.requires_grad else None for t in leaves]
+    grads_of_leaves = iter(torch.autograd.grad(roots, wanted, seeds, allow_unused=True))
+    return [next(grads_of_leaves) if t.requires_grad else None for t in leaves]
 
 
 def _shapes_of_gradients(place: int, *arguments: Any) -> list[Tensor]:
@@ -135,13 +135,13 @@ def _shapes_of_gradients(place: int, *arguments: Any) -> list[Tensor]:
 
 
 _loop = library.custom_op(
-    "bptt::loop", _compute, mutates_args=(), schema=f"(int step, {GIVEN}, {LAYOUT}) -> Tensor[]"
+    "bptt::loop", _compute, mutates_args=(), schema=f"(int step, {INPUTS}, {LAYOUT}) -> Tensor[]"
 )
 _gradients = library.custom_op(
     "bptt::loop_gradients",
     _compute_gradients,
     mutates_args=(),
-    schema=f"(int step, {GIVEN}, {LAYOUT}, Tensor[] states, Tensor[] saved, Tensor?[] grads, "
+    schema=f"(int step, {INPUTS}, {LAYOUT}, Tensor[] states, Tensor[] saved, Tensor?[] grads, "
     "bool[] needs) -> Tensor[]",
 )
 
@@ -160,11 +160,11 @@ def _derive(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     saved = list(ctx.saved_tensors)
     source, starts, tensors = saved[:4], saved[4 : 4 + S], saved[4 + S : 4 + S + W]
     batch_sizes, resets, *kept = saved[4 + S + W :]
-    given = (*source, starts, tensors, batch_sizes, resets, ctx.reverse)
+    inputs = (*source, starts, tensors, batch_sizes, resets, ctx.reverse)
     needs = [t is not None and t.requires_grad for t in (*source, *starts, *tensors)]
-    found = _gradients(ctx.place, *given, kept[:S], kept[S:], grads[: 1 + S], needs)
+    grad_all = _gradients(ctx.place, *inputs, kept[:S], kept[S:], grads[: 1 + S], needs)
     grad: list[Tensor | None] = [
-        g if needed else None for g, needed in zip(found, needs, strict=True)
+        g if needed else None for g, needed in zip(grad_all, needs, strict=True)
     ]
     return None, *grad[:4], grad[4 : 4 + S], grad[4 + S :], None, None, None
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from bptt.kernel.layout import Layout
-from bptt.kernel.native_step import Inputs, NativeStep, Needs, Source
+from bptt.kernel.native_step import Inputs, NativeStep, Needs, Source, parts_of, states_of
 from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
 from bptt.kernel.plain import is_plain
-from bptt.kernel.plain_loop import project, unroll
+from bptt.kernel.plain_loop import unroll
 
 States = tuple[Tensor, ...]
 """h at every step; then of each state its last, (B, width), or last ones, (length, B, width)."""
@@ -36,19 +36,9 @@ def run(step: NativeStep, inputs: Inputs, omega: OmegaTerm | None = None) -> Sta
 def run_plainly(step: NativeStep, inputs: Inputs) -> States:
     """Return the same, by torch's own operations, which have every derivative."""
     source, starts, weights, layout = inputs
-    p = source.x if source.U is None else project(source.x, source.U, source.bias)
-    lengths = [length for _, length in step.shape.states]
-    parts = [
-        part
-        for start, length in zip(starts, lengths, strict=True)
-        for part in ([start] if length == 1 else start.unbind(0))
-    ]
-    h, lasts = unroll(lambda p, state: step.evaluate(p, state, weights), p, tuple(parts), layout)
-    ends, first = list[Tensor](), 0
-    for length in lengths:
-        ends.append(lasts[first] if length == 1 else torch.stack(lasts[first : first + length]))
-        first += length
-    return (h, *ends)
+    parts = parts_of(starts, step.lengths)
+    h, lasts = unroll(lambda p, state: step.evaluate(p, state, weights), source.p, parts, layout)
+    return (h, *states_of(lasts, step.lengths))
 
 
 def _inputs(tensors: Sequence[Any], count: int, layout: Layout) -> Inputs:
@@ -84,7 +74,7 @@ class _Loop(torch.autograd.Function):
         if torch.is_grad_enabled() or not all([is_plain(t) for t in (*grads, *tensors)]):  # noqa: C419
             if ctx.omega is not None:
                 refuse_second_derivative()
-            found = differentiate(
+            gradients = differentiate(
                 lambda *aliases: run_plainly(step, _inputs(aliases, count, layout)),
                 tensors,
                 grads,
@@ -95,8 +85,8 @@ class _Loop(torch.autograd.Function):
             wanted = Needs(needs[0], needs[1], needs[2] or needs[3], needs[4 + count :])
             inputs = _inputs(tensors, count, layout)
             of_x, of_U, of_b, *others = step.backward(inputs, kept, grads, wanted, ctx.omega)
-            found = [of_x, of_U, *_of_biases(of_b, needs[2], needs[3]), *others]
-        return None, None, None, None, *found
+            gradients = [of_x, of_U, *_of_biases(of_b, needs[2], needs[3]), *others]
+        return None, None, None, None, *gradients
 
 
 def _of_biases(grad: Tensor | None, *needs: bool) -> tuple[Tensor | None, Tensor | None]:

@@ -10,139 +10,25 @@ its result, where it stores it, what the program adds to it next.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from enum import IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
-from bptt.kernel.program import ELEMENTWISE, Program
+from bptt.kernel.program import Program
 from bptt.kernel.rules import Backward
-
-ALONG_A_ROW = ("sum", "max", "spread", "accumulate")
-OPS = {name: code for code, name in enumerate((*ELEMENTWISE, *ALONG_A_ROW))}
-"""The number of each operation; native/instructions.hpp has them in the same order."""
-
-
-class Place(IntEnum):
-    """In which memory an array lies; native/program.hpp has them in the same order."""
-
-    REGISTER = 0  # of a block of rows
-    SCRATCH = 1  # of a step's rows
-    VECTOR = 2  # weight `which` from its column `at` on, the same for all rows
-    CONSTANT = 3  # number `which`
-    INPUT = 4  # p
-    PAST = 5  # what state `which` was, `at` steps before
-    NEW = 6  # state `which`
-    SAVED = 7  # what the forward pass keeps
-    GIVEN = 8  # the gradient that comes from above, of state 0
-    ARRIVED = 9  # the gradient that comes from later steps, of state `which`
-    DELTA = 10  # ∂L/∂ of products, or of p: rows of many steps
-    MADE = 11  # what products were made of: rows of many steps
-    SUM = 12  # sums over all rows, for weight `which`
-    PUSHED = 13  # the gradient that goes `at` steps back, of state `which`
-
-
-class Array(NamedTuple):
-    """Rows of `width`: where, which, and from where on; see Place."""
-
-    place: int
-    which: int
-    width: int
-    at: int = 0
-
-
-class Operand(NamedTuple):
-    """Columns of an array, from one on."""
-
-    array: int = -1
-    column: int = 0
-
-
-NOTHING = Operand()
-
-
-class Instruction(NamedTuple):
-    """out = op(args), for `width` columns."""
-
-    op: int
-    width: int
-    out: Operand
-    args: tuple[Operand, ...]
-    number: float = 0.0
-
-
-class Part(NamedTuple):
-    """Columns of a product: where they go, and what is added to them: rows, and a vector."""
-
-    out: Operand
-    width: int
-    rows: Operand
-    vector: Operand
-
-
-class Block(NamedTuple):
-    """A block of a weight matrix."""
-
-    weight: int
-    row: int
-    column: int
-    rows: int
-    columns: int
-
-    def is_followed_by(self, other: Block) -> bool:
-        """Return whether another block stands right beside this one, as high as it."""
-        ours = (self.weight, self.row, self.column + self.columns, self.rows)
-        return ours == (other.weight, other.row, other.column, other.rows)
-
-    def with_more(self, columns: int) -> Block:
-        """Return the block with more columns."""
-        return self._replace(columns=self.columns + columns)
-
-
-def _block(at: tuple[int, int, int], rows: int, columns: int) -> Block:
-    """Return the block of a weight that begins at a row and a column."""
-    weight, row, column = at
-    return Block(weight, row, column, rows, columns)
-
-
-class Product(NamedTuple):
-    """Rows z times blocks side by side; or, if back, times their transposes, one below another."""
-
-    z: Operand
-    is_back: bool
-    blocks: tuple[Block, ...]
-    parts: tuple[Part, ...]
-
-
-class Group(NamedTuple):
-    """Products of the same rows, whose gradients are had together: of blocks, Σ δ zᵀ.
-
-    deltas: the DELTA array. z: a MADE array, or columns of a PAST one.
-    """
-
-    deltas: int
-    z: Operand
-    blocks: tuple[Block, ...]
-
-
-Stage = tuple[list[Instruction], list[Product]]
-
-
-@dataclass
-class Lowered:
-    """All that the native loop is told of a program."""
-
-    arrays: list[Array] = field(default_factory=list)
-    constants: list[float] = field(default_factory=list)
-    stages: list[Stage] = field(default_factory=list)
-    groups: list[Group] = field(default_factory=list)
-    of_p: int = -1  # the DELTA array of ∂L/∂p
-
-
-class Shape(NamedTuple):
-    """p: its width. states: of each state line its width, and how many steps back it is read."""
-
-    p: int
-    states: tuple[tuple[int, int], ...]
+from bptt.kernel.tables import (
+    NOTHING,
+    OPS,
+    Array,
+    Block,
+    Group,
+    Instruction,
+    Lowered,
+    Operand,
+    Part,
+    Place,
+    Product,
+    Shape,
+    block_at,
+)
 
 
 def lower_forward(program: Program, shape: Shape, saved: Iterable[int] = ()) -> Lowered:
@@ -226,7 +112,7 @@ class _Lowering:
             rows = results["z", z]
             deltas = tuple(results["product", line] for line, _ in products)
             blocks = tuple(
-                _block(at, self.values[rows].width, self.values[delta].width)
+                block_at(at, self.values[rows].width, self.values[delta].width)
                 for delta, (_, at) in zip(deltas, products, strict=True)
             )
             array = self._side_by_side(deltas)
@@ -469,7 +355,7 @@ class _Lowering:
         of_states = {
             "state": Place.PAST,
             "new": Place.NEW,
-            "given": Place.GIVEN,
+            "above": Place.ABOVE,
             "arrived": Place.ARRIVED,
         }
         state, column, *delay = at
@@ -524,13 +410,13 @@ class _Lowering:
         if value.op == "back":
             z, blocks = Operand(self.groups[value.args]), list[Block]()
             for delta, at in zip(value.args, value.at, strict=True):
-                block = _block(at, value.width, self.values[delta].width)
+                block = block_at(at, value.width, self.values[delta].width)
                 if blocks and blocks[-1].is_followed_by(block):
                     block = blocks.pop().with_more(block.columns)
                 blocks.append(block)
             products.append(Product(z, True, tuple(blocks), (part,)))
             return
-        block = _block(value.at, self.values[value.args[0]].width, value.width)
+        block = block_at(value.at, self.values[value.args[0]].width, value.width)
         z = self._where(value.args[0])
         if (
             products

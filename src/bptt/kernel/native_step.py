@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from bptt.kernel import binding
+from bptt.kernel.fuse import fuse, fuse_around
 from bptt.kernel.layout import Layout
-from bptt.kernel.lower import NOTHING, Lowered, Shape, lower_backward, lower_forward
+from bptt.kernel.lower import lower_backward, lower_forward
 from bptt.kernel.omega import OmegaTerm
-from bptt.kernel.program import Program, fuse, run_once
+from bptt.kernel.plain_loop import project
+from bptt.kernel.program import Program, run_once
 from bptt.kernel.rules import Backward, reverse
+from bptt.kernel.tables import Shape, encoded
 
 
 class Source(NamedTuple):
@@ -31,6 +34,11 @@ class Source(NamedTuple):
     b_hh: Tensor | None = None
 
     @property
+    def p(self) -> Tensor:
+        """The projected input itself, by torch."""
+        return self.x if self.U is None else project(self.x, self.U, self.bias)
+
+    @property
     def bias(self) -> Tensor | None:
         """What is added to U x."""
         if self.b_ih is None or self.b_hh is None:
@@ -39,8 +47,8 @@ class Source(NamedTuple):
 
     def to(self, dtype: torch.dtype) -> Source:
         """Return it in another dtype, but for tokens."""
-        rest = [None if t is None else t.to(dtype) for t in self[1:]]
-        return Source(self.x if self.is_tokens else self.x.to(dtype), *rest)
+        weights = [None if t is None else t.to(dtype) for t in self[1:]]
+        return Source(self.x if self.is_tokens else self.x.to(dtype), *weights)
 
     @property
     def is_tokens(self) -> bool:
@@ -94,16 +102,16 @@ class NativeStep:
 
     @cached_property
     def _forward(self) -> Any:
-        return _encoded(lower_forward(fuse(self.program), self.shape), self.shape)
+        return encoded(lower_forward(fuse(self.program), self.shape), self.shape)
 
     @cached_property
     def _forward_that_keeps(self) -> Any:
-        fused, lines = _fused_with(self.program, self.gradient.saved)
-        return _encoded(lower_forward(fused, self.shape, lines), self.shape)
+        fused, lines = fuse_around(self.program, self.gradient.saved)
+        return encoded(lower_forward(fused, self.shape, lines), self.shape)
 
     @cached_property
     def _backward(self) -> Any:
-        return _encoded(lower_backward(self.gradient, self.shape), self.shape)
+        return encoded(lower_backward(self.gradient, self.shape), self.shape)
 
     @cached_property
     def saved_widths(self) -> list[int]:
@@ -117,20 +125,21 @@ class NativeStep:
         return sum(2 * v.width * values[v.args[0]].width for v in values if v.op == "product")
 
     @cached_property
-    def _is_given(self) -> list[bool]:
+    def _has_above(self) -> list[bool]:
         """Of which states a gradient comes from above, besides that of the last one."""
         return [k == 0 or length > 1 for k, (_, length) in enumerate(self.shape.states)]
+
+    @property
+    def lengths(self) -> list[int]:
+        """Of how many parts each state is, the later ones being what the first was before."""
+        return [length for _, length in self.shape.states]
 
     def evaluate(
         self, p: Tensor, parts: Sequence[Tensor], weights: Sequence[Tensor]
     ) -> tuple[Tensor, ...]:
         """Return the new state parts of one step, by torch's own operations."""
         matrices = [w.t() if which in self.transposed else w for which, w in enumerate(weights)]
-        return tuple(
-            run_once(
-                self.program, [length for _, length in self.shape.states], [p, *parts], matrices
-            )
-        )
+        return tuple(run_once(self.program, self.lengths, [p, *parts], matrices))
 
     def forward(self, inputs: Inputs, *, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
         """Return every state at every step, and what the backward pass needs beside them.
@@ -144,16 +153,16 @@ class NativeStep:
         is_ring = self._is_ring(keep=keep)
         arrays = [like.new_empty(*rows, states[0][0])]
         for width, _ in states[1:]:
-            some = (2, starts[0].shape[-2]) if is_ring else rows
-            arrays.append(like.new_empty(*some, width))
+            size = (2, starts[0].shape[-2]) if is_ring else rows
+            arrays.append(like.new_empty(*size, width))
         saved = [like.new_empty(*rows, width) for width in self.saved_widths] if keep else []
         program = self._forward_that_keeps if keep else self._forward
         starts = _contiguous(starts)
         head, held = self._head(source, starts[0].shape[-2], layout)
         of_x, alive = _input(source)
         of_weights = self._weights(weights)
-        rest = (_addresses(starts), _addresses(arrays), _addresses(saved), of_weights, is_ring)
-        binding.call("loop_forward", like.dtype, program, *head, of_x, *rest)
+        arguments = [*map(_addresses, (starts, arrays, saved)), of_weights, is_ring]
+        binding.call("loop_forward", like.dtype, program, *head, of_x, *arguments)
         del held, alive
         return arrays, saved
 
@@ -188,37 +197,25 @@ class NativeStep:
         kept: what `forward` returned. grads: of what `outputs` did.
         """
         (source, starts, weights, layout), (states, saved) = inputs, kept
-        like, x = states[0], source.x
-        given, arrived = self._arriving(states, starts, layout, grads)
-        grad_x = x.new_empty(x.shape) if needs.x else None
-        grad_U = None
-        if source.U is not None and needs.U:
-            grad_U = like.new_empty(source.U.shape[::-1] if source.is_tokens else source.U.shape)
-        grad_b = like.new_empty(self.shape.p) if needs.b else None
-        of_weights = [
-            like.new_empty(w.shape if w.ndim == 1 or which in self.transposed else w.shape[::-1])
-            if needed or w.ndim == 1
-            else None
-            for which, (w, needed) in enumerate(zip(weights, needs.weights, strict=True))
-        ]
-        of_omega = torch.zeros(1, dtype=like.dtype) if omega is not None else None
+        above, arrived = self._arriving(states, starts, layout, grads)
+        of_x, of_U, of_b = _room_for_source(source, self.shape.p, needs)
+        of_weights = self._room_for_weights(weights, needs)
+        of_omega = None if omega is None else states[0].new_zeros(1)
         starts = _contiguous(starts)
         head, held = self._head(source, starts[0].shape[-2], layout)
-        of_x, alive = _input(source)
-        of_input = (
-            [None, None, grad_b, grad_x] if source.U is None else [grad_x, grad_U, grad_b, None]
-        )
+        addresses, alive = _input(source)
+        of_input = [None, None, of_b, of_x] if source.U is None else [of_x, of_U, of_b, None]
         binding.call(
             "loop_backward",
-            like.dtype,
+            states[0].dtype,
             self._backward,
             *head,
-            of_x,
+            addresses,
             _addresses(starts),
             _addresses(states),
             _addresses(saved),
             self._weights(weights),
-            _addresses(given),
+            _addresses(above),
             _addresses(arrived),
             _addresses(of_input),
             _addresses(of_weights),
@@ -230,17 +227,26 @@ class NativeStep:
         del held, alive
         if omega is not None and of_omega is not None:
             omega.value += float(of_omega)
-        if grad_U is not None and source.is_tokens:
-            grad_U = grad_U.t()
-        found = [
-            None
-            if grad is None or not needed
-            else grad
-            if grad.ndim == 1 or which in self.transposed
-            else grad.t()
-            for which, (grad, needed) in enumerate(zip(of_weights, needs.weights, strict=True))
+        if of_U is not None and source.is_tokens:
+            of_U = of_U.t()
+        return [of_x, of_U, of_b, *arrived, *self._as_weights(of_weights, needs)]
+
+    def _room_for_weights(self, weights: Sequence[Tensor], needs: Needs) -> list[Tensor | None]:
+        """Return memory for the weights' gradients: (N, K) of a matrix; of vectors always."""
+        return [
+            w.new_empty(w.shape if w.ndim == 1 or which in self.transposed else w.shape[::-1])
+            if needed or w.ndim == 1
+            else None
+            for which, (w, needed) in enumerate(zip(weights, needs.weights, strict=True))
         ]
-        return [grad_x, grad_U, grad_b, *arrived, *found]
+
+    def _as_weights(self, grads: Sequence[Tensor | None], needs: Needs) -> list[Tensor | None]:
+        """Return the weights' gradients, where needed, in the weights' shapes."""
+        shaped = [
+            grad if grad is None or grad.ndim == 1 or which in self.transposed else grad.t()
+            for which, grad in enumerate(grads)
+        ]
+        return [g if needed else None for g, needed in zip(shaped, needs.weights, strict=True)]
 
     def _arriving(
         self,
@@ -253,7 +259,7 @@ class NativeStep:
 
         The latter become those of the starts.
         """
-        given: list[Tensor | None] = []
+        above: list[Tensor | None] = []
         arrived: list[Tensor] = []
         for k, (state, start, end) in enumerate(zip(states, starts, grads[1:], strict=True)):
             every = grads[0] if k == 0 else None
@@ -263,22 +269,22 @@ class NativeStep:
                 arrived.append(of_start)
             else:
                 arrived.append(start.new_zeros(start.shape) if end is None else _copy(end))
-            if every is None and self._is_given[k]:
+            if every is None and self._has_above[k]:
                 every = torch.zeros_like(state)
-            given.append(None if every is None else every.contiguous())
-        return given, arrived
+            above.append(None if every is None else every.contiguous())
+        return above, arrived
 
     def _weights(self, weights: Sequence[Tensor]) -> list[tuple[int, int, int, int]]:
         """Return where each matrix (K, N) or vector lies, its strides, and K."""
-        found = []
+        places = []
         for which, weight in enumerate(weights):
             if weight.ndim == 1:
-                found.append((binding.address(weight), 0, weight.stride(0), 1))
+                places.append((binding.address(weight), 0, weight.stride(0), 1))
             else:
                 down, across = (1, 0) if which in self.transposed else (0, 1)
                 strides = (weight.stride(down), weight.stride(across))
-                found.append((binding.address(weight), *strides, weight.shape[down]))
-        return found
+                places.append((binding.address(weight), *strides, weight.shape[down]))
+        return places
 
     def _head(self, source: Source, B: int, layout: Layout) -> tuple[tuple[Any, ...], Any]:
         """Return how rows lie in time, as the kernel is told, and the tensors that say so."""
@@ -292,6 +298,41 @@ class NativeStep:
         of_input = 0 if source.U is None or source.is_tokens else 2 * I * self.shape.p
         threads = binding.threads_for(float(rows) * (self._operations + of_input))
         return (T, B, *map(binding.address, held), layout.reverse, threads, I), held
+
+
+def _room_for_source(
+    source: Source, p: int, needs: Needs
+) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
+    """Return memory for the gradients of x, U and b, where needed; that of tokens' U is (I, G)."""
+    x, U = source.x, source.U
+    of_U = None
+    if U is not None and needs.U:
+        of_U = U.new_empty(U.shape[::-1] if source.is_tokens else U.shape)
+    like = x if U is None else U
+    return (
+        x.new_empty(x.shape) if needs.x else None,
+        of_U,
+        like.new_empty(p) if needs.b else None,
+    )
+
+
+def states_of(parts: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
+    """Return states, (B, width) or (length, B, width), from their parts, (B, width) each."""
+    states, first = list[Tensor](), 0
+    for length in lengths:
+        together = parts[first : first + length]
+        states.append(together[0] if length == 1 else torch.stack(list(together)))
+        first += length
+    return states
+
+
+def parts_of(states: Sequence[Tensor], lengths: Sequence[int]) -> tuple[Tensor, ...]:
+    """Return the parts of states."""
+    return tuple(
+        part
+        for state, length in zip(states, lengths, strict=True)
+        for part in ([state] if length == 1 else state.unbind(0))
+    )
 
 
 def _of_lasts(layout: Layout, state: Tensor, start: Tensor, grad: Tensor) -> tuple[Tensor, Tensor]:
@@ -331,39 +372,3 @@ def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
 
 def _copy(tensor: Tensor) -> Tensor:
     return tensor.clone(memory_format=torch.contiguous_format)
-
-
-def _fused_with(program: Program, lines: Sequence[int]) -> tuple[Program, list[int]]:
-    """Return a program with fused operations that still has some lines, and where they are."""
-    marked = Program(
-        program.values, {**program.results, **{("kept", i): line for i, line in enumerate(lines)}}
-    )
-    fused = fuse(marked)
-    results = {name: line for name, line in fused.results.items() if name[0] != "kept"}
-    return Program(fused.values, results), [fused.results["kept", i] for i in range(len(lines))]
-
-
-def _encoded(lowered: Lowered, shape: Shape) -> Any:
-    """Return the native kernel's own tables of a lowered program."""
-    instructions, stages, products, parts, blocks, groups = (list[list[int]]() for _ in range(6))
-    constants = list(lowered.constants)
-    for code, multiplied in lowered.stages:
-        stages.append([len(instructions), len(code), len(products), len(multiplied)])
-        for i in code:
-            if i.number not in constants:
-                constants.append(i.number)
-            args = [*i.args, *[NOTHING] * (3 - len(i.args))]
-            operands = [n for operand in (i.out, *args) for n in operand]
-            instructions.append([i.op, i.width, *operands, constants.index(i.number)])
-        for product in multiplied:
-            ranges = [len(blocks), len(product.blocks), len(parts), len(product.parts)]
-            products.append([*product.z, int(product.is_back), *ranges])
-            blocks += [list(block) for block in product.blocks]
-            parts += [[*part.out, part.width, *part.rows, *part.vector] for part in product.parts]
-    for group in lowered.groups:
-        groups.append([group.deltas, *group.z, len(blocks), len(group.blocks)])
-        blocks += [list(block) for block in group.blocks]
-    arrays = [list(map(int, array)) for array in lowered.arrays]
-    states = [list(state) for state in shape.states]
-    tables = (states, arrays, instructions, stages, products, parts, blocks, groups, constants)
-    return binding.native.Program(shape.p, lowered.of_p, *tables)

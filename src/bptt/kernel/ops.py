@@ -21,10 +21,10 @@ from torch import Tensor
 from bptt.errors import BpttError
 from bptt.kernel import binding, compiled, loop
 from bptt.kernel.layout import DENSE, Layout
-from bptt.kernel.native_step import Inputs, Source
+from bptt.kernel.native_step import Inputs, Source, parts_of, states_of
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.plain import is_plain, is_traced, is_transformed, take_as_constant
-from bptt.kernel.plain_loop import State, Step, project, unroll
+from bptt.kernel.plain_loop import State, Step, unroll
 from bptt.kernel.record import NotTraced, Traced, trace
 
 ROWS_AT_ONCE = 256
@@ -66,26 +66,24 @@ def run(
             dtype = state[0].dtype
             source = source.to(dtype)
             return run(recipe, source, tuple(part.to(dtype) for part in state), layout, omega)
-    found = native(recipe, source, state, layout)
-    if isinstance(found, str):
+    traced = native(recipe, source, state, layout)
+    if isinstance(traced, str):
         _require_one_device([*source, *state, *recipe.tensors])
-        p = source.x if source.U is None else project(source.x, source.U, source.bias)
-        return unroll(recipe.step, p, state, layout)
-    lengths = found.lengths
-    starts, first = [], 0
-    for length in lengths:
-        parts = state[first : first + length]
-        starts.append(parts[0] if length == 1 else torch.stack(parts))
-        first += length
-    if isinstance(found, Compiled):
-        h, *ends = compiled.run(found.place, source, starts, recipe.tensors, layout)
+        return run_plainly(recipe, source, state, layout)
+    starts = states_of(state, traced.lengths)
+    if isinstance(traced, Compiled):
+        h, *ends = compiled.run(traced.place, source, starts, recipe.tensors, layout)
     else:
-        weights = found.prepare(recipe.tensors)
-        h, *ends = loop.run(found.step, Inputs(source, starts, weights, layout), omega)
-    lasts: list[Tensor] = []
-    for length, end in zip(lengths, ends, strict=True):
-        lasts += [end] if length == 1 else end.unbind(0)
-    return h, tuple(lasts)
+        weights = traced.prepare(recipe.tensors)
+        h, *ends = loop.run(traced.step, Inputs(source, starts, weights, layout), omega)
+    return h, parts_of(ends, traced.lengths)
+
+
+def run_plainly(
+    recipe: Recipe, source: Source, state: State, layout: Layout = DENSE
+) -> tuple[Float[Tensor, "... H"], State]:
+    """Run a step over time by the plain loop alone: what `run` is held to."""
+    return unroll(recipe.step, source.p, state, layout)
 
 
 def _require_one_device(tensors: list[Tensor | None]) -> None:
@@ -125,9 +123,9 @@ def native(  # noqa: PLR0911 (a reason a line)
         return "there are no numbers in x"
     if not _is_readable([source.x, *tensors]):
         return "a tensor is not plain: a subclass, on another device, or lazy"
-    fit = _misfit(source, state, layout)
-    if fit is not None:
-        return fit
+    misfit = _misfit(source, state, layout)
+    if misfit is not None:
+        return misfit
     P = source.x.shape[-1] if source.U is None else len(source.U)
     shapes = tuple([None if t is None else tuple(t.shape) for t in recipe.tensors])
     widths = tuple([s.shape[-1] for s in state])
@@ -195,11 +193,11 @@ def program(
 
 def _constant_program(*arguments: Any) -> tuple[Any, ...]:
     """Return a step's place among those of torch.compile, and its lengths; or why it is none."""
-    found = program(*arguments)
-    if isinstance(found, str):
-        return (found,)
+    traced = program(*arguments)
+    if isinstance(traced, str):
+        return (traced,)
     present = tuple(shape is not None for shape in arguments[2])
-    return compiled.register(found, present), found.lengths
+    return compiled.register(traced, present), traced.lengths
 
 
 take_as_constant(_constant_program)

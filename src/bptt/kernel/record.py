@@ -22,10 +22,11 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
-from bptt.kernel.lower import Shape
 from bptt.kernel.native_step import NativeStep
 from bptt.kernel.program import Program
-from bptt.kernel.translate import Ref, Translation, Untranslatable
+from bptt.kernel.rows import Ref, Untranslatable
+from bptt.kernel.tables import Shape
+from bptt.kernel.translate import Translation
 
 ROWS = 3
 """How many rows the recorded step has: a number that no width of its own is likely to be."""
@@ -153,7 +154,7 @@ def trace(
             f"it returns {[tuple(o.shape) for o in outputs]} for states of {list(states)}"
         )
     traced = recorder.finish(outputs, tensors, [p, *states])
-    _check(step, traced, [p, *states], tensors, dtype)
+    _check(step, traced, tensors, dtype)
     return traced
 
 
@@ -180,6 +181,7 @@ class _Recorder(TorchFunctionMode):
         self.seen: list[Tensor] = []
         self.rows = {self.ref(row) for row in rows}
         self.calls: list[Call] = []
+        self.dtype = rows[0].dtype
 
     def ref(self, tensor: Tensor) -> Ref:
         """Return what stands for a tensor, which is kept, so that no other takes its place."""
@@ -209,6 +211,9 @@ class _Recorder(TorchFunctionMode):
         refs = set(tree_flatten(results)[0]) - set(known)
         if self.rows.intersection(known):
             self.rows |= refs
+            for made in _tensors(result):
+                if made.is_floating_point() and made.dtype != self.dtype:
+                    raise Untranslatable(f"{name} gives {made.dtype}, in {user_line()}")
         return result
 
     def finish(
@@ -287,18 +292,14 @@ def user_line() -> str:
 
 
 def _check(
-    step: Callable[..., Any],
-    traced: Traced,
-    widths: Sequence[int],
-    tensors: Sequence[Tensor | None],
-    dtype: torch.dtype,
+    step: Callable[..., Any], traced: Traced, tensors: Sequence[Tensor | None], dtype: torch.dtype
 ) -> None:
     """Raise NotTraced unless the program does what the step does, on other rows, gradients too.
 
     So are found: what hides from the recording (functions with gradients of their own, detached or
     computed elsewhere), and what holds for some numbers of rows or some values alone.
     """
-    inputs = _random_rows(widths, dtype, seed=1, rows=ROWS + 2)
+    inputs = _random_rows([traced.p, *traced.widths], dtype, seed=1, rows=ROWS + 2)
     state = torch.get_rng_state()
     with torch.enable_grad():
         outputs = _as_parts(step(*inputs))
@@ -327,7 +328,7 @@ def _gradients(outputs: Sequence[Tensor], leaves: Sequence[Tensor]) -> list[Tens
     if not reached:
         return [torch.zeros_like(leaf) for leaf in leaves]
     weights = [torch.linspace(0.5, 1.5, o.numel(), dtype=o.dtype).view_as(o) for o in reached]
-    found = torch.autograd.grad(reached, list(leaves), weights, allow_unused=True)
+    grads = torch.autograd.grad(reached, list(leaves), weights, allow_unused=True)
     return [
-        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(found, leaves, strict=True)
+        torch.zeros_like(leaf) if g is None else g for g, leaf in zip(grads, leaves, strict=True)
     ]

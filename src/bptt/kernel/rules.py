@@ -120,7 +120,7 @@ class _Reverse:
             if part == 0 or any(
                 v.op == "state" and v.at[0] == part and v.at[2] > 1 for v in program.values
             ):
-                self.add(line, self.builder.source("given", width, part, column))
+                self.add(line, self.builder.source("above", width, part, column))
         for line, value in enumerate(program.values):
             if value.op == "product":
                 self.products.setdefault(value.args[0], []).append(line)

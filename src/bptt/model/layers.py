@@ -28,7 +28,7 @@ from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import is_plain, is_traced, is_transformed, leave_to_python
-from bptt.kernel.plain_loop import State, Step, project
+from bptt.kernel.plain_loop import State, Step
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
@@ -85,7 +85,7 @@ class Recurrent(RNNBase):
     ) -> tuple[Tensor, State]:
         """Run a layer, and let a listener hear of it."""
         if self.listener is not None and source.U is not None:
-            source = Source(project(source.x, source.U, source.bias))
+            source = Source(source.p)
         h, ends = ops.run(recipe, source, state, layout)
         if self.listener is not None:
             self.listener(self, suffix, source.x, h, state[0], layout)

@@ -91,7 +91,7 @@ template <class F> class Gathered {
     const Group &group = program.groups[0];
     Deltas<F> &rows = *deltas[group.deltas];
     int64_t t = steps.s.nth(i), width = program.states[0].width, size = width * sizeof(F);
-    double found = 0;
+    double omega = 0;
     for (int64_t r = 0; r < steps.s.end_of(steps.share, t) - steps.share.first; r++) {
       int64_t row = steps.share.first + r;
       Origin from = steps.source(i, row, 1);
@@ -99,10 +99,10 @@ template <class F> class Gathered {
       F *z = met + (rows.count - (steps.s.end_of(steps.share, t) - steps.share.first) + r) * rows.stride;
       std::memcpy(z, steps.state_row(0, from.order, row), size);
       std::memcpy(left, pushed + row * width, size);
-      found += add_omega<F>(rows.row(r), left, z, (width + lanes<F> - 1) / lanes<F> * lanes<F>, is_relu, weight);
+      omega += add_omega<F>(rows.row(r), left, z, (width + lanes<F> - 1) / lanes<F> * lanes<F>, is_relu, weight);
       rows.before[rows.count - (steps.s.end_of(steps.share, t) - steps.share.first) + r] = z;
     }
-    return found;
+    return omega;
   }
   bool reads_omega() {
     Deltas<F> &rows = *deltas[program.groups[0].deltas];

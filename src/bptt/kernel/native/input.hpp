@@ -14,24 +14,24 @@ template <class F> class Input {
  public:
   Input(const Sequence &s, Share share, int I, int G, const Run<F> &net)
       : s(s), share(share), I(I), G(G), x(net.x), tokens(net.tokens), U(net.U), b(net.b),
-        given(net.p), is_given(net.x || net.tokens), is_packed(net.x && s.rows_of(share) >= rows_to_pack),
+        p(net.p), projects(net.x || net.tokens), is_packed(net.x && s.rows_of(share) >= rows_to_pack),
         panels(net.U, is_packed ? I : 0, is_packed ? G : 0, 1, I) {
     int64_t rows = enough_rows + s.B > share.rows() ? enough_rows + s.B : share.rows();
-    if (is_given) own = static_cast<F *>(take(rows * G * sizeof(F)));
+    if (projects) projected = static_cast<F *>(take(rows * G * sizeof(F)));
   }
-  ~Input() { give(own); }
+  ~Input() { give(projected); }
   Input(const Input &) = delete;
   Input &operator=(const Input &) = delete;
 
-  bool ready() const { return panels.ready() && (own || !is_given); }
+  bool ready() const { return panels.ready() && (projected || !projects); }
 
   // Where a row of p lies, of the step at hand.
-  const F *row(int64_t at) const { return is_given ? own + (at - first_row) * G : given + at * G; }
+  const F *row(int64_t at) const { return projects ? projected + (at - first_row) * G : p + at * G; }
 
   // Sees to it that the i-th step's rows of p are there, if they are not given as such. Where steps'
   // rows lie side by side it computes many, so that small batches, too, fill the product.
   void project(int64_t i) {
-    if (!is_given || i < done) return;
+    if (!projects || i < done) return;
     int64_t steps = 1;
     if (!s.rows && share.rows() == s.B) {
       steps = (enough_rows + s.B - 1) / s.B;
@@ -43,7 +43,7 @@ template <class F> class Input {
     first_row = first;
     auto put = [&](int64_t row, int column, Vec<F> value, int n) {
       Vec<F> bias = b ? load<F>(b + column, n) : Vec<F>{};
-      store<F>(own + row * G + column, value + bias, n);
+      store<F>(projected + row * G + column, value + bias, n);
     };
     if (is_packed) return product(x + first * I, I, int(rows), panels, put);
     if (x) return product(x + first * I, I, int(rows), Matrix<F>{U, I, G, 1, I}, 0, put);
@@ -61,10 +61,10 @@ template <class F> class Input {
   const int I, G;
   const F *x;
   const int64_t *tokens;
-  const F *U, *b, *given;
-  const bool is_given, is_packed;
+  const F *U, *b, *p;
+  const bool projects, is_packed;
   Panels<F> panels;
-  F *own = nullptr;
+  F *projected = nullptr;
   int64_t done = 0, first_row = 0;
 };
 

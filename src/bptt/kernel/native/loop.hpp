@@ -30,7 +30,7 @@ static bool loop_backward(const Program &program, const Sequence &s, Share share
   if (!steps.ready() || !gathered.ready()) return false;
   InputGradients<F> of_input(I, run, grad, gathered.of_p());
   Arrivals<F> arrivals(steps, grad.arrived);
-  if (!of_input.ready() || !arrivals.ready() || (grad.found && !gathered.reads_omega())) return false;
+  if (!of_input.ready() || !arrivals.ready() || (grad.of_omega && !gathered.reads_omega())) return false;
   double omega = 0;
   auto use = [&] {
     of_input.add(gathered.of_p());
@@ -46,21 +46,21 @@ static bool loop_backward(const Program &program, const Sequence &s, Share share
       arrivals.find(i, from);
       for (int a = 0; a < program.arrays.count; a++) {
         const Array &array = program.arrays[a];
-        if (array.place == GIVEN)
-          steps.frame.at[a] = const_cast<F *>(grad.given[array.index]) + steps.row_at(i, from) * array.width;
+        if (array.place == ABOVE)
+          steps.frame.at[a] = const_cast<F *>(grad.above[array.index]) + steps.row_at(i, from) * array.width;
         if (array.place == SUM) steps.frame.at[a] = grad.weights[array.index];
       }
       steps.compute(to - from);
     });
     gathered.begin(steps, i);
-    if (grad.found) omega += gathered.read_omega(steps, i, grad.arrived[0], grad.omega, grad.is_relu);
+    if (grad.of_omega) omega += gathered.read_omega(steps, i, grad.arrived[0], grad.omega, grad.is_relu);
     arrivals.push(i);
     if (grad.p) gathered.write_p(grad.p, s.start_of(t) + share.first, rows);
   }
   use();
   of_input.finish();
   gathered.finish(run.weights);
-  if (grad.found) *grad.found = F(omega);
+  if (grad.of_omega) *grad.of_omega = F(omega);
   return true;
 }
 

@@ -219,7 +219,7 @@ template <class F> class SharedGradients {
     for (size_t i = 0; i < sizes.size(); i++) parts.push_back({all.weights[i], all.weights[i] ? sizes[i] : 0});
     parts.push_back({all.U, all.U ? of_U : 0});
     parts.push_back({all.b, all.b ? of_b : 0});
-    parts.push_back({all.found, all.found ? 1 : 0});
+    parts.push_back({all.of_omega, all.of_omega ? 1 : 0});
     for (auto [at, size] : parts) total += size;
     for (size_t i = 0; i < sizes.size(); i++)
       if (parts[i].first) std::memset(parts[i].first, 0, parts[i].second * sizeof(F));
@@ -241,7 +241,7 @@ template <class F> class SharedGradients {
     mine.weights = {pointers[i].data(), int32_t(weights)};
     mine.U = pointers[i][weights];
     mine.b = pointers[i][weights + 1];
-    mine.found = pointers[i][weights + 2];
+    mine.of_omega = pointers[i][weights + 2];
     return mine;
   }
   void add_up() const {
@@ -281,12 +281,12 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
         gil());
   m.def(("loop_backward_" + type).c_str(),
         [](const Tables &tables, SEQUENCE, int I, const Several &input, const Several &starts_at, const Several &states,
-           const Several &saved, const Weights &weights, const Several &given, const Several &arrived,
+           const Several &saved, const Weights &weights, const Several &above, const Several &arrived,
            const Several &of_input, const Several &of_weights, const std::vector<int64_t> &sizes, double omega,
            uintptr_t of_omega, bool is_relu) {
           MAKE_SEQUENCE;
           Bound<F> bound(input, starts_at, states, saved, weights, false);
-          RunGradients<F> all{rows_at<const F>(given),
+          RunGradients<F> all{rows_at<const F>(above),
                               rows_at<F>(arrived),
                               reinterpret_cast<F *>(of_input[0]),
                               reinterpret_cast<F *>(of_input[1]),

@@ -4,7 +4,7 @@
 #include "sequence.hpp"
 
 // In which memory an array lies. In the order of Place in kernel/lower.py.
-enum Place { REGISTER, SCRATCH, VECTOR, CONSTANT, INPUT, PAST, NEW, SAVED, GIVEN, ARRIVED, DELTA, MADE, SUM, PUSHED };
+enum Place { REGISTER, SCRATCH, VECTOR, CONSTANT, INPUT, PAST, NEW, SAVED, ABOVE, ARRIVED, DELTA, MADE, SUM, PUSHED };
 
 struct Array {
   int32_t place, index, width, at;
@@ -105,11 +105,11 @@ template <class F> struct Run {
 };
 
 template <class F> struct RunGradients {
-  List<const F *> given;  // of each state, (N, width); null where none is read
+  List<const F *> above;  // of each state, (N, width); null where none is read
   List<F *> arrived;      // in: that of the last states; out: that of the first ones
   F *x, *U, *b, *p;       // null where it is not wanted, as are the weights'
   List<F *> weights;      // (columns, rows) of a matrix
   F omega;                // what Ω weighs
-  F *found;               // Ω itself, (1), or null where it weighs nothing
+  F *of_omega;               // Ω itself, (1), or null where it weighs nothing
   bool is_relu;           // else it is tanh's
 };
