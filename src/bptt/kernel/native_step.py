@@ -318,7 +318,8 @@ def _room_for_source(
 
 def states_of(parts: Sequence[Tensor], lengths: Sequence[int]) -> list[Tensor]:
     """Return states, (B, width) or (length, B, width), from their parts, (B, width) each."""
-    states, first = list[Tensor](), 0
+    states: list[Tensor] = []
+    first = 0
     for length in lengths:
         together = parts[first : first + length]
         states.append(together[0] if length == 1 else torch.stack(list(together)))
