@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
+from typing import Any
+
 import pytest
 import torch
 from hypothesis import given
@@ -99,46 +103,106 @@ def test_looped_layers(data: st.DataObject) -> None:
     check(results(by_name.looped_layer(cell, arguments, loop, layout), tensors), expected)
 
 
-@fuzz(weight=1)
-@given(st.data())
-def test_what_does_not_fit_never_reaches_the_kernel(data: st.DataObject) -> None:
-    """One tensor has another shape, or another kind of numbers: torch's error, ours, or a value."""
-    torch.manual_seed(data.draw(st.integers(0, 999)))
-    cell, sizes = data.draw(st.sampled_from(["tanh", "gru"])), data.draw(sizes_of())
-    layout = data.draw(layouts(*sizes[:2]))
-    arguments = data.draw(inputs(cell, Loop(), layout, sizes))
-    arguments = arguments._replace(h0=numbers(sizes[1], sizes[3]))
-    names = [name for name, t in arguments._asdict().items() if t is not None]
-    name = data.draw(st.sampled_from(names))
-    tensor = getattr(arguments, name).detach()
-    changed = data.draw(
-        st.sampled_from(
-            [
-                tensor[..., 1:],
-                tensor[1:],
-                torch.cat([tensor, tensor]),
-                torch.cat([tensor, tensor], -1),
-                tensor.unsqueeze(0),
-                tensor.flatten(),
-                tensor.float() if tensor.is_floating_point() else tensor.int(),
-                tensor * 1000 if not tensor.is_floating_point() else tensor.half(),
-                tensor.to("meta"),
-            ]
-        )
-    )
-    broken = arguments._replace(**{name: changed})
+Change = Callable[[Tensor], Tensor]
+CHANGES: tuple[Change, ...] = (
+    lambda t: t[..., 1:],
+    lambda t: t[1:],
+    lambda t: torch.cat([t, t]),
+    lambda t: torch.cat([t, t], -1),
+    lambda t: t.unsqueeze(0),
+    lambda t: t.expand(2, *t.shape),
+    lambda t: t[0],
+    lambda t: t.flatten(),
+    lambda t: t.mT.contiguous() if t.ndim > 1 else t.flip(0),
+    lambda t: t.float() if t.is_floating_point() else t.int(),
+    lambda t: t.half() if t.is_floating_point() else t * 1000,
+    lambda t: t.to("meta"),
+)
+
+
+def outcome(run: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...] | Exception:
+    """Return what it computes, or raises.
+
+    What one raises is then no context of what the other does: hypothesis tells failures apart by
+    that too, and those of jaxtyping, which come from code made for the call, differ each time.
+    """
     try:
-        expected = by_name.layer(cell, broken, layout, run=run_plainly)
-    except Exception:  # noqa: BLE001 (whatever it is that torch says)
-        with pytest.raises((RuntimeError, IndexError, TypeError, bptt.BpttError)):
-            by_name.layer(cell, broken, layout)
-        return
-    if any(t.is_meta for t in expected):
-        return
-    try:
-        got = by_name.layer(cell, broken, layout)
-    except bptt.BpttError:
+        return run()
+    except Exception as error:  # noqa: BLE001 (whatever it is that torch says)
+        return error
+
+
+def check_what_does_not_fit(
+    cell: str, arguments: Given, loop: Loop | None, layout: Layout, name: str, change: Change
+) -> None:
+    """Change one tensor: the plain loop's error or value, or a BpttError. loop: None for none."""
+    inside = loop is not None and name in loop._fields
+    changed = change(getattr(loop if inside else arguments, name).detach())
+    if loop is not None and inside:
+        loop = loop._replace(**{name: changed})
+    else:
+        arguments = arguments._replace(**{name: changed})
+
+    def run(**how: Any) -> tuple[Tensor, ...]:
+        if loop is None:
+            return by_name.layer(cell, arguments, layout, **how)
+        return by_name.looped_layer(cell, arguments, loop, layout, **how)
+
+    expected, got = outcome(lambda: run(run=run_plainly)), outcome(run)
+    if isinstance(got, bptt.BpttError):
         return  # as for a batch that torch would broadcast
+    if isinstance(expected, Exception):
+        assert isinstance(got, RuntimeError | IndexError | TypeError), got
+        return
+    assert isinstance(got, tuple), got
+    if changed.is_meta:
+        return  # it has no numbers
     for mine, its in zip(got, expected, strict=True):
         near = FLOAT64 if its.dtype == torch.float64 else {"rtol": 1e-2, "atol": 1e-2}
         torch.testing.assert_close(mine, its, **near)
+
+
+def tensors_of(arguments: Given, loop: Loop | None) -> list[str]:
+    """Return the names of the tensors that there are."""
+    named = arguments._asdict() | ({} if loop is None else loop._asdict())
+    return [name for name, t in named.items() if isinstance(t, Tensor)]
+
+
+@fuzz(weight=1)
+@given(st.data())
+def test_what_does_not_fit_never_reaches_the_kernel(data: st.DataObject) -> None:
+    """One tensor has another shape, or another kind of numbers."""
+    torch.manual_seed(data.draw(st.integers(0, 999)))
+    cell, sizes = data.draw(st.sampled_from(["tanh", "gru"])), data.draw(sizes_of())
+    layout = data.draw(layouts(*sizes[:2]))
+    loop = None
+    if cell == "tanh" and data.draw(st.booleans()):
+        more = sorted(data.draw(st.sets(st.integers(2, 4), max_size=2)))
+        H = sizes[3]
+        loop = Loop((1, *more), torch.rand(H).double(), numbers(H), numbers(H))
+    arguments = data.draw(inputs(cell, loop or Loop(), layout, sizes))
+    if loop is None:
+        arguments = arguments._replace(h0=numbers(sizes[1], sizes[3]))
+    name = data.draw(st.sampled_from(tensors_of(arguments, loop)))
+    change = data.draw(st.sampled_from(CHANGES))
+    check_what_does_not_fit(cell, arguments, loop, layout, name, change)
+
+
+@pytest.mark.parametrize("delays", [None, (1,), (1, 3)])
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("one", [False, True])
+def test_each_tensor_changed_in_each_way(
+    delays: tuple[int, ...] | None, packed: bool, one: bool
+) -> None:
+    """Of sizes that are all different, and all 1, where most things fit."""
+    T, B, I, H = (1, 1, 1, 1) if one else (4, 3, 2, 5)  # noqa: E741
+    layout = Layout(torch.tensor([B] * (T - 1) + [1])) if packed else Layout()
+    rows = (B * (T - 1) + 1,) if packed else (T, B)
+    W, loop = numbers(H, H * len(delays or (1,))), None
+    if delays is not None:
+        loop = Loop(delays, torch.rand(H).double(), numbers(H), numbers(H))
+    h0 = numbers(B, H) if delays is None else numbers(delays[-1], B, H)
+    for x in (numbers(*rows, I), torch.randint(-1, I, rows)):
+        arguments = Given(x, numbers(H, I), W, numbers(H), numbers(H), h0)
+        for name, change in itertools.product(tensors_of(arguments, loop), CHANGES):
+            check_what_does_not_fit("tanh", arguments, loop, layout, name, change)
