@@ -27,6 +27,7 @@ lint: $(READY)  ## lint, format, types, import direction
 fuzz: $(READY)  ## try 200,000 random calls and files; BPTT_FUZZ=N bounds each test
 	BPTT_FUZZ=$${BPTT_FUZZ:-7000} $(PYTEST) tests/fuzz
 
+bench: export GOMP_SPINCOUNT ?= 1000
 bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/python benchmarks/kills.py

@@ -5,7 +5,9 @@ torch's first, then times all in turns; medians. "kernel" is ours without its Py
 oneDNN's primitive is without one. jax and oneDNN take part where they are installed:
 pip install '.[peers]'
 
-    python benchmarks/layers.py [--threads 1]
+    python benchmarks/layers.py [--threads 1] [--before PYTHON] [--rounds 9]
+
+--before: the interpreter of an environment that has an earlier bptt, which is then a side as well.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import math
 import os
 import platform
 import statistics
+from pathlib import Path
 
 import numpy
 import torch
@@ -32,15 +35,20 @@ SHAPES: list[Shape] = [
     (256, 64, 128, 512),
     (64, 64, 512, 1024),
 ]
-ROUNDS = 9
 RATIOS = {
-    "tanh": [("torch", "bptt"), ("jax", "bptt"), ("oneDNN", "kernel"), ("oneDNN", "bptt")],
-    "gru": [("torch", "bptt")],
-    "lstm": [("torch", "bptt")],
+    "tanh": [
+        ("torch", "bptt"),
+        ("jax", "bptt"),
+        ("oneDNN", "kernel"),
+        ("oneDNN", "bptt"),
+        ("before", "bptt"),
+    ],
+    "gru": [("torch", "bptt"), ("before", "bptt")],
+    "lstm": [("torch", "bptt"), ("before", "bptt")],
 }
 
 
-def compare(cell: str, shape: Shape, peers: dict[str, Peer]) -> dict[str, list[float]]:
+def compare(cell: str, shape: Shape, peers: dict[str, Peer], rounds: int) -> dict[str, list[float]]:
     """Check, then return every peer's seconds a step, round by round."""
     found = {name: peer.ask((cell, shape)) for name, peer in peers.items()}
     for name, results in found.items():
@@ -48,7 +56,7 @@ def compare(cell: str, shape: Shape, peers: dict[str, Peer]) -> dict[str, list[f
             scale = numpy.abs(its).max()
             numpy.testing.assert_allclose(mine / scale, its / scale, atol=2e-4, err_msg=name)
     times: dict[str, list[float]] = {name: [] for name in peers}
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for name, peer in peers.items():
             times[name].append(peer.ask(None))
     return times
@@ -58,21 +66,25 @@ def main() -> None:
     """Print the machine, a line for each shape, and the geometric means of the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=os.cpu_count())
-    threads = parser.parse_args().threads
+    parser.add_argument("--before", type=Path)
+    parser.add_argument("--rounds", type=int, default=9)
+    options = parser.parse_args()
+    threads, before = options.threads, options.before
     if hasattr(os, "sched_setaffinity"):  # not every library can be told how many threads to use
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     kernel = bptt.kernel.info()["kernel"]
     print(f"{platform.machine()} ({kernel}), {threads} threads, torch {torch.__version__}")
     for cell, of_interest in RATIOS.items():
-        names = [name for name in installed() if any(name in pair for pair in of_interest)]
+        names = [name for name in installed(before) if any(name in pair for pair in of_interest)]
         pairs = [pair for pair in of_interest if set(pair) <= set(names)]
-        peers = {name: Peer(name, threads) for name in names}
+        interpreters = {"before": before}
+        peers = {name: Peer(name, threads, interpreters.get(name)) for name in names}
         headings = [*names, *(f"{a}/{b}" for a, b in pairs)]
         print(f"\n{cell}: ms a training step, and ratios")
         print("T, B, I, H         " + "".join(f"{heading:>14}" for heading in headings))
         all_ratios: list[list[float]] = []
         for shape in SHAPES:
-            times = compare(cell, shape, peers)
+            times = compare(cell, shape, peers, options.rounds)
             ratios = [
                 statistics.median(x / y for x, y in zip(times[a], times[b], strict=True))
                 for a, b in pairs

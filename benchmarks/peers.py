@@ -154,13 +154,14 @@ def built_onednn() -> Path:
     return target
 
 
-def installed() -> list[str]:
-    """Return the peers that are there."""
+def installed(before: Path | None = None) -> list[str]:
+    """Return the peers that are there; before: the interpreter that has an earlier bptt."""
     header = Path(sys.prefix) / "include" / "oneapi" / "dnnl" / "dnnl.hpp"
     has_compiler = shutil.which(os.environ.get("CXX", "c++")) is not None
     absent = {
         "jax": importlib.util.find_spec("jax") is None,
         "oneDNN": not (header.exists() and has_compiler),
+        "before": before is None,
     }
     return [name for name in MAKERS if not absent.get(name, False)]
 
@@ -170,6 +171,7 @@ MAKERS: dict[str, Callable[[str, Shape, int], tuple[Step, Results]]] = {
     "jax": jax_scan,
     "oneDNN": onednn,
     "kernel": kernel,
+    "before": functools.partial(torch_layer, package="bptt"),
     "bptt": functools.partial(torch_layer, package="bptt"),
 }
 
@@ -198,8 +200,9 @@ def _seconds(step: Step) -> float:
 class Peer:
     """A peer's process, which runs only while it is asked."""
 
-    def __init__(self, name: str, threads: int) -> None:
+    def __init__(self, name: str, threads: int, interpreter: Path | None = None) -> None:
         context = multiprocessing.get_context("spawn")
+        context.set_executable(str(interpreter or sys.executable))
         self.pipe, theirs = context.Pipe()
         os.environ["OMP_NUM_THREADS"] = str(threads)
         arguments = (theirs, name, threads)

@@ -194,7 +194,7 @@ def test_what_is_no_program_runs_by_the_plain_loop_and_says_why(kind: str) -> No
     assert words in why(step)
     before = torch.get_rng_state()
     ops.program.cache_clear()
-    ops.program(on_parts(lambda: step), (), (), 4, (4,), torch.float32)
+    ops.program(on_parts(lambda: step), (), (), (4, 4), torch.float32, None)
     assert torch.equal(torch.get_rng_state(), before)  # tracing draws nothing
 
 
@@ -225,7 +225,7 @@ def test_a_step_that_is_refused_has_changed_nothing() -> None:
         count.add_(1)
         return p + h
 
-    found = ops.program(on_parts(lambda: counting), (), (), 4, (4,), torch.float32)
+    found = ops.program(on_parts(lambda: counting), (), (), (4, 4), torch.float32, None)
     assert isinstance(found, str)
     assert found.startswith("add_ changes a tensor in place")
     assert count.sum() == 0
@@ -272,12 +272,19 @@ def test_parameters_may_be_replaced_and_their_values_changed() -> None:
 
 @pytest.mark.parametrize("cut", [1, 3, 5, 6])
 def test_columns_that_are_cut_again_elsewhere(cut: int) -> None:
-    def step(p: Tensor, h: Tensor) -> Tensor:
-        low, high = h[:, :cut], h[:, cut:]
-        whole = torch.tanh(h) + torch.cat([high, low], dim=1) * h.sum(1, keepdim=True)
-        return 0.1 * (whole + p + torch.cat([torch.sigmoid(p[:, :2]), p[:, 2:]], dim=1))
+    def made(W: Tensor, v: Tensor) -> Callable[..., Any]:
+        def step(p: Tensor, h: Tensor) -> Tensor:
+            low, high = h[:, :cut], h[:, cut:]
+            whole = torch.tanh(h) + torch.cat([high, low], dim=1) * h.sum(1, keepdim=True)
+            a = h @ W
+            whole = whole + v * torch.cat([a[:, cut:], a[:, :cut]], dim=1) * a.mean(1, keepdim=True)
+            whole = whole * v + torch.cat([a[:, :cut] * v[:cut], a[:, cut:] * v[cut:]], dim=1)
+            return 0.1 * (whole + p + torch.cat([torch.sigmoid(p[:, :2]), p[:, 2:]], dim=1))
 
-    of = Recipe(on_parts(lambda: step), ())
+        return step
+
+    W, v = torch.randn(7, 7).double(), torch.randn(7).double()
+    of = Recipe(on_parts(made), (W.requires_grad_(), v.requires_grad_()))
     x, h = torch.randn(6, 3, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
     arguments = (of, Source(x.requires_grad_()), (h.requires_grad_(),), Layout())
     assert_close(results(natively, *arguments), results(run_plainly, *arguments), torch.float64)

@@ -665,7 +665,8 @@ def test_as_torchs_layer(name: str, how: str) -> None:
     for mine, its in pairs:
         low = its.dtype in (torch.bfloat16, torch.float16)
         near = {"rtol": 0.05, "atol": 0.05} if low else FLOAT32
-        torch.testing.assert_close(mine, its, **near)
+        largest = max(1.0, float(its.detach().double().abs().max())) if its.numel() else 1.0
+        torch.testing.assert_close(mine, its, rtol=near["rtol"], atol=near["atol"] * largest)
 
 
 MISSHAPEN = {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +29,11 @@ WORK_FOR_A_THREAD = 4e6
 
 def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
     """Call a function of the native kernel, and tell those who count memory what it has taken."""
+    function = getattr(native, name + ("_float32" if dtype is torch.float32 else "_float64"))
     watching = bystanders()
     if watching:
         native.bytes_taken()  # of calls before this one
-    getattr(native, name + ("_float32" if dtype == torch.float32 else "_float64"))(*arguments)
+    function(*arguments)
     if watching:
         taken = native.bytes_taken()
         for bystander in watching:
@@ -60,13 +62,18 @@ def address(tensor: Tensor | None) -> int:
     """Return where a tensor's numbers lie, or 0 for none."""
     if tensor is None:
         return 0
-    where = tensor.data_ptr()
+    where: int = tensor.data_ptr()
     if (where == 0 and tensor.numel() > 0) or not tensor.is_cpu:
         raise BpttError(
             f"a tensor of shape {tuple(tensor.shape)} on {tensor.device} has no memory there; "
             "expected one whose numbers lie on the CPU (has its storage been freed?)"
         )
     return where
+
+
+def addresses(tensors: Iterable[Tensor | None]) -> list[int]:
+    """Return the address of each tensor."""
+    return [address(tensor) for tensor in tensors]
 
 
 def info() -> dict[str, str]:

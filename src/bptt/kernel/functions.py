@@ -198,7 +198,8 @@ def _require_whole_row(x: Rows, shape: Any) -> None:
 def _scaled(t: Writer, x: Rows, weight: Any, bias: Any, eps: float) -> Rows:
     """Return weight ⊙ x / √(mean x² + eps) + bias."""
     square = t.sum(x.each(lambda a: a * a)) * (1 / x.width)
-    rows = t.elementwise(lambda a, s: a / s, x, Rows((function("sqrt", square + eps),)))
+    scale = Rows((1.0 / function("sqrt", square + eps),))  # one division a row, forward and back
+    rows = t.elementwise(lambda a, s: a * s, x, scale)
     if weight is not None:
         rows = t.elementwise(lambda a, w: a * w, rows, weight)
     return rows if bias is None else t.elementwise(lambda a, b: a + b, rows, bias)

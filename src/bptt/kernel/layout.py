@@ -77,9 +77,13 @@ class Layout:
 
     def held(self) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
         """Return the kernel's arrays: rows of each step, where they begin, and bytes of resets."""
-        sizes = None if self.batch_sizes is None else self.batch_sizes.contiguous()
-        starts, resets = None if sizes is None else sizes.cumsum(0) - sizes, self.resets
-        return sizes, starts, None if resets is None else resets.to(torch.uint8).contiguous()
+        sizes, resets = self.batch_sizes, self.resets
+        if resets is not None:
+            resets = resets.to(torch.uint8).contiguous()
+        if sizes is None:
+            return None, None, resets
+        sizes = sizes.contiguous()
+        return sizes, sizes.cumsum(0) - sizes, resets
 
     def last(self, h: Tensor, h0: Tensor) -> Tensor:
         """Return each row's last computed state, (B, H): h0 for a row that has no step."""

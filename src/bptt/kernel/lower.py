@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from bptt.kernel.program import Program
+from bptt.kernel.program import ELEMENTWISE, Program, Value
 from bptt.kernel.rules import Backward
 from bptt.kernel.tables import (
     NOTHING,
@@ -59,7 +59,7 @@ class _Lowering:
 
     def __init__(self, program: Program, shape: Shape, saved: Iterable[int] = ()) -> None:
         self.program, self.shape = program, shape
-        self.values = program.values
+        self.values = list(program.values)
         self.saved = {line: i for i, line in enumerate(saved)}
         self.lowered = Lowered()
         self.arrays: dict[Array, int] = {}
@@ -154,6 +154,8 @@ class _Lowering:
 
     def run(self) -> Lowered:
         """Return the program with everything in its place."""
+        self.values = self._with_numbers_for_rows()
+        used = {*self.wanted, *self.sums, *(arg for v in self.values for arg in v.args)}
         self.stages = self._stages()
         self.products = self._products()
         self.parts, absorbed = self._absorb()
@@ -161,6 +163,7 @@ class _Lowering:
             line
             for line, v in enumerate(self.values)
             if v.args and v.op not in ("product", "back") and line not in absorbed
+            if v.op != "spread" or line in used
         ]
         self.reads = self._reads()
         self.places: dict[int, Operand] = {}
@@ -170,6 +173,18 @@ class _Lowering:
             self._emit_stage(stage)
         self._emit_last()
         return self.lowered
+
+    def _with_numbers_for_rows(self) -> list[Value]:
+        """Return the values, each of whose elementwise operations reads what is spread as it is."""
+
+        def before(line: int) -> int:
+            value = self.values[line]
+            return value.args[0] if value.op == "spread" else line
+
+        return [
+            v._replace(args=tuple(map(before, v.args))) if v.op in ELEMENTWISE else v
+            for v in self.values
+        ]
 
     def _stages(self) -> list[int]:
         """Return how many products stand before each line, one after the other."""
@@ -211,6 +226,8 @@ class _Lowering:
                 if self.values[user].op != "add":
                     break
                 other = sum(self.values[user].args) - line
+                if len({self.values[i].width for i in (line, user, other)}) > 1:
+                    break
                 is_vector = self.values[other].op in ("vector", "constant")
                 if (vector if is_vector else rows) is not None or not self._is_before(
                     other, place, parts
@@ -277,7 +294,12 @@ class _Lowering:
             out = self._place(line)
         number = float(value.at[0]) if value.op == "pow" else 0.0
         width = max(value.width, self.values[value.args[0]].width)  # of a sum, what is summed
-        instructions.append(Instruction(OPS[value.op], width, out, args, number))
+        spread = 0
+        if value.op in ELEMENTWISE and value.width > 1:
+            spread = sum(
+                (self.values[arg].width == 1) << which for which, arg in enumerate(value.args)
+            )
+        instructions.append(Instruction(OPS[value.op], width, out, args, number, spread))
         self._hand_out(line, out, instructions)
 
     def _is_read(self, line: int, later: set[int]) -> bool:

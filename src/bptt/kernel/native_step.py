@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bptt.kernel import binding
+from bptt.kernel.binding import address, addresses
 from bptt.kernel.fuse import fuse, fuse_around
 from bptt.kernel.layout import Layout
 from bptt.kernel.lower import lower_backward, lower_forward
@@ -149,32 +150,32 @@ class NativeStep:
         """
         source, starts, weights, layout = inputs
         rows, like = source.rows, starts[0]
-        states = self.shape.states
-        is_ring = self._is_ring(keep=keep)
-        arrays = [like.new_empty(*rows, states[0][0])]
+        B, states = like.shape[-2], self.shape.states
+        is_ring = self._is_ring and not keep
+        arrays = [like.new_empty((*rows, states[0][0]))]
         for width, _ in states[1:]:
-            size = (2, starts[0].shape[-2]) if is_ring else rows
-            arrays.append(like.new_empty(*size, width))
-        saved = [like.new_empty(*rows, width) for width in self.saved_widths] if keep else []
+            arrays.append(like.new_empty((2, B, width) if is_ring else (*rows, width)))
+        saved = [like.new_empty((*rows, width)) for width in self.saved_widths] if keep else []
         program = self._forward_that_keeps if keep else self._forward
         starts = _contiguous(starts)
-        head, held = self._head(source, starts[0].shape[-2], layout)
+        head, held = self._head(source, B, layout)
         of_x, alive = _input(source)
         of_weights = self._weights(weights)
-        arguments = [*map(_addresses, (starts, arrays, saved)), of_weights, is_ring]
+        arguments = [*map(addresses, (starts, arrays, saved)), of_weights, is_ring]
         binding.call("loop_forward", like.dtype, program, *head, of_x, *arguments)
         del held, alive
         return arrays, saved
 
-    def _is_ring(self, *, keep: bool) -> bool:
-        """Return whether of the states but the first only those of the last two steps are there."""
-        return not keep and all([length == 1 for _, length in self.shape.states[1:]])  # noqa: C419
+    @cached_property
+    def _is_ring(self) -> bool:
+        """Whether, of the states but the first, those of the last two steps are all it needs."""
+        return all(length == 1 for _, length in self.shape.states[1:])
 
     def outputs(
         self, arrays: Sequence[Tensor], inputs: Inputs, *, keep: bool
     ) -> tuple[Tensor, ...]:
         """Return the first state at every step, and of all states the last ones, as starts are."""
-        ends, layout, is_ring = [], inputs.layout, self._is_ring(keep=keep)
+        ends, layout, is_ring = [], inputs.layout, self._is_ring and not keep
         for k, (array, start) in enumerate(zip(arrays, inputs.starts, strict=True)):
             if self.shape.states[k][1] > 1:
                 ends.append(layout.lasts(array, start))
@@ -203,25 +204,25 @@ class NativeStep:
         of_omega = None if omega is None else states[0].new_zeros(1)
         starts = _contiguous(starts)
         head, held = self._head(source, starts[0].shape[-2], layout)
-        addresses, alive = _input(source)
+        of_x_and_U, alive = _input(source)
         of_input = [None, None, of_b, of_x] if source.U is None else [of_x, of_U, of_b, None]
         binding.call(
             "loop_backward",
             states[0].dtype,
             self._backward,
             *head,
-            addresses,
-            _addresses(starts),
-            _addresses(states),
-            _addresses(saved),
+            of_x_and_U,
+            addresses(starts),
+            addresses(states),
+            addresses(saved),
             self._weights(weights),
-            _addresses(above),
-            _addresses(arrived),
-            _addresses(of_input),
-            _addresses(of_weights),
+            addresses(above),
+            addresses(arrived),
+            addresses(of_input),
+            addresses(of_weights),
             [w.numel() for w in weights],
             0.0 if omega is None else omega.weight,
-            binding.address(of_omega),
+            address(of_omega),
             any(v.op == "relu" for v in self.program.values),
         )
         del held, alive
@@ -279,11 +280,11 @@ class NativeStep:
         places = []
         for which, weight in enumerate(weights):
             if weight.ndim == 1:
-                places.append((binding.address(weight), 0, weight.stride(0), 1))
+                places.append((address(weight), 0, weight.stride(0), 1))
             else:
                 down, across = (1, 0) if which in self.transposed else (0, 1)
                 strides = (weight.stride(down), weight.stride(across))
-                places.append((binding.address(weight), *strides, weight.shape[down]))
+                places.append((address(weight), *strides, weight.shape[down]))
         return places
 
     def _head(self, source: Source, B: int, layout: Layout) -> tuple[tuple[Any, ...], Any]:
@@ -297,7 +298,7 @@ class NativeStep:
         T = source.rows[0] if layout.batch_sizes is None else len(layout.batch_sizes)
         of_input = 0 if source.U is None or source.is_tokens else 2 * I * self.shape.p
         threads = binding.threads_for(float(rows) * (self._operations + of_input))
-        return (T, B, *map(binding.address, held), layout.reverse, threads, I), held
+        return (T, B, *addresses(held), layout.reverse, threads, I), held
 
 
 def _room_for_source(
@@ -350,21 +351,15 @@ def _of_lasts(layout: Layout, state: Tensor, start: Tensor, grad: Tensor) -> tup
 
 
 def _input(source: Source) -> tuple[list[int], Any]:
-    """Return the addresses of x, tokens, U, b and p, and what must live while they are used."""
-    x, U = source.x.contiguous(), source.U
+    """Return the addresses of x, tokens, U, b_ih, b_hh and p; and what must live meanwhile."""
+    x, U, *biases = source
+    x = x.contiguous()
     if U is None:
-        return [0, 0, 0, 0, binding.address(x)], x
-    bias = source.bias
-    bias = None if bias is None else bias.contiguous()
-    if source.is_tokens:
-        columns = U.t().contiguous()
-        return [0, *map(binding.address, (x, columns, bias)), 0], (x, columns, bias)
-    U = U.contiguous()
-    return [binding.address(x), 0, binding.address(U), binding.address(bias), 0], (x, U, bias)
-
-
-def _addresses(tensors: Sequence[Tensor | None]) -> list[int]:
-    return [binding.address(tensor) for tensor in tensors]
+        return [0, 0, 0, 0, 0, address(x)], x
+    columns, numbers, tokens = (U.t(), None, x) if source.is_tokens else (U, x, None)
+    contiguous = [b if b is None else b.contiguous() for b in (columns, *biases)]
+    alive = [numbers, tokens, *contiguous]
+    return [*addresses(alive), 0], alive
 
 
 def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.kernel import binding, compiled, loop
+from bptt.kernel.constants import constants_of
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Inputs, Source, parts_of, states_of
 from bptt.kernel.omega import OmegaTerm
@@ -70,12 +71,38 @@ def run(
     if isinstance(traced, str):
         _require_one_device([*source, *state, *recipe.tensors])
         return run_plainly(recipe, source, state, layout)
+    if isinstance(traced, Traced):
+        return _run_natively(traced, recipe, source, state, layout, omega)
     starts = states_of(state, traced.lengths)
-    if isinstance(traced, Compiled):
-        h, *ends = compiled.run(traced.place, source, starts, recipe.tensors, layout)
-    else:
-        weights = traced.prepare(recipe.tensors)
-        h, *ends = loop.run(traced.step, Inputs(source, starts, weights, layout), omega)
+    h, *ends = compiled.run(traced.place, source, starts, recipe.tensors, layout)
+    return h, parts_of(ends, traced.lengths)
+
+
+def run_checked(
+    recipe: Recipe, source: Source, state: State, layout: Layout = DENSE
+) -> tuple[Float[Tensor, "... H"], State]:
+    """Do what `run` does, for those who have seen to all that `native` asks for.
+
+    A call of one step takes no longer than looking at its tensors twice.
+    """
+    traced = _program_of(recipe, source, state)
+    if isinstance(traced, str):
+        return run_plainly(recipe, source, state, layout)
+    return _run_natively(traced, recipe, source, state, layout)
+
+
+def _run_natively(
+    traced: Traced,
+    recipe: Recipe,
+    source: Source,
+    state: State,
+    layout: Layout,
+    omega: OmegaTerm | None = None,
+) -> tuple[Float[Tensor, "... H"], State]:
+    inputs = Inputs(
+        source, states_of(state, traced.lengths), traced.prepare(recipe.tensors), layout
+    )
+    h, *ends = loop.run(traced.step, inputs, omega)
     return h, parts_of(ends, traced.lengths)
 
 
@@ -126,13 +153,28 @@ def native(  # noqa: PLR0911 (a reason a line)
     misfit = _misfit(source, state, layout)
     if misfit is not None:
         return misfit
-    P = source.x.shape[-1] if source.U is None else len(source.U)
-    shapes = tuple([None if t is None else tuple(t.shape) for t in recipe.tensors])
-    widths = tuple([s.shape[-1] for s in state])
     if not torch.compiler.is_compiling():
-        return program(recipe.make, recipe.options, shapes, P, widths, dtype)
-    constant = _constant_program(recipe.make, recipe.options, shapes, P, widths, dtype)
+        return _program_of(recipe, source, state)
+    constant = _constant_program(*_key(recipe, source, state))
     return constant[0] if len(constant) == 1 else Compiled(*constant)
+
+
+def _program_of(recipe: Recipe, source: Source, state: State) -> Traced | str:
+    return program(*_key(recipe, source, state), constants_of(recipe.make))
+
+
+def _key(recipe: Recipe, source: Source, state: State) -> tuple[Any, ...]:
+    """Return what `program` is to be asked with, besides constants."""
+    return (
+        recipe.make,
+        recipe.options,
+        tuple([None if t is None else tuple(t.shape) for t in recipe.tensors]),
+        (
+            source.x.shape[-1] if source.U is None else source.U.shape[0],
+            *[part.shape[-1] for part in state],
+        ),
+        state[0].dtype,
+    )
 
 
 def _is_readable(tensors: list[Tensor]) -> bool:
@@ -172,11 +214,15 @@ def program(
     make: Callable[..., Step],
     options: tuple[Hashable, ...],
     shapes: tuple[tuple[int, ...] | None, ...],
-    p: int,
     widths: tuple[int, ...],
     dtype: torch.dtype,
+    constants: Hashable,
 ) -> Traced | str:
-    """Return a step traced on sample tensors of these shapes, or why it is no program."""
+    """Return a step traced on sample tensors of these shapes, or why it is no program.
+
+    widths: of p and of the state parts. constants: what `make` reads besides its tensors; with
+    others it is traced anew.
+    """
     with torch.inference_mode(False), torch.device("cpu"):
         tensors = [None if shape is None else _sample(shape, dtype) for shape in shapes]
 
@@ -184,19 +230,19 @@ def program(
             return make(*tensors, *options)(p, parts)  # what is made of tensors is recorded too
 
         try:
-            return trace(on_parts, p, widths, tensors, dtype)
+            return trace(on_parts, widths[0], widths[1:], tensors, dtype)
         except NotTraced as reason:
             return str(reason)
         except Exception as error:  # noqa: BLE001 (the plain loop raises it, on the user's tensors)
             return f"it raises {type(error).__name__}: {error}"
 
 
-def _constant_program(*arguments: Any) -> tuple[Any, ...]:
+def _constant_program(*key: Any) -> tuple[Any, ...]:
     """Return a step's place among those of torch.compile, and its lengths; or why it is none."""
-    traced = program(*arguments)
+    traced = program(*key, constants_of(key[0]))
     if isinstance(traced, str):
         return (traced,)
-    present = tuple(shape is not None for shape in arguments[2])
+    present = tuple(shape is not None for shape in key[2])
     return compiled.register(traced, present), traced.lengths
 
 
@@ -228,7 +274,7 @@ def as_output(h: Float[Tensor, "... D"], *, batch_first: bool) -> Float[Tensor, 
 
     A user may then detach it in place, and hook it, as they do with torch.nn's.
     """
-    if torch.compiler.is_compiling() or is_transformed() or not h.requires_grad:
+    if not h.requires_grad or torch.compiler.is_compiling() or is_transformed():
         return h.transpose(0, 1) if batch_first else h
     output: Tensor = _Output.apply(h, batch_first)  # type: ignore[no-untyped-call]
     return output

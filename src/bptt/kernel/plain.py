@@ -23,6 +23,7 @@ with torch.inference_mode():
     _OF_INFERENCE = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
 PLAIN_KEYS = (torch._C._dispatch_keys(torch.empty(0, device="cpu")).raw_repr(), _OF_INFERENCE)
 PLAIN_TYPES = (Tensor, nn.Parameter)
+_keys_of = torch._C._dispatch_keys
 
 
 class Bystander(TorchDispatchMode):
@@ -36,8 +37,20 @@ class Bystander(TorchDispatchMode):
 def is_plain(tensor: Tensor | None) -> bool:
     """Return whether a tensor is none, or its numbers lie on the CPU where its address says."""
     return tensor is None or (
-        type(tensor) in PLAIN_TYPES and torch._C._dispatch_keys(tensor).raw_repr() in PLAIN_KEYS
+        type(tensor) in PLAIN_TYPES and _keys_of(tensor).raw_repr() in PLAIN_KEYS
     )
+
+
+def are_plain(tensors: list[Any], dtype: torch.dtype) -> bool:
+    """Return whether all are tensors whose numbers lie on the CPU as they say, of one dtype."""
+    for tensor in tensors:
+        if (
+            type(tensor) not in PLAIN_TYPES
+            or tensor.dtype is not dtype
+            or _keys_of(tensor).raw_repr() not in PLAIN_KEYS
+        ):
+            return False
+    return True
 
 
 def is_transformed() -> bool:

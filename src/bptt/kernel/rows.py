@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any
 
@@ -50,6 +50,11 @@ class Rows:
             start += column.width
         return Rows(tuple(pieces), self.flat)
 
+    def cut_before(self, edges: set[int]) -> Rows:
+        """Return the same columns, cut before these."""
+        ends = [*sorted(edges - {0, self.width}), self.width]
+        return self.cut([b - a for a, b in pairwise([0, *ends])])
+
     def slice(self, start: int, stop: int) -> Rows:
         """Return the columns from start to before stop."""
         if not 0 <= start < stop <= self.width:
@@ -90,12 +95,16 @@ def part_of(value: Expr, start: int, width: int) -> Expr:  # noqa: PLR0911 (an o
 class Writer:
     """Writes operations on rows, and notes which weights they name.
 
-    shapes: of every tensor of the recorded step.
+    shapes: of every tensor of the recorded step. cuts: before which columns a vector, and the
+    products with a matrix, are cut, so that no two values of them overlap: by ("vector", weight)
+    and ("product", weight).
     """
 
-    def __init__(self, shapes: Mapping[Ref, tuple[int, ...]]) -> None:
+    def __init__(
+        self, shapes: Mapping[Ref, tuple[int, ...]], cuts: Mapping[tuple[Any, ...], set[int]]
+    ) -> None:
         self.builder = Builder()
-        self.shapes = shapes
+        self.shapes, self.cuts = shapes, cuts
         self.weights: list[tuple[Ref, str, int]] = []
 
     def operand(self, value: Any, width: int) -> Rows:
@@ -106,9 +115,9 @@ class Writer:
             shape = self.shapes[value]
             if math.prod(shape) not in (1, width) or (shape and shape[-1] != math.prod(shape)):
                 raise Untranslatable(f"a tensor of shape {shape} beside rows of {width}")
-            return Rows(
-                (self.builder.source("vector", width, self.weight(value, "vector", width), 0),)
-            )
+            weight = self.weight(value, "vector", width)
+            vector = Rows((self.builder.source("vector", width, weight, 0),))
+            return vector.cut_before(self.cuts.get(("vector", weight), set()))
         if isinstance(value, Real):
             return Rows((self.builder.constant(float(value), width),))
         raise Untranslatable(f"{type(value).__name__} beside rows")
@@ -164,7 +173,7 @@ class Writer:
             total = term if total is None else total + term
             row += column.width
         assert total is not None
-        return Rows((total,))
+        return Rows((total,)).cut_before(self.cuts.get(("product", weight), set()))
 
 
 def spread(rows: Rows, width: int) -> Expr:

@@ -143,7 +143,9 @@ class _Reverse:
         if d is None or value.op in ("constant", "product"):
             return
         if not value.args:
-            self.results[(value.op, *value.at)] = d
+            name = (value.op, *value.at)
+            assert name not in self.results, f"two values begin at {name}"  # each cut as the other
+            self.results[name] = d
             return
         y, *args = map(self.forward, (line, *value.args))
         grads = RULES[value.op](d, y, *args, *value.at)

@@ -53,13 +53,17 @@ NOTHING = Operand()
 
 
 class Instruction(NamedTuple):
-    """out = op(args), for `width` columns."""
+    """out = op(args), for `width` columns.
+
+    spread: a bit for each argument that has one number a row, which stands for all columns.
+    """
 
     op: int
     width: int
     out: Operand
     args: tuple[Operand, ...]
     number: float = 0.0
+    spread: int = 0
 
 
 class Part(NamedTuple):
@@ -148,7 +152,7 @@ def encoded(lowered: Lowered, shape: Shape) -> Any:
                 constants.append(i.number)
             args = [*i.args, *[NOTHING] * (3 - len(i.args))]
             operands = [n for operand in (i.out, *args) for n in operand]
-            instructions.append([i.op, i.width, *operands, constants.index(i.number)])
+            instructions.append([i.op, i.width, *operands, constants.index(i.number), i.spread])
         for product in multiplied:
             ranges = [len(blocks), len(product.blocks), len(parts), len(product.parts)]
             products.append([*product.z, int(product.is_back), *ranges])

@@ -47,14 +47,13 @@ class Translation:
         widths: Sequence[int],
         cuts: Mapping[tuple[Any, ...], set[int]],
     ) -> None:
-        self.writer = Writer(shapes)
+        self.writer = Writer(shapes, cuts)
         self.rows: dict[Ref, Rows] = {}
         for i, width in enumerate(widths):
             at = (0,) if i == 0 else (i - 1, 0, 1)
             source = self.writer.builder.source("p" if i == 0 else "state", width, *at)
-            edges = sorted(cuts.get(("p",) if i == 0 else ("state", i - 1), set()) - {0, width})
-            steps = [b - a for a, b in zip([0, *edges], [*edges, width], strict=True)]
-            self.rows[Ref(i)] = Rows((source,)).cut(steps)
+            edges = cuts.get(("p",) if i == 0 else ("state", i - 1), set())
+            self.rows[Ref(i)] = Rows((source,)).cut_before(edges)
 
     def call(self, call: Any) -> None:
         """Follow one call."""
@@ -125,7 +124,7 @@ class Translation:
 
 
 def _cuts_of(program: Program, lengths: Sequence[int]) -> dict[tuple[Any, ...], set[int]]:
-    """Return where the columns of p and of the states must be cut for no two values to overlap."""
+    """Return where p, states, vectors and products are to be cut for no two values to overlap."""
     spans: dict[tuple[Any, ...], set[tuple[int, int]]] = {}
     for v in program.values:
         if v.op == "p":
@@ -133,6 +132,10 @@ def _cuts_of(program: Program, lengths: Sequence[int]) -> dict[tuple[Any, ...], 
         if v.op == "state":
             key = ("state", sum(lengths[: v.at[0]]) + v.at[2] - 1)
             spans.setdefault(key, set()).add((v.at[1], v.at[1] + v.width))
+        if v.op == "vector":
+            spans.setdefault(("vector", v.at[0]), set()).add((v.at[1], v.at[1] + v.width))
+        if v.op == "product":
+            spans.setdefault(("product", v.at[0]), set()).add((v.at[2], v.at[2] + v.width))
     cuts: dict[tuple[Any, ...], set[int]] = {}
     for source, blocks in spans.items():
         ordered = sorted(blocks)

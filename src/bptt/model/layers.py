@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
@@ -19,15 +20,15 @@ from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.cells import by_name
-from bptt.cells.by_name import ACTIVATIONS
+from bptt.cells.by_name import ACTIVATIONS, Run
 from bptt.cells.elman import feedforward
 from bptt.errors import BpttError, require_choice, require_kind
-from bptt.kernel import ops
+from bptt.kernel import binding, ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain import is_plain, is_traced, is_transformed, leave_to_python
+from bptt.kernel.plain import are_plain, is_traced, is_transformed, leave_to_python
 from bptt.kernel.plain_loop import State, Step
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
@@ -42,6 +43,8 @@ CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru", "LSTM": "lstm"}
 """torch's name of each cell, and ours."""
 GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 """How many rows of a weight a hidden unit has."""
+ROWS_OF_ONE_STEP = 4
+"""Up to how many sequences torch's RNN and GRU take one step of faster than ours."""
 
 
 class Recurrent(RNNBase):
@@ -57,7 +60,14 @@ class Recurrent(RNNBase):
     weight_hh_l0: Tensor
 
     def layer(
-        self, suffix: str, rows: Tensor, state: State, layout: Layout, *, is_projected: bool
+        self,
+        suffix: str,
+        rows: Tensor,
+        state: State,
+        layout: Layout,
+        *,
+        is_projected: bool,
+        through: Run = ops.run,
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, on its input or on the projection of it."""
         recipe, source = self.recipe(suffix), Source(rows)
@@ -69,7 +79,7 @@ class Recurrent(RNNBase):
         if self.omega is not None:
             h, ends = self._layer_with_omega(suffix, recipe, source, state, layout)
             return h, ends
-        return self._layer(suffix, recipe, source, state, layout)
+        return self._layer(suffix, recipe, source, state, layout, through)
 
     @leave_to_python("omega is given under fullgraph=True; expected torch.compile without")
     def _layer_with_omega(
@@ -81,19 +91,26 @@ class Recurrent(RNNBase):
         return self._layer(suffix, recipe, source, state, layout)
 
     def _layer(
-        self, suffix: str, recipe: Recipe, source: Source, state: State, layout: Layout
+        self,
+        suffix: str,
+        recipe: Recipe,
+        source: Source,
+        state: State,
+        layout: Layout,
+        through: Run = ops.run,
     ) -> tuple[Tensor, State]:
         """Run a layer, and let a listener hear of it."""
         if self.listener is not None and source.U is not None:
             source = Source(source.p)
-        h, ends = ops.run(recipe, source, state, layout)
+        h, ends = through(recipe, source, state, layout)
         if self.listener is not None:
             self.listener(self, suffix, source.x, h, state[0], layout)
         return h, ends
 
-    def part(self, name: str, suffix: str) -> Any:
+    def part(self, name: str, suffix: str = "") -> Any:
         """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
-        return getattr(self, name + suffix, None)
+        parameter = self._parameters.get(name + suffix)  # ten times as fast as getattr
+        return getattr(self, name + suffix, None) if parameter is None else parameter
 
     def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return what is added to a layer's projected input: torch's two biases in one."""
@@ -110,10 +127,13 @@ class Recurrent(RNNBase):
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
-        depth = self.num_layers * (2 if self.bidirectional else 1)
-        widths = [self.proj_size or self.hidden_size, *[self.hidden_size] * (self.states - 1)]
-        parts = [self.weight_hh_l0.new_zeros(depth, B, width) for width in widths]
+        parts = [self.part("weight_hh_l0").new_zeros(size) for size in self._sizes(B)]
         return tuple(parts) if self.states > 1 else parts[0]
+
+    def _sizes(self, B: int) -> list[tuple[int, int, int]]:
+        """Return the shape of each part of a state."""
+        depth, H = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
+        return [(depth, B, self.proj_size or H), *[(depth, B, H)] * (self.states - 1)]
 
     def run(
         self,
@@ -122,11 +142,12 @@ class Recurrent(RNNBase):
         layout: Layout = DENSE,
         *,
         is_projected: bool = False,
+        through: Run = ops.run,
     ) -> tuple[list[Float[Tensor, "... D"]], Hidden]:
         """Return each layer's h at every step, and every layer's last state of each sequence.
 
         rows: the input, (T, B, I) or (N, I), or tokens, (T, B) or (N), or the first layer's
-        projection of it, (…, G).
+        projection of it, (…, G). through: what runs each layer's step over time.
         D is H, or 2H where bidirectional.
         """
         assert hidden is not None
@@ -139,13 +160,14 @@ class Recurrent(RNNBase):
             heads = []
             for reverse in (False, True)[: 1 + self.bidirectional]:
                 suffix = f"_l{k}" + ("_reverse" if reverse else "")
-                state = tuple(start[len(ends)] for start in starts)
+                state = tuple([start[len(ends)] for start in starts])
                 h, end = self.layer(
                     suffix,
                     rows,
                     state,
                     replace(layout, reverse=True) if reverse else layout,
                     is_projected=is_projected and k == 0,
+                    through=through,
                 )
                 heads.append(h)
                 ends.append(end)
@@ -164,66 +186,92 @@ class Recurrent(RNNBase):
         of Tensor, shapes that do not fit) goes by torch's, which also has the right error.
         """
         packed = isinstance(input, PackedSequence)
+        if not packed and self._is_one_step(input):
+            return self._by_torch(input, hx)
         starts = () if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
-        if not self._computes(input.data if packed else input, starts):
+        run = self._ours(input.data if packed else input, starts)
+        if run is None:
             return self._by_torch(input, hx)
         if not packed:
-            return self._forward_padded(input, starts)
+            return self._forward_padded(input, starts, run)
         if not torch.compiler.is_compiling() and not _is_whole(input):
             return self._by_torch(input, hx)
-        return self._forward_packed(input, starts)
+        return self._forward_packed(input, starts, run)
 
     def _by_torch(self, *arguments: Any) -> Any:
         return self.torch_layer.forward(self, *arguments)
 
-    def _computes(self, rows: Any, starts: tuple[Any, ...]) -> bool:
-        """Return whether we compute a call with these rows and state, and not torch's layer."""
-        weights = [getattr(self, name) for names in self._all_weights for name in names]
+    def _is_one_step(self, rows: Any) -> bool:
+        """Return whether these are one step of a few sequences, to which no gradient will go.
+
+        That takes torch's layer as long as our checks alone, unless it is an LSTM
+        (benchmarks/steps.py measures it).
+        """
+        if self.states > 1 or torch.is_grad_enabled() or not isinstance(rows, Tensor):
+            return False
+        if rows.ndim == 3:
+            steps, sequences = rows.shape[:2] if not self.batch_first else rows.shape[1::-1]
+            return bool(steps == 1 and sequences <= ROWS_OF_ONE_STEP)
+        return rows.ndim == 2 and len(rows) == 1
+
+    def _ours(self, rows: Any, starts: tuple[Any, ...]) -> Run | None:
+        """Return what runs our layers on these rows and this state; None where torch's layer does.
+
+        What is checked here, one call after the other, need not be checked again layer by layer.
+        """
+        if (
+            len(starts) not in (0, self.states)
+            or not isinstance(rows, Tensor)
+            or torch.is_autocast_enabled("cpu")
+            or is_traced()
+        ):
+            return None
+        weights = self._weights()
         tensors = [rows, *starts, *weights]
+        if torch.compiler.is_compiling() or is_transformed():
+            all_cpu = all([isinstance(t, Tensor) and t.is_cpu for t in tensors])  # noqa: C419
+            is_alike = all_cpu and all([t.dtype == rows.dtype for t in tensors])  # noqa: C419
+            return ops.run if is_alike and self._takes(rows) else None
+        if are_plain(tensors, rows.dtype) and self._takes(rows) and self._has_its_shapes(weights):
+            return ops.run if binding.native is None else ops.run_checked
+        return None
+
+    def _takes(self, rows: Tensor) -> bool:
         return (
-            len(starts) in (0, self.states)
-            and all([isinstance(t, Tensor) for t in tensors])  # noqa: C419 (lists are faster)
-            and not rows.is_nested
+            not rows.is_nested
             and rows.ndim in (2, 3)
             and rows.numel() > 0
             and rows.shape[-1] == self.input_size
-            and rows.dtype in (torch.float32, torch.float64)
-            and all([t.is_cpu and t.dtype == rows.dtype for t in tensors])  # noqa: C419
-            and not torch.is_autocast_enabled("cpu")
-            and not is_traced()
-            and (torch.compiler.is_compiling() or is_transformed() or self._is_readable(tensors))
+            and rows.dtype in ops.FLOATS
         )
 
-    def _is_readable(self, tensors: list[Tensor]) -> bool:
-        return all([is_plain(t) for t in tensors]) and self._has_its_shapes()  # noqa: C419
+    def _weights(self) -> list[Any]:
+        return [self.part(name) for names in self._all_weights for name in names]
 
-    def _has_its_shapes(self) -> bool:
+    def _has_its_shapes(self, weights: list[Any]) -> bool:
         """Return whether each weight has the shape that it was made with."""
-        H, R = self.hidden_size, self.proj_size or self.hidden_size
-        G = H * GATES[self.mode]
         heads = 2 if self.bidirectional else 1
-        for i, names in enumerate(self._all_weights):
-            width = self.input_size if i < heads else R * heads
-            biases = [(G,), (G,)] if self.bias else []
-            shapes = [(G, width), (G, R), *biases, *([(R, H)] if self.proj_size else [])]
-            if [getattr(self, name).shape for name in names] != shapes:
-                return False
-        return True
+        G = self.hidden_size * GATES[self.mode]
+        sizes = self.input_size, self.hidden_size, G, self.proj_size
+        return [w.shape for w in weights] == _shapes(sizes, self.num_layers, heads, self.bias)
 
-    def _forward_padded(self, given: Tensor, starts: tuple[Tensor, ...]) -> tuple[Tensor, Any]:
+    def _forward_padded(
+        self, given: Tensor, starts: tuple[Tensor, ...], run: Run
+    ) -> tuple[Tensor, Any]:
         batch = 0 if self.batch_first else 1
         is_single = given.ndim == 2
-        if any(start.ndim != given.ndim for start in starts):
-            return self._by_torch(given, self._as_hidden(starts))  # type: ignore[no-any-return]
+        for start in starts:
+            if start.ndim != given.ndim:
+                return self._by_torch(given, self._as_hidden(starts))  # type: ignore[no-any-return]
         if is_single:
             given = given.unsqueeze(batch)
             starts = tuple(start.unsqueeze(1) for start in starts)
-        hidden = self._as_hidden(starts)
-        if hidden is None:
-            hidden = self.zero_state(given.shape[batch])
-        else:
-            self.check_forward_args(given, hidden, None)
-        outs, last = self.run(given.transpose(0, 1) if self.batch_first else given, hidden)
+        B = given.shape[batch]
+        if [start.shape for start in starts] != self._sizes(B)[: len(starts)]:
+            self.check_forward_args(given, self._as_hidden(starts), None)
+        hidden = self._as_hidden(starts) if starts else self.zero_state(B)
+        rows = given.transpose(0, 1) if self.batch_first else given
+        outs, last = self.run(rows, hidden, through=run)
         out = ops.as_output(outs[-1], batch_first=self.batch_first)
         if not is_single:
             return out, last
@@ -236,7 +284,9 @@ class Recurrent(RNNBase):
             return None
         return parts if self.states > 1 else parts[0]
 
-    def _forward_packed(self, given: PackedSequence, starts: tuple[Tensor, ...]) -> tuple[Any, Any]:
+    def _forward_packed(
+        self, given: PackedSequence, starts: tuple[Tensor, ...], run: Run
+    ) -> tuple[Any, Any]:
         rows, sizes, order, back = given
         hidden = self._as_hidden(starts)
         if hidden is None:
@@ -244,7 +294,7 @@ class Recurrent(RNNBase):
         else:
             hidden = self.permute_hidden(hidden, order)
         self.check_forward_args(rows, hidden, sizes)
-        outs, last = self.run(rows, hidden, Layout(sizes))
+        outs, last = self.run(rows, hidden, Layout(sizes), through=run)
         out = ops.as_output(outs[-1], batch_first=False)
         return PackedSequence(out, sizes, order, back), self.permute_hidden(last, back)  # type: ignore[arg-type]
 
@@ -253,6 +303,23 @@ class Recurrent(RNNBase):
         twin: nn.Module = copy.copy(self)
         twin.__class__ = self.torch_layer
         return twin
+
+
+@lru_cache(maxsize=1024)
+def _shapes(
+    sizes: tuple[int, int, int, int], layers: int, heads: int, has_bias: bool
+) -> list[tuple[int, ...]]:
+    """Return the shapes of the weights, one layer and direction after the other.
+
+    sizes: I, H, G, and how wide h is projected, or 0.
+    """
+    inputs, H, G, projected = sizes
+    R, shapes = projected or H, list[tuple[int, ...]]()
+    for i in range(layers * heads):
+        shapes += [(G, inputs if i < heads else R * heads), (G, R)]
+        shapes += [(G,), (G,)] if has_bias else []
+        shapes += [(R, H)] if projected else []
+    return shapes
 
 
 def _is_whole(packed: PackedSequence) -> bool:
@@ -333,7 +400,7 @@ class LSTM(Recurrent):
         return by_name.recipe("lstm", W, V)
 
     def _by_torch(self, *arguments: Any) -> Any:
-        if not torch.compiler.is_compiling() and not self._has_its_shapes():
+        if not torch.compiler.is_compiling() and not self._has_its_shapes(self._weights()):
             raise BpttError(
                 "a weight of the LSTM has another shape than it was made with, for which "
                 "torch.nn.LSTM would read what is not there; expected "

@@ -8,16 +8,21 @@
 namespace BPTT_ISA {
 
 // pᵗ = b + U xᵗ, of width G, for a share of the batch, in memory for the steps at hand alone. xᵗ is a row
-// of x, (N, I), or stands for a token, (N), from 0 to I − 1, or −1 for none; b may be null. Where x is given
-// U is (G, I), where tokens are it is (I, G); else p is given.
+// of x, (N, I), or stands for a token, (N), from 0 to I − 1, or −1 for none; b = b_ih + b_hh, of which either
+// may be null. Where x is given U is (G, I), where tokens are it is (I, G); else p is given.
 template <class F> class Input {
  public:
   Input(const Sequence &s, Share share, int I, int G, const Run<F> &net)
-      : s(s), share(share), I(I), G(G), x(net.x), tokens(net.tokens), U(net.U), b(net.b),
-        p(net.p), projects(net.x || net.tokens), is_packed(net.x && s.rows_of(share) >= rows_to_pack),
-        panels(net.U, is_packed ? I : 0, is_packed ? G : 0, 1, I) {
+      : s(s), share(share), I(I), G(G), x(net.x), tokens(net.tokens), U(net.U), p(net.p),
+        projects(net.x || net.tokens), is_packed(net.x && s.rows_in_all() >= rows_to_pack<F>(I, G)),
+        panels(net.x ? I : 0, net.x ? G : 0, is_packed) {
+    if (is_packed && panels.ready()) panels.pack(U, 0, I, 0, G, 1, I);
     int64_t rows = enough_rows + s.B > share.rows() ? enough_rows + s.B : share.rows();
-    if (projects) projected = static_cast<F *>(take(rows * G * sizeof(F)));
+    if (!projects) return;
+    projected = static_cast<F *>(take((rows + 1) * G * sizeof(F)));
+    if (!projected) return;
+    bias = projected + rows * G;
+    for (int g = 0; g < G; g++) bias[g] = (net.b_ih ? net.b_ih[g] : F(0)) + (net.b_hh ? net.b_hh[g] : F(0));
   }
   ~Input() { give(projected); }
   Input(const Input &) = delete;
@@ -42,8 +47,7 @@ template <class F> class Input {
     int64_t rows = steps > 1 ? steps * s.B : s.end_of(share, t) - share.first;
     first_row = first;
     auto put = [&](int64_t row, int column, Vec<F> value, int n) {
-      Vec<F> bias = b ? load<F>(b + column, n) : Vec<F>{};
-      store<F>(projected + row * G + column, value + bias, n);
+      store<F>(projected + row * G + column, value + load<F>(bias + column, n), n);
     };
     if (is_packed) return product(x + first * I, I, int(rows), panels, put);
     if (x) return product(x + first * I, I, int(rows), Matrix<F>{U, I, G, 1, I}, 0, put);
@@ -61,10 +65,10 @@ template <class F> class Input {
   const int I, G;
   const F *x;
   const int64_t *tokens;
-  const F *U, *b, *p;
+  const F *U, *p;
   const bool projects, is_packed;
   Panels<F> panels;
-  F *projected = nullptr;
+  F *projected = nullptr, *bias = nullptr;
   int64_t done = 0, first_row = 0;
 };
 

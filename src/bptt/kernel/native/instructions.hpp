@@ -81,12 +81,37 @@ static inline __attribute__((always_inline)) void each(const Instruction &i, con
   }
 }
 
+// The same where some arguments have one number a row.
+template <int N, class F, class Op>
+static void each_spread(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows, Op op) {
+  constexpr int L = lanes<F>;
+  for (int64_t r = 0; r < rows; r++) {
+    const F *from[3];
+    Vec<F> v[3];
+    bool is_spread[3];
+    for (int k = 0; k < N; k++) {
+      from[k] = f.of(i.args[k], row) + r * f.stride[i.args[k].array];
+      is_spread[k] = i.spread >> k & 1;
+      v[k] = splat<F>(*from[k]);
+    }
+    F *out = f.of(i.out, row) + r * f.stride[i.out.array];
+    for (int64_t c = 0; c < i.width; c += L) {
+      int n = i.width - c < L ? int(i.width - c) : L;
+      for (int k = 0; k < N; k++)
+        if (!is_spread[k]) v[k] = load<F>(from[k] + c, n);
+      store<F>(out + c, op(v), n);
+    }
+  }
+}
+
 template <class F> static F sum_of(const F *row, int64_t width) {
-  Vec<F> sums = {};
-  for (int64_t c = 0; c < width; c += lanes<F>) sums += load<F>(row + c, width - c < lanes<F> ? int(width - c) : lanes<F>);
-  double sum = 0;
-  for (int lane = 0; lane < lanes<F>; lane++) sum += sums[lane];
-  return F(sum);
+  constexpr int L = lanes<F>;
+  Vec<F> sums[4] = {};
+  int64_t c = 0;
+  for (; c + 4 * L <= width; c += 4 * L)
+    for (int k = 0; k < 4; k++) sums[k] += load<F>(row + c + k * L, L);
+  for (; c < width; c += L) sums[0] += load<F>(row + c, width - c < L ? int(width - c) : L);
+  return total<F>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
 // The operations along a row: to one number, from one, and the sum of all rows.
@@ -122,7 +147,12 @@ enum Op {
 template <class F>
 static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows, const double *constants) {
   using V = Vec<F>;
-#define EACH(N, expression) return each<N>(i, f, row, rows, [&](const V *v) -> V { return expression; })
+#define EACH(N, expression)                             \
+  do {                                                  \
+    auto op = [&](const V *v) -> V { return expression; }; \
+    if (i.spread) return each_spread<N>(i, f, row, rows, op); \
+    return each<N>(i, f, row, rows, op);                \
+  } while (0)
   switch (i.op) {
     case COPY: EACH(1, v[0]);
     case ADD: EACH(2, v[0] + v[1]);

@@ -18,23 +18,24 @@
 #include <utility>
 #include <vector>
 
+#include "memory.hpp"
 #include "table.hpp"
 
 namespace nb = nanobind;
 
 static std::atomic<int64_t> bytes_taken{0};  // since Python last asked
 
-// Each block begins with its size. Large ones are the system's own, so that they leave no holes in the
-// heap: what a budget of memory is held to is how far the process grows.
-constexpr size_t head = 64, large = 1 << 20;
+constexpr size_t head = 64;  // each block begins with its size
 
 static size_t whole(size_t bytes) { return (bytes + head + 63) / 64 * 64; }
 
+void count_as_taken(size_t bytes) { bytes_taken += int64_t(bytes); }
+
 void *take(size_t bytes) {
-  bytes_taken += int64_t(bytes);
+  count_as_taken(bytes);
   size_t size = whole(bytes);
   void *block = size < large ? aligned_alloc(64, size)
-                             : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+                             : mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
   if (!block || block == MAP_FAILED) return nullptr;
   *static_cast<size_t *>(block) = size;
   return static_cast<char *>(block) + head;
@@ -198,6 +199,7 @@ template <class F> class Bound {
            reinterpret_cast<const F *>(input[2]),
            reinterpret_cast<const F *>(input[3]),
            reinterpret_cast<const F *>(input[4]),
+           reinterpret_cast<const F *>(input[5]),
            rows_at<const F>(starts),
            rows_at<F>(states),
            rows_at<F>(saved),

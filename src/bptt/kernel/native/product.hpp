@@ -1,8 +1,9 @@
 // Rows times a matrix that was packed into panels: the one product behind every recurrence.
 #pragma once
 
-#include "memory.hpp"
+#include <utility>  // for integer_sequence, which has no functions
 
+#include "memory.hpp"
 #include "simd.hpp"
 
 namespace BPTT_ISA {
@@ -22,10 +23,11 @@ template <class F> class Panels {
     if (values) pack(matrix, 0, K, 0, N, k_stride, n_stride);
   }
 
-  // To be packed block by block.
-  Panels(int K, int N) : K(K), N(N), count((N + width - 1) / width) {
-    size_t bytes = (size_t)count * K * width * sizeof(F);
-    values = static_cast<F *>(take((bytes + 63) / 64 * 64 + 64));
+  // To be packed block by block; or not, for few rows.
+  Panels(int K, int N, bool is_packed = true) : K(is_packed ? K : 0), N(N), count((N + width - 1) / width) {
+    size_t bytes = ((size_t)count * K * width * sizeof(F) + 63) / 64 * 64 + 64;
+    values = static_cast<F *>(take(is_packed ? bytes : 64));
+    if (!is_packed) count_as_taken(bytes);
   }
 
   // Packs a block of `rows` × `columns`, which stands from row k and column n on, a multiple of width;
@@ -35,6 +37,9 @@ template <class F> class Panels {
     for (int from = 0; from < columns; from += width) {
       F *panel = values + (int64_t)(n + from) / width * K * width;
       int valid = columns - from < width ? columns - from : width;
+      for (int r = 0; n_stride == 1 && valid == width && r < rows; r++)
+        std::memcpy(panel + (int64_t)(k + r) * width, block + r * k_stride + from, width * sizeof(F));
+      if (n_stride == 1 && valid == width) continue;
       for (int k0 = 0; k0 < rows; k0 += tile) {
         int k1 = k0 + tile < rows ? k0 + tile : rows;
         for (int c = 0; c < width; c++)
@@ -72,6 +77,29 @@ static inline auto panel_of(Finish &finish, int column, int count, long) {
   };
 }
 
+// sums = `M` rows of a, `stride` apart, times P panels, each K rows that lie `step` apart.
+template <int M, int P, class F>
+static inline __attribute__((always_inline)) void multiply_block(const F *a, int64_t stride, const F *const *panel,
+                                                                 int64_t step, int K, Vec<F> (&sum)[M][P][2]) {
+  constexpr int L = lanes<F>;
+  for (int i = 0; i < M; i++)
+    for (int p = 0; p < P; p++) sum[i][p][0] = sum[i][p][1] = Vec<F>{};
+  for (int k = 0; k < K; k++) {
+    Vec<F> b[P][2];
+    for (int p = 0; p < P; p++) {
+      b[p][0] = load<F>(panel[p] + k * step, L);
+      b[p][1] = load<F>(panel[p] + k * step + L, L);
+    }
+    for (int i = 0; i < M; i++) {
+      Vec<F> x = splat<F>(a[i * stride + k]);
+      for (int p = 0; p < P; p++) {
+        sum[i][p][0] += x * b[p][0];
+        sum[i][p][1] += x * b[p][1];
+      }
+    }
+  }
+}
+
 // `M` rows of a, `stride` apart, times P panels from q on. Each vector of the result goes
 // to finish; see panel_of.
 template <int M, int P, class F, class Finish>
@@ -82,22 +110,7 @@ static inline __attribute__((always_inline)) void block(const F *a, int64_t stri
   const F *panel[P];
   Vec<F> sum[M][P][2];
   for (int p = 0; p < P; p++) panel[p] = m.panel(q + p);
-  for (int i = 0; i < M; i++)
-    for (int p = 0; p < P; p++) sum[i][p][0] = sum[i][p][1] = Vec<F>{};
-  for (int k = 0; k < m.K; k++) {
-    Vec<F> b[P][2];
-    for (int p = 0; p < P; p++) {
-      b[p][0] = load<F>(panel[p] + k * 2 * L, L);
-      b[p][1] = load<F>(panel[p] + k * 2 * L + L, L);
-    }
-    for (int i = 0; i < M; i++) {
-      Vec<F> x = splat<F>(a[i * stride + k]);
-      for (int p = 0; p < P; p++) {
-        sum[i][p][0] += x * b[p][0];
-        sum[i][p][1] += x * b[p][1];
-      }
-    }
-  }
+  multiply_block<M, P>(a, stride, panel, 2 * L, m.K, sum);
   for (int p = 0; p < P; p++) {
     const int column = 2 * (q + p) * L, left = m.N - column;
     auto put = panel_of<F>(finish, column, left < 2 * L ? left : 2 * L, 0);
@@ -145,61 +158,98 @@ template <class F> struct Matrix {
   int64_t down, across;
 };
 
-// How many rows make it worth while to pack a matrix: below, reading it as it lies costs less.
-constexpr int64_t rows_to_pack = 6;
-
-template <class F> static inline F total(Vec<F> values) {
-  F sum = 0;
-  for (int lane = 0; lane < lanes<F>; lane++) sum += values[lane];
-  return sum;
+// How many rows make it worth while to pack a K×N matrix: below, reading it as it lies costs less. What is
+// large is packed into memory that the system has yet to give, page by page.
+template <class F> constexpr int64_t rows_to_pack(int64_t K, int64_t N) {
+  return K * N * int64_t(sizeof(F)) < int64_t(large) ? 48 : 256;
 }
 
-// z times `M` columns that lie `across` apart, each of K numbers side by side.
-template <int M, class F> static inline void dots(const F *z, const F *columns, int64_t across, int K, F *out) {
+// A vector whose lanes, in groups of 2 × half, have changed places with those half a group away.
+template <int half, class F, int... lane>
+static inline Vec<F> swapped(Vec<F> v, std::integer_sequence<int, lane...>) {
+  return __builtin_shufflevector(v, v, (lane ^ half)...);
+}
+
+template <class F, int half = lanes<F> / 2> static inline F total(Vec<F> values) {
+  if constexpr (half > 0) {
+    values += swapped<half, F>(values, std::make_integer_sequence<int, lanes<F>>{});
+    return total<F, half / 2>(values);
+  }
+  return values[0];
+}
+
+// How many rows a block of dot products takes, so that its sums with four columns stay in registers.
+constexpr int rows_of_dots = BPTT_VECTOR_BYTES == 64 ? 6 : 3;
+
+// `M` rows z, `stride` apart, times C columns that lie `across` apart, each of K numbers side by side.
+template <int M, int C, class F>
+static inline void dots(const F *z, int64_t stride, const F *columns, int64_t across, int K, F *out, int64_t out_stride) {
   constexpr int L = lanes<F>;
-  Vec<F> sums[M] = {};
+  Vec<F> sums[M][C] = {};
+  auto add = [&](int k, int count) __attribute__((always_inline)) {
+    Vec<F> x[M];
+    for (int m = 0; m < M; m++) x[m] = load<F>(z + m * stride + k, count);
+    for (int c = 0; c < C; c++) {
+      Vec<F> column = load<F>(columns + c * across + k, count);
+      for (int m = 0; m < M; m++) sums[m][c] += x[m] * column;
+    }
+  };
   int k = 0;
-  for (; k + L <= K; k += L) {
-    Vec<F> x = load<F>(z + k, L);
-    for (int m = 0; m < M; m++) sums[m] += x * load<F>(columns + m * across + k, L);
+  for (; k + L <= K; k += L) add(k, L);
+  if (k < K) add(k, K - k);
+  for (int m = 0; m < M; m++)
+    for (int c = 0; c < C; c++) out[m * out_stride + c] = total<F>(sums[m][c]);
+}
+
+// `M` rows times up to two vectors' width of columns of a matrix as it lies.
+template <int M, class F, class Put>
+static inline void rows_as_they_lie(const F *z, int64_t stride, const Matrix<F> &m, int column, int count, int row, Put &put) {
+  constexpr int L = lanes<F>, width = 2 * L;
+  const F *columns = m.at + column * m.across;
+  if (m.across == 1 && count == width) {
+    Vec<F> sum[M][1][2];
+    multiply_block<M, 1>(z, stride, &columns, m.down, m.K, sum);
+    for (int i = 0; i < M; i++) put(row + i, sum[i][0]);
+    return;
   }
-  if (k < K) {
-    Vec<F> x = load<F>(z + k, K - k);
-    for (int m = 0; m < M; m++) sums[m] += x * load<F>(columns + m * across + k, K - k);
+  F numbers[M][width] = {};
+  int c = 0;
+  if constexpr (M <= rows_of_dots) {
+    if (m.down == 1) {
+      for (; M == 1 && c + 8 <= count; c += 8)  // one row alone leaves the adders idle
+        dots<M, 8>(z, stride, columns + c * m.across, m.across, m.K, &numbers[0][c], width);
+      for (; c + 4 <= count; c += 4)
+        dots<M, 4>(z, stride, columns + c * m.across, m.across, m.K, &numbers[0][c], width);
+    }
   }
-  for (int m = 0; m < M; m++) out[m] = total<F>(sums[m]);
+  for (; c < count; c++)
+    for (int i = 0; i < M; i++)
+      for (int k = 0; k < m.K; k++) numbers[i][c] += z[i * stride + k] * columns[c * m.across + k * m.down];
+  for (int i = 0; i < M; i++) {
+    Vec<F> sums[2] = {load<F>(numbers[i], L), load<F>(numbers[i] + L, L)};
+    put(row + i, sums);
+  }
+}
+
+template <int M, class F, class Put>
+static inline void rows_of(int rows, const F *z, int64_t stride, const Matrix<F> &m, int column, int count, int row, Put &put) {
+  if constexpr (M > 0) {
+    if (rows == M) return rows_as_they_lie<M>(z, stride, m, column, count, row, put);
+    return rows_of<M - 1>(rows, z, stride, m, column, count, row, put);
+  }
 }
 
 // The same product of few rows with a matrix that is not packed, as columns `first` and on of the result.
 template <class F, class Finish>
 static void product(const F *a, int64_t stride, int rows, const Matrix<F> &m, int first, Finish &&finish) {
-  constexpr int L = lanes<F>, width = 2 * L;
+  constexpr int width = 2 * lanes<F>;
+  const int most = m.across == 1 ? most_rows : rows_of_dots, parts = (rows + most - 1) / most;
   for (int n = 0; n < m.N; n += width) {
-    const int count = m.N - n < width ? m.N - n : width, low = count < L ? count : L, high = count - low;
-    const F *columns = m.at + n * m.across;
+    const int count = m.N - n < width ? m.N - n : width;
     auto put = panel_of<F>(finish, first + n, count, 0);
-    for (int row = 0; row < rows; row++) {
-      const F *z = a + row * stride;
-      Vec<F> sums[2] = {};
-      if (m.across == 1) {
-        for (int k = 0; k < m.K; k++) {
-          Vec<F> x = splat<F>(z[k]);
-          sums[0] += x * load<F>(columns + k * m.down, low);
-          if (high > 0) sums[1] += x * load<F>(columns + k * m.down + L, high);
-        }
-      } else {
-        F numbers[width] = {};
-        for (int c = 0; c < count; c += 4) {
-          if (m.down == 1 && c + 4 <= count) {
-            dots<4>(z, columns + c * m.across, m.across, m.K, numbers + c);
-            continue;
-          }
-          for (int i = c; i < count && i < c + 4; i++)
-            for (int k = 0; k < m.K; k++) numbers[i] += z[k] * columns[i * m.across + k * m.down];
-        }
-        sums[0] = load<F>(numbers, L), sums[1] = load<F>(numbers + L, L);
-      }
-      put(row, sums);
+    for (int i = 0; i < parts; i++) {
+      int from = rows * i / parts, to = rows * (i + 1) / parts;
+      rows_of<most_rows>(to - from, a + from * stride, stride, m, n, count, from, put);
     }
   }
 }

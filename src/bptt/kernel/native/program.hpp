@@ -19,6 +19,7 @@ struct Instruction {
   int32_t op, width;
   Operand out, args[3];
   int32_t number;  // which of the constants, where the operation has one
+  int32_t spread;  // a bit for each argument: whether it has one number a row, for all columns
 };
 
 // Columns of a product: where they go, and the rows and the vector that are added to them.
@@ -95,7 +96,7 @@ template <class F> struct Weight {
 template <class F> struct Run {
   const F *x;
   const int64_t *tokens;
-  const F *U, *b;
+  const F *U, *b_ih, *b_hh;
   const F *p;  // given, if neither x nor tokens are
   List<const F *> starts;  // (farthest, B, width): the state before the first step, the one before it, …
   List<F *> states;

@@ -29,7 +29,8 @@ struct Sequence {
     int64_t n = rows_at(t);
     return n < share.last ? (n > share.first ? n : share.first) : share.last;
   }
-  // How many rows the share has over all steps.
+  // How many rows there are over all steps; and of them, how many the share has.
+  int64_t rows_in_all() const { return rows_of({0, B}); }
   int64_t rows_of(Share share) const {
     int64_t total = rows ? 0 : T * share.rows();
     for (int64_t t = 0; rows && t < T; t++) total += end_of(share, t) - share.first;

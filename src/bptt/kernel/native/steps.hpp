@@ -38,7 +38,7 @@ template <class F> class Matrices {
  public:
   // rows: how many they will be multiplied with in all.
   Matrices(const Program &program, List<Weight<F>> weights, int64_t rows)
-      : program(program), weights(weights), rows(rows), count(program.products.count) {
+      : program(program), weights(weights), count(program.products.count) {
     panels = static_cast<Panels<F> *>(take((count + 1) * sizeof(Panels<F>)));
     for (; panels && made < count; made++) {
       const Product &product = program.products[made];
@@ -47,10 +47,12 @@ template <class F> class Matrices {
         K = product.is_back ? K + block.columns : block.rows;
         N = product.is_back ? block.rows : N + whole(block.columns);
       }
-      Panels<F> *packed = new (panels + made) Panels<F>(is_packed(product) ? K : 0, N);
+      // Several blocks one below another are one matrix only when they are packed.
+      bool packs = rows >= rows_to_pack<F>(K, N) || (product.is_back && product.blocks.count > 1);
+      Panels<F> *packed = new (panels + made) Panels<F>(K, N, packs);
       int at = 0;
       for (const Block &block : program.blocks.of(product.blocks)) {
-        if (!is_packed(product) || !packed->ready()) break;
+        if (!packs || !packed->ready()) break;
         Matrix<F> m = matrix(block, product.is_back);
         packed->pack(m.at, product.is_back ? at : 0, m.K, product.is_back ? 0 : at, m.N, m.down, m.across);
         at += product.is_back ? m.K : whole(m.N);
@@ -74,7 +76,7 @@ template <class F> class Matrices {
   // Rows z, `stride` apart, times the i-th product's matrices.
   template <class Finish> void multiply(int i, const F *z, int64_t stride, int rows, Finish finish) const {
     const Product &product = program.products[i];
-    if (is_packed(product)) return ::BPTT_ISA::product(z, stride, rows, panels[i], finish);
+    if (panels[i].K > 0) return ::BPTT_ISA::product(z, stride, rows, panels[i], finish);
     int column = 0;
     for (const Block &block : program.blocks.of(product.blocks)) {
       ::BPTT_ISA::product(z, stride, rows, matrix(block, product.is_back), column, finish);
@@ -83,10 +85,6 @@ template <class F> class Matrices {
   }
 
  private:
-  // Several blocks one below another are one matrix only when they are packed.
-  bool is_packed(const Product &product) const {
-    return rows >= rows_to_pack || (product.is_back && product.blocks.count > 1);
-  }
   Matrix<F> matrix(const Block &block, bool is_back) const {
     const Weight<F> &w = weights[block.weight];
     const F *from = w.at + block.row * w.down + block.column * w.across;
@@ -98,7 +96,6 @@ template <class F> class Matrices {
 
   const Program &program;
   const List<Weight<F>> weights;
-  const int64_t rows;
   const int count;
   int made = 0;
   Panels<F> *panels;
@@ -116,7 +113,7 @@ struct Origin {
 template <class F> class Steps {
  public:
   Steps(const Program &program, const Sequence &s, Share share, const Run<F> &run)
-      : program(program), s(s), share(share), run(run), matrices(program, run.weights, s.rows_of(share)) {
+      : program(program), s(s), share(share), run(run), matrices(program, run.weights, s.rows_in_all()) {
     for (const Instruction &i : program.instructions) widest = i.width > widest ? i.width : widest;
     block = block_numbers<F> / widest;
     if (block < 1) block = 1;
@@ -330,7 +327,7 @@ template <class F> class Steps {
       if (part.vector.array >= 0) target.vector = frame.of(part.vector, 0);
     }
     Finish finish{slot_of, targets};
-matrices.multiply(which, frame.of(product.z, 0), frame.stride[product.z.array], rows, finish);
+    matrices.multiply(which, frame.of(product.z, 0), frame.stride[product.z.array], rows, finish);
   }
 
   const Matrices<F> matrices;
