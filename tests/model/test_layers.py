@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import PackedSequence, pack_sequence
 
 import bptt
 from bptt.kernel import binding
+from bptt.model import layers
 from tests.oracles import FLOAT64
 
 PAIRS = {
@@ -120,6 +121,44 @@ def test_runs_on_the_kernel(cell: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(binding, "call", lambda *a: called.append(a[0]) or original(*a))
     ours(torch.randn(T, B, I).double())
     assert called == ["loop_forward"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "shape", "grad", "by_torch"),
+    [
+        ("RNN", (1, 1, 3), False, True),
+        ("GRU", (1, 4, 3), False, True),
+        ("GRU", (1, 3), False, True),
+        ("GRU", (1, 5, 3), False, False),
+        ("RNN", (2, 1, 3), False, False),
+        ("RNN", (1, 1, 3), True, False),
+        ("LSTM", (1, 1, 3), False, False),
+        ("LSTM", (7, 1, 3), True, True),
+        ("LSTM", (2, 3, 3), True, False),
+    ],
+)
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_torchs_layer_serves_where_it_is_the_faster_one(
+    cell: str,
+    shape: tuple[int, ...],
+    grad: bool,
+    by_torch: bool,
+    batch_first: bool,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(layers, "LARGE_LSTM", 7)
+    theirs = getattr(nn, cell)(3, 8, batch_first=batch_first)
+    ours, calls = copy.deepcopy(theirs), []
+    bptt.accelerate(nn.ModuleList([ours]))
+    forward = type(theirs).forward
+    monkeypatch.setattr(
+        type(theirs), "forward", lambda *given: (calls.append(given), forward(*given))[1]
+    )
+    x = torch.randn(shape)
+    x = x.transpose(0, 1) if batch_first and x.ndim == 3 else x
+    with torch.set_grad_enabled(grad):
+        torch.testing.assert_close(ours(x), forward(theirs, x))
+    assert bool(calls) == by_torch
 
 
 def test_complaints_are_torchs() -> None:

@@ -82,7 +82,7 @@ def _shapes(place: int, *arguments: Any) -> list[Tensor]:
     rows, like = source.rows, starts[0]
     (width, _), *others = step.shape.states
     arrays = [like.new_empty(*rows, other) for other, _ in others]
-    saved = [like.new_empty(*rows, kept) for kept in step.saved_widths]
+    saved = step.room_for_saved(like, rows.numel())
     ends = [start.new_empty(*start.shape) for start in starts]
     return [like.new_empty(*rows, width), *ends, *arrays, *saved]
 

@@ -114,16 +114,35 @@ class NativeStep:
     def _backward(self) -> Any:
         return encoded(lower_backward(self.gradient, self.shape), self.shape)
 
-    @cached_property
-    def saved_widths(self) -> list[int]:
-        """How wide each value is that the forward pass keeps for the gradient."""
-        return [self.program.values[line].width for line in self.gradient.saved]
+    def room_for_saved(self, like: Tensor, rows: int) -> list[Tensor]:
+        """Return memory for what the forward pass keeps for so many rows: one tensor, or none."""
+        *_, end = self._places_of_saved(rows)
+        return [like.new_empty(end)] if self.gradient.saved else []
+
+    def _places_of_saved(self, rows: int) -> list[int]:
+        """Return where each value begins that is kept, in numbers, and where the last one ends."""
+        places = [0]
+        for line in self.gradient.saved:
+            size = rows * self.program.values[line].width
+            places.append(places[-1] + (size + 15) // 16 * 16)  # a new one in a new line of cache
+        return places
+
+    def _addresses_of_saved(self, saved: Sequence[Tensor], rows: int) -> list[int]:
+        return [
+            address(tensor) + place * tensor.element_size()
+            for tensor in saved
+            for place in self._places_of_saved(rows)[:-1]
+        ]
 
     @cached_property
     def _operations(self) -> int:
         """How many multiplications and additions a row takes in products."""
         values = self.program.values
         return sum(2 * v.width * values[v.args[0]].width for v in values if v.op == "product")
+
+    @cached_property
+    def _has_relu(self) -> bool:
+        return any(value.op == "relu" for value in self.program.values)
 
     @cached_property
     def _has_above(self) -> list[bool]:
@@ -143,7 +162,7 @@ class NativeStep:
         return tuple(run_once(self.program, self.lengths, [p, *parts], matrices))
 
     def forward(self, inputs: Inputs, *, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
-        """Return every state at every step, and what the backward pass needs beside them.
+        """Return every state at every step, and what the backward pass needs beside them, in one.
 
         Without keep only the first state is there at every step, and of the others, if they are
         read one step back alone, the last two, (2, B, width).
@@ -155,13 +174,14 @@ class NativeStep:
         arrays = [like.new_empty((*rows, states[0][0]))]
         for width, _ in states[1:]:
             arrays.append(like.new_empty((2, B, width) if is_ring else (*rows, width)))
-        saved = [like.new_empty((*rows, width)) for width in self.saved_widths] if keep else []
+        saved = self.room_for_saved(like, rows.numel()) if keep else []
         program = self._forward_that_keeps if keep else self._forward
         starts = _contiguous(starts)
         head, held = self._head(source, B, layout)
         of_x, alive = _input(source)
         of_weights = self._weights(weights)
-        arguments = [*map(addresses, (starts, arrays, saved)), of_weights, is_ring]
+        of_saved = self._addresses_of_saved(saved, rows.numel())
+        arguments = [*map(addresses, (starts, arrays)), of_saved, of_weights, is_ring]
         binding.call("loop_forward", like.dtype, program, *head, of_x, *arguments)
         del held, alive
         return arrays, saved
@@ -214,7 +234,7 @@ class NativeStep:
             of_x_and_U,
             addresses(starts),
             addresses(states),
-            addresses(saved),
+            self._addresses_of_saved(saved, source.rows.numel()),
             self._weights(weights),
             addresses(above),
             addresses(arrived),
@@ -223,7 +243,7 @@ class NativeStep:
             [w.numel() for w in weights],
             0.0 if omega is None else omega.weight,
             address(of_omega),
-            any(v.op == "relu" for v in self.program.values),
+            self._has_relu,
         )
         del held, alive
         if omega is not None and of_omega is not None:

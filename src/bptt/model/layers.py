@@ -45,6 +45,8 @@ GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
 """How many rows of a weight a hidden unit has."""
 ROWS_OF_ONE_STEP = 4
 """Up to how many sequences torch's RNN and GRU take one step of faster than ours."""
+LARGE_LSTM = 1000
+"""From how many units, and rows, on torch's LSTM is faster than ours."""
 
 
 class Recurrent(RNNBase):
@@ -186,7 +188,7 @@ class Recurrent(RNNBase):
         of Tensor, shapes that do not fit) goes by torch's, which also has the right error.
         """
         packed = isinstance(input, PackedSequence)
-        if not packed and self._is_one_step(input):
+        if not packed and self._is_torchs(input):
             return self._by_torch(input, hx)
         starts = () if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         run = self._ours(input.data if packed else input, starts)
@@ -201,18 +203,19 @@ class Recurrent(RNNBase):
     def _by_torch(self, *arguments: Any) -> Any:
         return self.torch_layer.forward(self, *arguments)
 
-    def _is_one_step(self, rows: Any) -> bool:
-        """Return whether these are one step of a few sequences, to which no gradient will go.
+    def _is_torchs(self, rows: Any) -> bool:
+        """Return whether torch's layer is the faster one for these, as benchmarks/ measure it.
 
-        That takes torch's layer as long as our checks alone, unless it is an LSTM
-        (benchmarks/steps.py measures it).
+        It is for one step of a few sequences, to which no gradient goes, since that takes as long
+        as our checks alone (steps.py); but for LSTMs, for many steps of large ones (layers.py).
         """
-        if self.states > 1 or torch.is_grad_enabled() or not isinstance(rows, Tensor):
+        if not isinstance(rows, Tensor) or rows.ndim not in (2, 3):
             return False
-        if rows.ndim == 3:
-            steps, sequences = rows.shape[:2] if not self.batch_first else rows.shape[1::-1]
-            return bool(steps == 1 and sequences <= ROWS_OF_ONE_STEP)
-        return rows.ndim == 2 and len(rows) == 1
+        sequences = 1 if rows.ndim == 2 else rows.shape[0 if self.batch_first else 1]
+        steps = len(rows) if rows.ndim == 2 else rows.shape[1 if self.batch_first else 0]
+        if self.states > 1:
+            return bool(self.hidden_size >= LARGE_LSTM and steps * sequences >= LARGE_LSTM)
+        return steps == 1 and sequences <= ROWS_OF_ONE_STEP and not torch.is_grad_enabled()
 
     def _ours(self, rows: Any, starts: tuple[Any, ...]) -> Run | None:
         """Return what runs our layers on these rows and this state; None where torch's layer does.
