@@ -40,7 +40,7 @@ KINDS = {
     "table": f"table.csv {SHORT} --window 20 --target load --inputs wind",
     "sequences": f"sequences.npz {SHORT} --batch 4",
     "task": f"task:order {SHORT} --length 30 --no-stop-when-solved",
-    "memory": f"text.txt {SHORT} --batch 4 --window none --memory 40kB --steps-per-update 20",
+    "memory": f"text.txt {SHORT} --batch 4 --window none --memory 64kB --steps-per-update 20",
     "sampling": f"table.csv {SHORT} --cell gru --window 20 --forcing-end 0.2 --dropout 0.1",
 }
 PRELOADED = ["__main__", "torch._dynamo", "polars", "bptt.cli.train", "bptt.training.fit"]
