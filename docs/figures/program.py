@@ -61,7 +61,7 @@ def draw(figure: go.Figure, program: Program, row: int) -> None:
         beside[depth[line]] = beside.get(depth[line], 0) + 1
         apart = (count - 1) / 2 - beside[depth[line]] + 1
         places[line] = (depth[line], apart + (0.4 if depth[line] % 2 else -0.4))
-    results = {line: name for name, line in reversed(program.results.items())}
+    results = {line: name for name, line in [*program.results.items()][::-1]}
     for line in shown:
         value, (x, y) = program.values[line], places[line]
         constants = [
