@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral, Real
 
+MOST_WHOLE = 2**63 - 1
+"""The largest whole number that a tensor, a file or a loop can be asked for."""
 MOST_LINE = 600
 """Characters of a message; what is longer loses its middle."""
 
@@ -108,8 +110,10 @@ def require_choice(name: str, got: object, choices: Sequence[str]) -> None:
 def require_whole(name: str, got: object, least: int, most: int | None = None) -> None:
     """Raise BpttError unless `got` is a whole number from `least` to `most`."""
     whole = isinstance(got, Integral) and not isinstance(got, bool)
-    if not whole or got < least or (most is not None and got > most):  # type: ignore[operator]
+    if not whole or not least <= got <= (MOST_WHOLE if most is None else most):  # type: ignore[operator]
+        is_huge = whole and got > MOST_WHOLE  # type: ignore[operator]
         span = f"of at least {least}" if most is None else f"from {least} to {most}"
+        span += ", below 2⁶³" if most is None and is_huge else ""
         raise BpttError(f"{name} is {shown(got)}; expected a whole number {span}")
 
 
@@ -186,9 +190,17 @@ def require_kind(name: str, got: object, kinds: type | tuple[type, ...], expecte
 
 
 def require_number(name: str, got: object, expected: str = "a number") -> None:
-    """Raise BpttError unless `got` is a real number, which nan is not."""
-    if not isinstance(got, Real) or got != got:  # noqa: PLR0124 (only nan differs from itself)
+    """Raise BpttError unless `got` is a real number, which nan is not, and a float can hold it."""
+    if not isinstance(got, Real) or got != got or not _fits_float(got):  # noqa: PLR0124 (nan does)
         raise BpttError(f"{name} is {shown(got)}; expected {expected}")
+
+
+def _fits_float(number: Real) -> bool:
+    try:
+        float(number)
+    except OverflowError:
+        return False
+    return True
 
 
 def require_flag(name: str, got: object) -> None:

@@ -20,8 +20,8 @@ from torch.utils import _pytree as pytree
 
 from bptt.errors import BpttError, as_bytes, require_choice, require_window
 from bptt.gradient import chunks
-from bptt.gradient.memory import copies_of_gradients, measure
-from bptt.gradient.plan import choose, device_of, parallel_rows, require_model
+from bptt.gradient.memory import Costs, copies_of_gradients, measure
+from bptt.gradient.plan import choose, choose_by, device_of, parallel_rows, require_model
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
 from bptt.gradient.truncation import Truncation, sweep_windows
@@ -96,9 +96,15 @@ def backward(
     copies = copies_of_gradients(leaves)
     with _unchanged_on_failure(leaves), torch.enable_grad(), units_dropped(net):
         if window is None or window >= sequences.T:
-            costs = None if budget is None else measure(net, sequences, state, budget)
-            costs = costs and costs.with_reserved(copies)
-            plan = choose(costs, sequences.T, budget, rows=parallel_rows(net, sequences))
+            rows = parallel_rows(net, sequences)
+
+            def costs(budget: int) -> Costs:
+                return measure(net, sequences, state, budget).with_reserved(copies)
+
+            if budget is None:
+                plan = choose(None, sequences.T, None, rows=rows)
+            else:
+                plan = choose_by(costs, sequences.T, budget, rows=rows)
             swept = sweep(net, sequences, state, plan, scale)
         else:
             how = Truncation(window, stride or window, budget, copies)

@@ -32,18 +32,23 @@ class Costs(NamedTuple):
     """Bytes: a chunk of c steps takes fixed + step · c, the most over several moments.
 
     At each of these other things are in memory, some of which grow with c and some not.
+    single: what one step takes, where it was measured by itself.
     """
 
     fixed: Float64[np.ndarray, " moments"]
     step: Float64[np.ndarray, " moments"]
     state: int
+    single: int | None = None
 
     def with_reserved(self, size: int) -> Costs:
         """Return the costs with so many bytes more in memory all the time."""
-        return self._replace(fixed=self.fixed + size)
+        single = None if self.single is None else self.single + size
+        return self._replace(fixed=self.fixed + size, single=single)
 
     def chunk(self, steps: int) -> int:
         """Return what running a chunk forward and backward takes, at its peak."""
+        if steps == 1 and self.single is not None:
+            return self.single
         return int((self.fixed + self.step * steps).max())
 
     def steps(self, budget: int) -> int:
@@ -103,7 +108,8 @@ def _measure(
     if len(costs.fixed) > 1:
         return costs
     fits = PROBE_OF_A_LOOP if budget is None else min(PROBE_OF_A_LOOP, costs.steps(budget))
-    return line(min(max(PROBE, fits), sequences.T), is_loop=True)
+    single = int(_curve(net, sequences, state, 1).max())  # the same for every budget
+    return line(min(max(PROBE, fits), sequences.T), is_loop=True)._replace(single=single)
 
 
 _MEASURED: weakref.WeakKeyDictionary[nn.Module, dict[Any, Costs]] = weakref.WeakKeyDictionary()

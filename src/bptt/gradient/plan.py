@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -125,9 +126,44 @@ def plan(
     if sequences.B != B:
         raise BpttError(f"y has {sequences.B} sequences; expected B = {B}")
     budget = None if memory is None else as_bytes("memory", memory)
-    costs = measure(net, sequences, None, budget)
-    costs = costs.with_reserved(copies_of_gradients(net.parameters()))
-    return choose(costs, T, budget, rows=parallel_rows(net, sequences))
+    copies = copies_of_gradients(net.parameters())
+
+    def costs(budget: int | None) -> Costs:
+        return measure(net, sequences, None, budget).with_reserved(copies)
+
+    rows = parallel_rows(net, sequences)
+    if budget is None:
+        return choose(costs(None), T, None, rows=rows)
+    return choose_by(costs, T, budget, rows=rows)
+
+
+class TooLittleError(BpttError):
+    """A budget is below `least`, in bytes."""
+
+    def __init__(self, budget: int, least: int) -> None:
+        super().__init__(
+            f"memory is {budget:,} bytes; expected at least {least:,}, which one time step takes"
+        )
+        self.least = least
+
+
+def choose_by(
+    costs: Callable[[int], Costs], T: int, budget: int, *, rows: int | None = None
+) -> Plan:
+    """Return what `choose` does with the costs that are measured for a budget.
+
+    What a loop takes is estimated the better the more memory there is to try it in. So a budget is
+    refused with one that has been tried.
+    """
+    least, plan = budget, None
+    while plan is None:
+        try:
+            plan = choose(costs(least), T, least, rows=rows)
+        except TooLittleError as refused:
+            least = refused.least
+    if least > budget:
+        raise TooLittleError(budget, least)
+    return plan
 
 
 def choose(costs: Costs | None, T: int, budget: int | None, *, rows: int | None = None) -> Plan:
@@ -146,10 +182,7 @@ def choose(costs: Costs | None, T: int, budget: int | None, *, rows: int | None 
         return Plan(T, fastest, room, all_kept, is_parallel)
     least_memory = min(all_kept, costs.chunk(1) + in_use)
     if least_memory > budget:
-        raise BpttError(
-            f"memory is {budget:,} bytes; expected at least {least_memory:,}, "
-            "which one time step takes"
-        )
+        raise TooLittleError(budget, least_memory)
     found = []
     for chunks in _some_up_to(T):
         chunk = math.ceil(T / chunks)

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bptt.gradient import chunks
-from bptt.gradient.memory import measure
-from bptt.gradient.plan import Plan, choose
+from bptt.gradient.memory import Costs, measure
+from bptt.gradient.plan import Plan, choose, choose_by
 from bptt.gradient.sequences import Part, Sequences
 from bptt.gradient.sweep import Swept, sweep
 from bptt.model.state import Regime
@@ -43,18 +43,23 @@ def sweep_windows(
     """Add the truncated gradient, as `sweep` does the exact one."""
     T = sequences.T
     window, stride, budget, reserved = how
-    costs = None if budget is None else measure(net, sequences.block(0, window, 0), state, budget)
-    costs = costs and costs.with_reserved(reserved)
+    first = sequences.block(0, window, 0)
+
+    def costs(budget: int) -> Costs:
+        return measure(net, first, state, budget).with_reserved(reserved)
+
     axes = batch_axes(net, sequences) if stride < window else None
     group = 1 if axes is None else largest_group(net, sequences, how)
-    pace = choose(costs, window, budget).chunk
+    pace = window if budget is None else choose_by(costs, window, budget).chunk
     known = {0: chunks.detach(state)}  # by the step that comes next
     head: Swept | None = None
     loss: Tensor | float = 0.0
     for some in windows(T, window, stride, group):
         known = states_before(net, sequences, known, some.starts, pace)
         block = sequences.windows(some.starts, some.steps, some.first)
-        plan = choose(costs, some.steps, budget) if len(known) == 1 else Plan.full(some.steps)
+        plan = Plan.full(some.steps)
+        if budget is not None and len(known) == 1:
+            plan = choose(costs(budget), some.steps, budget)
         start_state = side_by_side(list(known.values()), axes) if head else state
         swept = sweep(net, block, start_state, plan, scale, synchronise=some.stop == T)
         sequences.add_windows(some.starts, block)

@@ -324,7 +324,9 @@ def _scan_text(path: Path, source: Path, layout: Layout) -> pl.LazyFrame:
         glob=False,
     )
     blank = _blank_lines(source)
-    return frame.head(frame.select(pl.len()).collect().item() - blank) if blank else frame
+    if not blank:
+        return frame
+    return frame.head(max(0, frame.select(pl.len()).collect().item() - blank))
 
 
 def _named(columns: list[str], names: tuple[str, ...] | None) -> list[str]:
