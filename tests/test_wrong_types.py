@@ -49,6 +49,7 @@ WRONG: dict[str, Callable[[], Any]] = {
     "list": lambda: [[1, 2], [3, 4]],
     "5": lambda: 5,
     "-1": lambda: -1,
+    "huge": lambda: 10**400,
     "1.5": lambda: 1.5,
     "nan": lambda: float("nan"),
     "True": lambda: True,

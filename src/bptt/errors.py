@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -134,16 +133,15 @@ def as_bytes(name: str, got: object) -> int:
     >>> as_bytes("memory", "64MB"), as_bytes("memory", "1.5 GiB"), as_bytes("memory", 4096)
     (64000000, 1610612736, 4096)
     """
-    if type(got) is int and got > 0:
+    if type(got) is int and 0 < got <= MOST_WHOLE:
         return got
-    if isinstance(got, str) and len(got) > MOST_SHOWN:
-        raise BpttError(f"{name} is {shown(got)}; expected bytes, such as '64MB' or '2GiB'")
-    found = re.fullmatch(r"\s*(\d+\.?\d*)\s*([KMGT]i?)?B?\s*", str(got), re.IGNORECASE)
-    if isinstance(got, str) and found is not None:
+    form = r"\s*(\d+\.?\d*)\s*([KMGT]i?)?B?\s*"
+    written = got if isinstance(got, str) and len(got) <= MOST_SHOWN else ""
+    if found := re.fullmatch(form, written, re.IGNORECASE):
         number, unit = float(found[1]), (found[2] or "").upper()
         thousand = 1024 if unit.endswith("I") else 1000
         size = number * thousand ** " KMGT".index(unit[:1] or " ")
-        if 1 <= size < math.inf:
+        if 1 <= size <= MOST_WHOLE:
             return int(size)
     raise BpttError(f"{name} is {shown(got)}; expected bytes, such as 64000000, '64MB' or '2GiB'")
 

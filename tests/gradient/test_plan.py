@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import itertools
+import re
+from typing import Any
 
 import pytest
 import torch
@@ -117,6 +119,20 @@ def test_says_what_it_does(net: bptt.Network) -> None:
 def test_bad_input(net: bptt.Network, arguments: dict[str, object], message: str) -> None:
     with pytest.raises(bptt.BpttError, match=message):
         bptt.plan(net, **{"T": 100, "B": 1, **arguments})
+
+
+@pytest.mark.parametrize("steps", [1, 2, 5, 67])
+@pytest.mark.parametrize("window", [None, 3])
+@pytest.mark.parametrize("options", [{}, {"leak": 0.5, "skips": (3,)}, {"cell": "gru"}])
+def test_the_budget_that_is_asked_for_is_enough(
+    steps: int, window: int | None, options: dict[str, Any]
+) -> None:
+    net = bptt.Network(bptt.Bernoulli(2), hidden=3, layers=2, **options)
+    y = torch.randint(2, (steps, 1, 2)).float()
+    with pytest.raises(bptt.BpttError, match="expected at least") as refused:
+        bptt.backward(net, y, memory=1, window=window)
+    (least,) = re.findall(r"expected at least ([\d,]+)", str(refused.value))
+    bptt.backward(net, y, memory=int(least.replace(",", "")), window=window)
 
 
 def test_another_model_needs_data_to_be_run_on() -> None:

@@ -140,6 +140,13 @@ def test_what_may_be_two_things_names_the_option(
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize("content", [b'"\r\r', b"a\r\r\r", b"\n\n", b'"\n\n\n', b"a,b\n\n\n"])
+def test_blank_lines_alone_are_no_table(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(BpttError):
+        read_table(tmp_path / "t.csv")
+
+
 @pytest.mark.parametrize("row", ["#N/A,4", "#7,4", "#,4"])
 def test_a_row_that_begins_like_a_comment_is_not_lost(tmp_path: Path, row: str) -> None:
     with pytest.raises(BpttError, match=r"line 8 of .* looks like a row; .*--comment"):
