@@ -1,16 +1,18 @@
-"""Steps that the package does not know, in the kernel and in a loop; ragged batches; one step.
+"""Steps that the package does not know, in the kernel and in a loop; ragged batches; first use.
 
     python benchmarks/steps.py [--threads 1]
 
 A training step (forward and backward, float32) of each at T = 200, B = 16, H = 64, against the
-same step in a Python loop with autograd; of ragged batches against torch.nn's layer; and one step
-without gradient, B = 1, against torch.nn's layer. Medians; each value is checked first.
+same step in a Python loop with autograd; of ragged batches against torch.nn's layer; one step
+without gradient, B = 1, against torch.nn's layer; and a process of its own, from its start to the
+gradient of a step that it has not seen. Medians; each value is checked first.
 """
 
 from __future__ import annotations
 
 import argparse
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -111,8 +113,35 @@ def one_step() -> None:
             print(f"{cell:8}H = {h:<18}{a * 1e6:18.0f}{z * 1e6:11.0f}{z / a:9.2f}")
 
 
+FIRST = """
+import sys
+import torch
+from bptt.kernel import ops
+from bptt.kernel.native_step import Source
+from tests.kernel.steps_of_users import STEPS, recipe
+name, way = sys.argv[1:]
+of, P = recipe(name, 64, torch.float32), STEPS[name].p * 64
+state = tuple(torch.zeros(16, width * 64) for width in STEPS[name].parts)
+h, _ = getattr(ops, way)(of, Source(torch.randn(20, 16, P)), state)
+h.sum().backward()
+"""
+
+
+def first_result() -> None:
+    """Print what a process takes that runs a new step once, forward and backward, and ends."""
+    print("\na process that runs a step once: s       kernel   plain loop   difference")
+    for name in ("leaky", "lem", "normalised gru"):
+
+        def run(way: str) -> None:
+            command = [sys.executable, "-c", FIRST, name, way]  # noqa: B023
+            subprocess.run(command, check=True, cwd=Path(__file__).parent.parent)
+
+        ours, plain = seconds(lambda: run("run"), lambda: run("run_plainly"))
+        print(f"{name:32}{ours:15.2f}{plain:13.2f}{ours - plain:13.2f}")
+
+
 def main() -> None:
-    """Print all three."""
+    """Print all four."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     torch.set_num_threads(parser.parse_args().threads)
@@ -120,6 +149,7 @@ def main() -> None:
     steps()
     ragged()
     one_step()
+    first_result()
 
 
 if __name__ == "__main__":

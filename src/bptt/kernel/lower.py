@@ -175,14 +175,14 @@ class _Lowering:
         return self.lowered
 
     def _with_numbers_for_rows(self) -> list[Value]:
-        """Return the values, each of whose elementwise operations reads what is spread as it is."""
+        """Return the values, whose operations of several arguments read what is spread as it is."""
 
         def before(line: int) -> int:
             value = self.values[line]
             return value.args[0] if value.op == "spread" else line
 
         return [
-            v._replace(args=tuple(map(before, v.args))) if v.op in ELEMENTWISE else v
+            v._replace(args=tuple(map(before, v.args))) if _is_of_several(v) else v
             for v in self.values
         ]
 
@@ -295,7 +295,7 @@ class _Lowering:
         number = float(value.at[0]) if value.op == "pow" else 0.0
         width = max(value.width, self.values[value.args[0]].width)  # of a sum, what is summed
         spread = 0
-        if value.op in ELEMENTWISE and value.width > 1:
+        if _is_of_several(value) and value.width > 1:
             spread = sum(
                 (self.values[arg].width == 1) << which for which, arg in enumerate(value.args)
             )
@@ -455,3 +455,8 @@ class _Lowering:
     def _alone(part: Part, before: Product) -> bool:
         """Return whether a part adds nothing that the product beside it is yet to compute."""
         return all(part.rows.array != other.out.array for other in before.parts)
+
+
+def _is_of_several(value: Value) -> bool:
+    """Return whether a line is an elementwise operation of more than one argument."""
+    return value.op in ELEMENTWISE and len(value.args) > 1

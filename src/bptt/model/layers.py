@@ -209,7 +209,7 @@ class Recurrent(RNNBase):
         It is for one step of a few sequences, to which no gradient goes, since that takes as long
         as our checks alone (steps.py); but for LSTMs, for many steps of large ones (layers.py).
         """
-        if not isinstance(rows, Tensor) or rows.ndim not in (2, 3):
+        if not isinstance(rows, Tensor) or rows.is_nested or rows.ndim not in (2, 3):
             return False
         sequences = 1 if rows.ndim == 2 else rows.shape[0 if self.batch_first else 1]
         steps = len(rows) if rows.ndim == 2 else rows.shape[1 if self.batch_first else 0]

@@ -147,11 +147,13 @@ enum Op {
 template <class F>
 static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows, const double *constants) {
   using V = Vec<F>;
-#define EACH(N, expression)                             \
-  do {                                                  \
-    auto op = [&](const V *v) -> V { return expression; }; \
-    if (i.spread) return each_spread<N>(i, f, row, rows, op); \
-    return each<N>(i, f, row, rows, op);                \
+#define EACH(N, expression)                                    \
+  do {                                                         \
+    auto op = [&](const V *v) -> V { return expression; };     \
+    if constexpr (N > 1) {                                     \
+      if (i.spread) return each_spread<N>(i, f, row, rows, op); \
+    }                                                          \
+    return each<N>(i, f, row, rows, op);                       \
   } while (0)
   switch (i.op) {
     case COPY: EACH(1, v[0]);
