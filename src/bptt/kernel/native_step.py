@@ -119,6 +119,13 @@ class NativeStep:
         *_, end = self._places_of_saved(rows)
         return [like.new_empty(end)] if self.gradient.saved else []
 
+    def clear_gaps(self, saved: Sequence[Tensor], rows: int) -> None:
+        """Write 0 between the values that are kept, where nothing else is written."""
+        places = self._places_of_saved(rows)
+        for tensor in saved:
+            for line, start, end in zip(self.gradient.saved, places, places[1:], strict=False):
+                tensor[start + rows * self.program.values[line].width : end].zero_()
+
     def _places_of_saved(self, rows: int) -> list[int]:
         """Return where each value begins that is kept, in numbers, and where the last one ends."""
         places = [0]

@@ -69,7 +69,7 @@ class Recurrent(RNNBase):
         layout: Layout,
         *,
         is_projected: bool,
-        through: Run = ops.run,
+        through: Run | None = None,
     ) -> tuple[Tensor, State]:
         """Run one layer in one direction over time, on its input or on the projection of it."""
         recipe, source = self.recipe(suffix), Source(rows)
@@ -99,20 +99,23 @@ class Recurrent(RNNBase):
         source: Source,
         state: State,
         layout: Layout,
-        through: Run = ops.run,
+        through: Run | None = None,
     ) -> tuple[Tensor, State]:
         """Run a layer, and let a listener hear of it."""
         if self.listener is not None and source.U is not None:
             source = Source(source.p)
-        h, ends = through(recipe, source, state, layout)
+        h, ends = (through or ops.run)(recipe, source, state, layout)
         if self.listener is not None:
             self.listener(self, suffix, source.x, h, state[0], layout)
         return h, ends
 
     def part(self, name: str, suffix: str = "") -> Any:
         """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
-        parameter = self._parameters.get(name + suffix)  # ten times as fast as getattr
-        return getattr(self, name + suffix, None) if parameter is None else parameter
+        key = name + suffix
+        value = self.__dict__.get(key)  # as getattr looks, but ten times as fast
+        if value is None:
+            value = self._parameters.get(key)
+        return getattr(self, key, None) if value is None else value
 
     def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return what is added to a layer's projected input: torch's two biases in one."""
@@ -144,7 +147,7 @@ class Recurrent(RNNBase):
         layout: Layout = DENSE,
         *,
         is_projected: bool = False,
-        through: Run = ops.run,
+        through: Run | None = None,
     ) -> tuple[list[Float[Tensor, "... D"]], Hidden]:
         """Return each layer's h at every step, and every layer's last state of each sequence.
 
@@ -209,7 +212,7 @@ class Recurrent(RNNBase):
         It is for one step of a few sequences, to which no gradient goes, since that takes as long
         as our checks alone (steps.py); but for LSTMs, for many steps of large ones (layers.py).
         """
-        if not isinstance(rows, Tensor) or rows.is_nested or rows.ndim not in (2, 3):
+        if not isinstance(rows, Tensor) or is_traced() or rows.is_nested or rows.ndim not in (2, 3):
             return False
         sequences = 1 if rows.ndim == 2 else rows.shape[0 if self.batch_first else 1]
         steps = len(rows) if rows.ndim == 2 else rows.shape[1 if self.batch_first else 0]
