@@ -98,13 +98,13 @@ def main() -> None:
         f"\na training step at T, B, I, H = {SHAPE}, ms: bptt and torch.nn idle, both busy, ratio"
     )
     for cell in CELLS:
-        found: dict[tuple[str, str], list[float]] = {}
+        taken: dict[tuple[str, str], list[float]] = {}
         for _ in range(options.rounds):
             for load in (idle, busy):
                 for package in ("bptt", "torch"):
                     with load():
-                        found.setdefault((load.__name__, package), []).append(step(package, cell))
-        values = [1e3 * statistics.median(some) for some in found.values()]
+                        taken.setdefault((load.__name__, package), []).append(step(package, cell))
+        values = [1e3 * statistics.median(some) for some in taken.values()]
         text = "".join(f"{value:10.1f}" for value in values)
         print(f"{cell:10}{text}{values[3] / values[2]:10.2f}", flush=True)
 

@@ -46,10 +46,10 @@ def leaky(W: Tensor) -> Any:
 
 def depths(program: Program) -> list[int]:
     """Return how many operations stand before each line, one after the other."""
-    found: list[int] = []
+    before: list[int] = []
     for value in program.values:
-        found.append(max((found[arg] + 1 for arg in value.args), default=0))
-    return found
+        before.append(max((before[arg] + 1 for arg in value.args), default=0))
+    return before
 
 
 def draw(figure: go.Figure, program: Program, row: int) -> None:

@@ -78,8 +78,8 @@ def differs(op: str) -> list[bool]:
     d = torch.randn_like(y)
     expected = [torch.zeros_like(row) for row in rows]
     if y.requires_grad:
-        found = torch.autograd.grad(y, rows, d, allow_unused=True)
-        expected = [e if g is None else g for e, g in zip(expected, found, strict=True)]
+        grads = torch.autograd.grad(y, rows, d, allow_unused=True)
+        expected = [e if g is None else g for e, g in zip(expected, grads, strict=True)]
     mine = gradients(op, rows, d)
     return [
         not torch.allclose(mine.get(i, torch.zeros_like(its)), its, rtol=1e-12, atol=1e-12)
