@@ -81,6 +81,22 @@ def an_object() -> tuple[Any, Change]:
     return settings.make, lambda: settings.alphas["slow"].__setitem__(0, 0.7)
 
 
+class Slots:
+    __slots__ = ("alpha",)
+
+    def __init__(self) -> None:
+        self.alpha = 0.1
+
+
+def an_object_of_slots() -> tuple[Any, Change]:
+    settings = Slots()
+
+    def make(W: Tensor) -> Any:
+        return lambda p, h: slow(h, torch.tanh(p + h @ W.T), settings.alpha)
+
+    return make, lambda: setattr(settings, "alpha", 0.7)
+
+
 def an_array() -> tuple[Any, Change]:
     alphas = numpy.array([0.9, 0.1])
 
@@ -108,6 +124,7 @@ PLACES = [
     another_module,
     a_default,
     an_object,
+    an_object_of_slots,
     an_array,
     a_function_that_it_calls,
 ]

@@ -91,5 +91,11 @@ class _Walk:
             return tuple(self.values(value))
         if hasattr(value, "tobytes"):
             return bytes(value.tobytes())
-        attributes = getattr(value, "__dict__", None)
-        return None if attributes is None else self.value(attributes)
+        slots = [vars(kind).get("__slots__", ()) for kind in type(value).__mro__]
+        attributes = {
+            name: getattr(value, name, None)
+            for several in slots
+            for name in ((several,) if isinstance(several, str) else several)
+        }
+        attributes |= getattr(value, "__dict__", {})
+        return (tuple(attributes), *self.values(attributes.values())) if attributes else None
