@@ -22,6 +22,8 @@ from .gradient.watch import watch as watch
 from .model.architecture import Architecture as Architecture
 from .model.encodings import Features as Features
 from .model.encodings import Tokens as Tokens
+from .model.explain import Explanation as Explanation
+from .model.explain import explain as explain
 from .model.free_run import Forecast as Forecast
 from .model.initial import Initial as Initial
 from .model.layers import GRU as GRU

@@ -131,6 +131,17 @@ def masked_and_signed(raw: Tensor, log_rate: Tensor) -> Any:
     return step
 
 
+def masked_noise(W: Tensor, V: Tensor) -> Any:
+    """What is drawn or known for each step comes as columns of p; products by einsum."""
+
+    def step(p: Tensor, h: Tensor) -> Tensor:
+        drive, noise, mask = p.chunk(3, 1)
+        a = drive + torch.einsum("bk, nk -> bn", h, W) + torch.einsum("kn,bk->bn", V, noise)
+        return torch.where(mask > 0, torch.tanh(a), h)
+
+    return step
+
+
 def projected(W: Tensor, V: Tensor) -> Step:
     return lstm(W, V)
 
@@ -153,6 +164,7 @@ STEPS: dict[str, UserStep] = {
     "without product": UserStep(on_parts(without_product), 1, (1,) * 7, ((1,),)),
     "halves": UserStep(on_parts(halves_of_one_state), 1, (2,), ((1, 2), ())),
     "many functions": UserStep(on_parts(many_functions), 1, (1, 1), ((1, 1),)),
+    "masked noise": UserStep(on_parts(masked_noise), 3, (1,), ((1, 1), (1, 1))),
     "masked": UserStep(on_parts(masked_and_signed), 1, (1,), ((1, 1), ())),
 }
 

@@ -179,6 +179,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "random": (lambda p, h: h + p * torch.rand_like(p), "random"),
     "dropout": (lambda p, h: torch.dropout(p + h, 0.5, True), "random"),
     "unknown": (lambda p, h: torch.cumsum(p + h, 1), "cumsum is no operation on rows"),
+    "einsum of rows": (lambda p, h: h + torch.einsum("bk,bk->bk", p, h), "is not rows times"),
     "rows mixed": (lambda p, h: h + p.mean(0, keepdim=True), "mean"),
     "no gradient": (without_gradient, "not all that it does"),
     "own gradient": (lambda p, h: DetachedFunction.apply(p + h), "not all that it does"),

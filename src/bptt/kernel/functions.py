@@ -229,6 +229,23 @@ def _addmm(t: Writer, a: Any, x: Any, m: Any, *, beta: float = 1, alpha: float =
     return t.elementwise(lambda u, v: u * float(beta) + v, a, scaled)
 
 
+def _einsum(t: Writer, equation: Any, *operands: Any) -> Rows:
+    if len(operands) == 1 and isinstance(operands[0], tuple | list):
+        operands = tuple(operands[0])
+    inputs, _, output = str(equation).replace(" ", "").partition("->")
+    letters = inputs.split(",")
+    if len(letters) == len(operands) == 2 and isinstance(operands[0], Ref):
+        letters, operands = letters[::-1], operands[::-1]
+    x, m = operands if len(operands) == 2 else (None, None)
+    if isinstance(x, Rows) and isinstance(m, Ref) and len(letters[0]) == len(output) == 2:
+        (row, k), (same_row, n) = tuple(letters[0]), tuple(output)
+        kinds = {k + n: "matrix", n + k: "transposed"}
+        if len({row, k, n}) == 3 and row == same_row and letters[1] in kinds:
+            width = t.shapes[m][kinds[letters[1]] == "matrix"]
+            return t.product(x, t.weight(m, kinds[letters[1]]), width)
+    raise Untranslatable(f"{equation} is not rows times a matrix of weights")
+
+
 def _chunk(t: Writer, x: Rows, chunks: int, dim: int = 0) -> tuple[Rows, ...]:
     return _split(t, x, -(-x.width // chunks), dim)
 
@@ -396,6 +413,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "rms_norm": _rms_norm,
     "matmul": _matmul,
     "linear": _linear,
+    "einsum": _einsum,
     "addmm": _addmm,
     "chunk": _chunk,
     "split": _split,

@@ -421,6 +421,10 @@ def _refuse_projection(layer: Recurrent) -> None:
         raise BpttError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
+FASTER: Mapping[type, type[Recurrent]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
+"""torch's layers, and this package's of the same names."""
+
+
 def accelerate(model: Module) -> Module:
     """Turn the torch.nn.RNN, GRU and LSTM layers inside a model into this package's, in place.
 
@@ -434,10 +438,9 @@ def accelerate(model: Module) -> Module:
     )
     """
     require_kind("model", model, nn.Module, "a torch module with RNN, GRU or LSTM layers")
-    faster: dict[type, type[Recurrent]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
     for module in model.modules():
-        if type(module) in faster:
-            module.__class__ = faster[type(module)]
+        if type(module) in FASTER:
+            module.__class__ = FASTER[type(module)]
     return model
 
 
