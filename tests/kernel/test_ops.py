@@ -116,8 +116,8 @@ def results(run: Run, given: list[Tensor | None], grads: tuple[Tensor, Tensor]) 
     return [*outputs, *torch.autograd.grad(outputs, tensors(given), grads)]
 
 
-SIZES = [(1, 1, 1), (50, 5, 7), (7, 17, 33), (5, 3, 130), (3, 26, 64)]
-ENTER = [(None, False), (1, False), (35, False), (9, True)]
+SIZES = [(1, 1, 1), (50, 5, 7), (7, 17, 33), (5, 3, 130), (3, 26, 64), (3, 2, 261)]
+ENTER = [(None, False), (1, False), (290, False), (9, True)]
 Answer = tuple[Layout, list[Tensor | None], tuple[Tensor, Tensor], list[Tensor]]
 
 

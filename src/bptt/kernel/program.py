@@ -126,11 +126,20 @@ class Builder:
     def apply(self, op: str, *args: Expr, at: tuple[Any, ...] = ()) -> Expr:
         """Return an elementwise operation's result; what is one number a row is spread."""
         width = max(arg.width for arg in args)
+        narrow = [self._before_spread(arg) for arg in args]
+        if width > 1 and all(arg.width == 1 for arg in narrow):
+            return self.spread(self.apply(op, *narrow, at=at), width)
         lines = tuple(self.spread(arg, width).line for arg in args)
         simple = self._simplified(op, lines)
         if simple is not None:
             return Expr(self, simple)
         return Expr(self, self.line(Value(op, lines, width, at)))
+
+    def _before_spread(self, arg: Expr) -> Expr:
+        """Return what is the same in every column as one number a row."""
+        if arg.value.op == "constant":
+            return self.constant(arg.value.at[0], 1)
+        return Expr(self, arg.value.args[0]) if arg.value.op == "spread" else arg
 
     def _simplified(self, op: str, lines: tuple[int, ...]) -> int | None:
         """Return the line that adding 0, or multiplying with 1, comes to."""
@@ -162,6 +171,9 @@ class Builder:
 
     def along(self, op: str, arg: Expr) -> Expr:
         """Return "sum" or "max" of each row."""
+        negated = arg._negated()
+        if op == "sum" and negated is not None:
+            return -self.along(op, negated)
         return Expr(self, self.line(Value(op, (arg.line,), 1))) if arg.width > 1 else arg
 
     def finish(self, results: Mapping[tuple[Any, ...], Expr]) -> Program:
@@ -198,14 +210,20 @@ class Expr:
     def _as_expr(self, other: Expr | float) -> Expr:
         return other if isinstance(other, Expr) else self.builder.constant(other, self.width)
 
+    def _negated(self) -> Expr | None:
+        """Return a where this is −a."""
+        return Expr(self.builder, self.value.args[0]) if self.value.op == "neg" else None
+
     def __add__(self, other: Expr | float) -> Expr:
         for first, second in ((self, other), (other, self)):
-            if isinstance(second, Expr) and second.value.op == "neg" and isinstance(first, Expr):
-                return first - Expr(self.builder, second.value.args[0])
+            negated = second._negated() if isinstance(second, Expr) else None
+            if negated is not None and isinstance(first, Expr):
+                return first - negated
         return self._with("add", other)
 
     def __sub__(self, other: Expr | float) -> Expr:
-        return self._with("sub", other)
+        negated = self._negated()
+        return self._with("sub", other) if negated is None else -(negated + other)
 
     def __rsub__(self, other: float) -> Expr:
         return self._as_expr(other) - self

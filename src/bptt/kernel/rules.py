@@ -51,7 +51,7 @@ RULES: Mapping[str, Rule] = {
     "copy": lambda d, y, a: (d,),
     "add": lambda d, y, a, b: (d, d),
     "sub": lambda d, y, a, b: (d, -d),
-    "mul": lambda d, y, a, b: (d * b, d * a),
+    "mul": lambda d, y, a, b: (d * b, d * a) if a.line != b.line else (d * 2.0 * a, None),
     "div": lambda d, y, a, b: (d / b, -(d * y / b)),
     "neg": lambda d, y, a: (-d,),
     "abs": lambda d, y, a: (d * (greater(a, 0.0) - greater(-a, 0.0)),),
@@ -97,8 +97,8 @@ def reverse(program: Program) -> Backward:
     """Return the program of a step's gradient: from those of its new parts to those of all sources.
 
     A line that the rules need is read where it lies already (a state, a vector), computed again
-    from such where that takes no product, and else kept: so a tanh layer keeps its states and no
-    more, a GRU its gates and the candidate's product.
+    from such where that takes no product and no sum along the row (which is one number), and else
+    kept: so a tanh layer keeps its states and no more, a GRU its gates and the candidate's product.
     """
     builder = _Reverse(program)
     for line in reversed(range(len(program.values))):
@@ -210,7 +210,8 @@ class _Sources:
         value = self.program.values[line]
         if line in self.saved or line in self.new or value.op in ("state", "vector", "constant"):
             return True
-        return value.op not in ("p", "product") and all(map(self.has, value.args))
+        takes_long = value.op in ("p", "product", "sum", "max")
+        return not takes_long and all(map(self.has, value.args))
 
     def write(self, builder: Builder, line: int) -> Expr:
         """Write what a line of the forward program comes to."""

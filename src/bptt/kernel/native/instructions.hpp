@@ -114,7 +114,14 @@ template <class F> static F sum_of(const F *row, int64_t width) {
   return total<F>((sums[0] + sums[1]) + (sums[2] + sums[3]));
 }
 
-// The operations along a row: to one number, from one, and the sum of all rows.
+// In the order of OPS in kernel/lower.py.
+enum Op {
+  COPY, ADD, SUB, MUL, DIV, NEG, ABS, MINIMUM, MAXIMUM, SQRT, EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, RELU, SIN, COS,
+  ERF, POW, GREATER, AT_LEAST, EQUAL, WHERE, LERP, MUL_ADD, MUL_REST, MUL_DIFFERENCE, TANH_BACK, SIGMOID_BACK,
+  ROW_SUM, ROW_MAX, SPREAD, ACCUMULATE
+};
+
+// The operations along a row: to one number, and from one.
 template <class F>
 static void along(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows, int op) {
   constexpr int L = lanes<F>;
@@ -122,27 +129,31 @@ static void along(const Instruction &i, const Frame<F> &f, int64_t row, int64_t 
   for (int64_t r = 0; r < rows; r++) {
     const F *from = f.of(in, row) + r * f.stride[in.array];
     F *out = f.of(i.out, row) + r * f.stride[i.out.array];
-    if (op == 0) {
+    if (op == ROW_SUM) {
       *out = sum_of(from, i.width);
-    } else if (op == 1) {
+    } else if (op == ROW_MAX) {
       F most = from[0];
       for (int64_t c = 1; c < i.width; c++) most = most != most || most > from[c] ? most : from[c];
       *out = most;
     } else {
-      for (int64_t c = 0; c < i.width; c += L) {
-        int n = i.width - c < L ? int(i.width - c) : L;
-        store<F>(out + c, op == 2 ? splat<F>(*from) : load<F>(out + c, n) + load<F>(from + c, n), n);
-      }
+      for (int64_t c = 0; c < i.width; c += L) store<F>(out + c, splat<F>(*from), i.width - c < L ? int(i.width - c) : L);
     }
   }
 }
 
-// In the order of OPS in kernel/lower.py.
-enum Op {
-  COPY, ADD, SUB, MUL, DIV, NEG, ABS, MINIMUM, MAXIMUM, SQRT, EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, RELU, SIN, COS,
-  ERF, POW, GREATER, AT_LEAST, EQUAL, WHERE, LERP, MUL_ADD, MUL_REST, MUL_DIFFERENCE, TANH_BACK, SIGMOID_BACK,
-  ROW_SUM, ROW_MAX, SPREAD, ACCUMULATE
-};
+// Adds all rows to one, which is of no row.
+template <class F> static void accumulate(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows) {
+  constexpr int L = lanes<F>;
+  const int64_t stride = f.stride[i.args[0].array];
+  for (int64_t c = 0; c < i.width; c += L) {
+    const int n = i.width - c < L ? int(i.width - c) : L;
+    const F *from = f.of(i.args[0], row) + c;
+    F *out = f.of(i.out, row) + c;
+    Vec<F> sum = load<F>(out, n);
+    for (int64_t r = 0; r < rows; r++) sum += load<F>(from + r * stride, n);
+    store<F>(out, sum, n);
+  }
+}
 
 template <class F>
 static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows, const double *constants) {
@@ -187,7 +198,8 @@ static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_
     case MUL_DIFFERENCE: EACH(3, v[0] * (v[1] - v[2]));
     case TANH_BACK: EACH(2, v[0] * (F(1) - v[1] * v[1]));
     case SIGMOID_BACK: EACH(2, v[0] * v[1] * (F(1) - v[1]));
-    default: along(i, f, row, rows, i.op - ROW_SUM);
+    case ACCUMULATE: return accumulate(i, f, row, rows);
+    default: along(i, f, row, rows, i.op);
   }
 #undef EACH
 }

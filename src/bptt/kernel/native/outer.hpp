@@ -9,6 +9,10 @@ namespace BPTT_ISA {
 // it back, few enough to be in the cache still.
 constexpr int64_t enough_rows = 128;
 
+// How wide a sum makes it worth while to lay the left rows' columns side by side first: they lie in more
+// pages than the processor has at hand, and are read for every panel.
+constexpr int wide = 256;
+
 // `M` rows of the sum, two vectors wide: sum[m] += Σ_c left[c][m] right[c]; right is packed.
 template <int M, class F>
 static inline void outer_block(const F *left, int64_t stride, const F *right, int64_t rows, F *sums) {
@@ -42,12 +46,13 @@ template <class F> class Outer {
  public:
   static constexpr int width = 2 * lanes<F>;
 
-  Outer(int M, int K, int64_t most) : M(M), K(K), count((K + width - 1) / width) {
-    size_t size = ((size_t)count * M + most) * width * sizeof(F);
+  Outer(int M, int K, int64_t most) : M(M), K(K), count((K + width - 1) / width), parts((M + most_rows - 1) / most_rows) {
+    size_t size = (((size_t)count * M + most) * width + (K >= wide ? most * M : 0)) * sizeof(F);
     sums = static_cast<F *>(take((size + 127) / 64 * 64));
     if (!sums) return;
     std::memset(sums, 0, (size_t)count * M * width * sizeof(F));
     packed = sums + (int64_t)count * M * width;
+    if (K >= wide) columns = packed + most * width;
   }
   ~Outer() { give(sums); }
   Outer(const Outer &) = delete;
@@ -60,6 +65,7 @@ template <class F> class Outer {
   // address of a row, or null for zeros.
   template <class Right> void add(const F *left, int64_t stride, int64_t rows, Right right) {
     constexpr int L = lanes<F>;
+    if (columns) lay_side_by_side(left, stride, rows);
     for (int q = 0; q < count; q++) {
       int column = q * width, left_over = K - column;
       for (int64_t c = 0; c < rows; c++) {
@@ -69,10 +75,9 @@ template <class F> class Outer {
         bool second = row && left_over > L;
         store<F>(to + L, second ? load<F>(row + column + L, left_over < 2 * L ? left_over - L : L) : Vec<F>{}, L);
       }
-      int parts = (M + most_rows - 1) / most_rows;
       for (int i = 0; i < parts; i++) {
-        int from = M * i / parts, to = M * (i + 1) / parts;
-        outer_block_of<most_rows>(to - from, left + from, stride, packed, rows,
+        int from = begin(i), n = begin(i + 1) - from;
+        outer_block_of<most_rows>(n, columns ? columns + from * rows : left + from, columns ? n : stride, packed, rows,
                                   sums + ((int64_t)q * M + from) * width);
       }
     }
@@ -98,8 +103,23 @@ template <class F> class Outer {
   }
 
  private:
-  const int M, K, count;
-  F *sums, *packed;
+  // The first row of the i-th part of the sum, of about equal ones.
+  int begin(int i) const { return int(int64_t(M) * i / parts); }
+
+  void lay_side_by_side(const F *left, int64_t stride, int64_t rows) {
+    for (int i = 0; i < parts; i++) {
+      const int from = begin(i), n = begin(i + 1) - from;
+      F *to = columns + from * rows;
+      for (int64_t c = 0; c < rows; c++, to += n)
+        if (n == most_rows)
+          std::memcpy(to, left + c * stride + from, most_rows * sizeof(F));  // of known size: few instructions
+        else
+          std::memcpy(to, left + c * stride + from, n * sizeof(F));
+    }
+  }
+
+  const int M, K, count, parts;
+  F *sums, *packed, *columns = nullptr;
 };
 
 }  // namespace BPTT_ISA
