@@ -16,7 +16,11 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import fully_shard
 
 import bptt
+from bptt.errors import BpttError
+from bptt.kernel import ops
 from bptt.kernel.layout import Layout
+from bptt.kernel.native_step import Source
+from bptt.kernel.ops import Recipe
 from bptt.training.remedies import Omega
 
 calls: list[str] = []
@@ -70,8 +74,43 @@ def check_sharded() -> None:
     dist.destroy_process_group()
 
 
+def check_constants() -> None:
+    """Change a number that a compiled step reads: the next call sees it, a gradient its own."""
+    numbers = {"alpha": 0.1, "gates": 0}
+
+    def leaky(W: Tensor) -> Any:
+        def step(p: Tensor, state: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            (h,) = state
+            new = torch.tanh(p + h @ W.t())
+            for _ in range(numbers["gates"]):
+                new = torch.sigmoid(new @ W.t()) * new
+            return (torch.lerp(h, new, numbers["alpha"]),)
+
+        return step
+
+    W, x, h0 = torch.randn(4, 4, requires_grad=True), torch.randn(5, 2, 4), torch.zeros(2, 4)
+
+    def run(x: Tensor) -> Tensor:
+        return ops.run(Recipe(leaky, (W,)), Source(x), (h0,))[0]
+
+    faster = torch.compile(run, **BACKEND)
+    for alpha in (0.1, 0.7, 0.1):
+        numbers["alpha"] = alpha
+        h = faster(x)
+        torch.testing.assert_close(h, run(x))
+        (expected,) = torch.autograd.grad(run(x).sum(), W)
+        numbers["alpha"] = 0.4
+        torch.testing.assert_close(torch.autograd.grad(h.sum(), W)[0], expected)
+    assert sum("bptt.loop" in call for call in calls) == 1  # traced once by the compiler
+    numbers["gates"] = 1
+    with pytest.raises(BpttError, match=r"expected torch.compiler.reset\(\) after such a change"):
+        faster(x)
+
+
 def main() -> None:
     torch.manual_seed(0)
+    check_constants()
+    calls.clear()
     stack = {"num_layers": 2, "bidirectional": True, "bias": False}
     for make, named in ((bptt.RNN, stack), (bptt.GRU, {}), (bptt.LSTM, {"proj_size": 2})):
         layer, x = make(3, 5, **named), torch.randn(6, 4, 3, requires_grad=True)

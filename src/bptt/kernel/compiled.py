@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, library
 
+from bptt.errors import BpttError
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Inputs, Needs, Source
 from bptt.kernel.record import Traced
@@ -17,10 +18,14 @@ LAYOUT = "Tensor? batch_sizes, Tensor? resets, bool reverse"
 
 
 class CompiledStep(NamedTuple):
-    """A traced step, and which of the tensors that it is made of there are."""
+    """A traced step, and which of the tensors that it is made of there are.
+
+    again: traces it with the numbers that it reads now, if they have changed.
+    """
 
     traced: Traced
     present: tuple[bool, ...]
+    again: Callable[[], Traced | str]
 
     def prepare(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return the step's weights, of those of its tensors that there are."""
@@ -32,12 +37,36 @@ STEPS: list[CompiledStep] = []
 """Every step that was compiled: an operation names its own by its place here."""
 
 
-def register(traced: Traced, present: tuple[bool, ...]) -> int:
+def register(traced: Traced, present: tuple[bool, ...], again: Callable[[], Traced | str]) -> int:
     """Return a step's place among all."""
-    step = CompiledStep(traced, present)
-    if step not in STEPS:
-        STEPS.append(step)
-    return STEPS.index(step)
+    for place, step in enumerate(STEPS):
+        if (step.traced, step.present) == (traced, present):
+            return place
+    STEPS.append(CompiledStep(traced, present, again))
+    return len(STEPS) - 1
+
+
+def _now(place: int) -> int:
+    """Return the place of the same step with the numbers that it reads now.
+
+    torch.compile does not see them, and goes on with the operation that it made.
+    """
+    step = STEPS[place]
+    traced = step.again()
+    if traced is step.traced:
+        return place
+    if isinstance(traced, str) or _kept(traced) != _kept(step.traced):
+        raise BpttError(
+            "a number that the step of a compiled layer reads has changed, and with it what shapes "
+            "it gives and keeps; expected torch.compiler.reset() after such a change"
+        )
+    return register(traced, step.present, step.again)
+
+
+def _kept(traced: Traced) -> tuple[Any, ...]:
+    """Return the shapes of what a step gives and keeps."""
+    values = traced.program.values
+    return traced.step.shape, [values[line].width for line in traced.step.gradient.saved]
 
 
 def run(
@@ -62,13 +91,14 @@ def run(
 
 
 def _compute(place: int, *arguments: Any) -> list[Tensor]:
-    """Return h, the last states, every state at every step but h, and what is kept."""
+    """Return h, the last states, every state at every step but h, what is kept, and the place."""
+    place = _now(place)
     step, weights = STEPS[place].traced.step, STEPS[place].prepare(arguments[5])
     source, starts, _, layout = _taken_apart(arguments)
     inputs = Inputs(source, starts, weights, layout)
     arrays, saved = step.forward(inputs, keep=True)
     step.clear_gaps(saved, source.rows.numel())  # the same bits each time
-    return [*step.outputs(arrays, inputs, keep=True), *arrays[1:], *saved]
+    return [*step.outputs(arrays, inputs, keep=True), *arrays[1:], *saved, torch.tensor(place)]
 
 
 def _taken_apart(
@@ -85,12 +115,13 @@ def _shapes(place: int, *arguments: Any) -> list[Tensor]:
     arrays = [like.new_empty(*rows, other) for other, _ in others]
     saved = step.room_for_saved(like, rows.numel())
     ends = [start.new_empty(*start.shape) for start in starts]
-    return [like.new_empty(*rows, width), *ends, *arrays, *saved]
+    which = torch.empty((), dtype=torch.int64, device=like.device)
+    return [like.new_empty(*rows, width), *ends, *arrays, *saved, which]
 
 
-def _compute_gradients(place: int, *arguments: Any) -> list[Tensor]:
+def _compute_gradients(which: Tensor, *arguments: Any) -> list[Tensor]:
     """Return the gradients of what was given, of no size where they are not needed."""
-    step, (source, starts, tensors, layout) = STEPS[place], _taken_apart(arguments)
+    step, (source, starts, tensors, layout) = STEPS[int(which)], _taken_apart(arguments)
     states, saved, grads, needs = arguments[9:]
     S, like = len(starts), starts[0]
     with torch.enable_grad():
@@ -126,7 +157,7 @@ def _through(
     return [next(grads_of_leaves) if t.requires_grad else None for t in leaves]
 
 
-def _shapes_of_gradients(place: int, *arguments: Any) -> list[Tensor]:
+def _shapes_of_gradients(which: Tensor, *arguments: Any) -> list[Tensor]:
     source, starts, tensors, needs = arguments[:4], arguments[4], arguments[5], arguments[-1]
     like = starts[0]
     return [
@@ -142,13 +173,13 @@ _gradients = library.custom_op(
     "bptt::loop_gradients",
     _compute_gradients,
     mutates_args=(),
-    schema=f"(int step, {INPUTS}, {LAYOUT}, Tensor[] states, Tensor[] saved, Tensor?[] grads, "
+    schema=f"(Tensor step, {INPUTS}, {LAYOUT}, Tensor[] states, Tensor[] saved, Tensor?[] grads, "
     "bool[] needs) -> Tensor[]",
 )
 
 
 def _keep(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
-    ctx.place, *source, starts, tensors, batch_sizes, resets, ctx.reverse = inputs
+    _, *source, starts, tensors, batch_sizes, resets, ctx.reverse = inputs
     ctx.counts = len(starts), len(tensors)
     ends = 1 + len(starts)
     ctx.save_for_backward(
@@ -160,10 +191,10 @@ def _derive(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     S, W = ctx.counts
     saved = list(ctx.saved_tensors)
     source, starts, tensors = saved[:4], saved[4 : 4 + S], saved[4 + S : 4 + S + W]
-    batch_sizes, resets, *kept = saved[4 + S + W :]
+    batch_sizes, resets, *kept, which = saved[4 + S + W :]
     inputs = (*source, starts, tensors, batch_sizes, resets, ctx.reverse)
     needs = [t is not None and t.requires_grad for t in (*source, *starts, *tensors)]
-    grad_all = _gradients(ctx.place, *inputs, kept[:S], kept[S:], grads[: 1 + S], needs)
+    grad_all = _gradients(which, *inputs, kept[:S], kept[S:], grads[: 1 + S], needs)
     grad: list[Tensor | None] = [
         g if needed else None for g, needed in zip(grad_all, needs, strict=True)
     ]

@@ -239,11 +239,15 @@ def program(
 
 def _constant_program(*key: Any) -> tuple[Any, ...]:
     """Return a step's place among those of torch.compile, and its lengths; or why it is none."""
-    traced = program(*key, constants_of(key[0]))
+
+    def again() -> Traced | str:
+        return program(*key, constants_of(key[0]))
+
+    traced = again()
     if isinstance(traced, str):
         return (traced,)
     present = tuple(shape is not None for shape in key[2])
-    return compiled.register(traced, present), traced.lengths
+    return compiled.register(traced, present, again), traced.lengths
 
 
 take_as_constant(_constant_program)
