@@ -277,6 +277,17 @@ def test_registered_operation_is_well_behaved(
     library.opcheck(torch.ops.bptt.loop.default, arguments)
 
 
+def test_arrays_in_large_pages_hold_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = bptt.LSTM(3, 300), torch.randn(40, 30, 3)
+    found = []
+    for least in (0, 1 << 60):
+        monkeypatch.setattr(binding, "LARGE", least)
+        h, last = layer(x)
+        found.append([h, *last, *torch.autograd.grad(h.square().sum(), list(layer.parameters()))])
+    for large, small in zip(*found, strict=True):
+        assert torch.equal(large, small)
+
+
 @pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_nan_and_infinity_go_through_as_in_torch(nonlinearity: str, value: float) -> None:

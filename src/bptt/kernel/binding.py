@@ -23,6 +23,8 @@ except ImportError as missing:
     WHY_NOT_NATIVE = str(missing)
 
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
+LARGE = 32 << 20
+"""From how many bytes on an array has memory of its own, which goes back to the system with it."""
 WORK_FOR_A_THREAD = 4e6
 """Floating-point operations below which starting a second thread costs more than it brings."""
 
@@ -38,6 +40,17 @@ def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
         taken = native.bytes_taken()
         for bystander in watching:
             bystander.note_kernel_memory(taken)
+
+
+def use_large_pages(arrays: Iterable[Tensor]) -> None:
+    """Let large arrays that are not written yet have large pages.
+
+    The system makes memory as it is first written to, page by page, and every training step anew: of
+    a large LSTM's that took a tenth of the time.
+    """
+    for array in arrays:
+        if array.nbytes >= LARGE:
+            native.use_large_pages(address(array), array.nbytes)
 
 
 def threads_for(work: float) -> int:

@@ -182,6 +182,7 @@ class NativeStep:
         for width, _ in states[1:]:
             arrays.append(like.new_empty((2, B, width) if is_ring else (*rows, width)))
         saved = self.room_for_saved(like, rows.numel()) if keep else []
+        binding.use_large_pages((*arrays, *saved))
         program = self._forward_that_keeps if keep else self._forward
         starts = _contiguous(starts)
         head, held = self._head(source, B, layout)

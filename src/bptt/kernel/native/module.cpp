@@ -51,6 +51,15 @@ void give(void *memory) {
     munmap(block, size);
 }
 
+// Lets the system give memory that nothing was written to yet in large pages, of which a few are there sooner
+// than many small ones. It may leave it.
+static void use_large_pages(uintptr_t at, size_t bytes) {
+#ifdef MADV_HUGEPAGE
+  const uintptr_t page = uintptr_t(sysconf(_SC_PAGESIZE)), first = (at + page - 1) / page * page, last = (at + bytes) / page * page;
+  if (first < last) madvise(reinterpret_cast<void *>(first), last - first, MADV_HUGEPAGE);
+#endif
+}
+
 static const Build *named(const std::string &name) {
 #if defined(__x86_64__)
   if (name == "avx512" && __builtin_cpu_supports("x86-64-v4")) return &avx512_build;
@@ -342,6 +351,7 @@ NB_MODULE(native, m) {
     crew = reinterpret_cast<Crew>(address);
     crew_of = getpid();
   });
+  m.def("use_large_pages", &use_large_pages);
   m.def("bytes_taken", [] { return bytes_taken.exchange(0); });
   m.def("instruction_set", [] { return std::string(chosen->name); });
   m.def("use", [](const std::string &name) {
