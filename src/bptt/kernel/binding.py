@@ -45,8 +45,8 @@ def call(name: str, dtype: torch.dtype, *arguments: Any) -> None:
 def use_large_pages(arrays: Iterable[Tensor]) -> None:
     """Let large arrays that are not written yet have large pages.
 
-    The system makes memory as it is first written to, page by page, and every training step anew: of
-    a large LSTM's that took a tenth of the time.
+    The system clears memory as it is first written to, page by page, and at every training step
+    anew: of a large LSTM's that took a tenth of the time.
     """
     for array in arrays:
         if array.nbytes >= LARGE:
