@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,11 @@ Y = torch.arange(T * B).view(T, B) % N
 def symbols() -> bptt.Network:
     torch.manual_seed(0)
     return bptt.Network(bptt.Categorical(N), hidden=H)
+
+
+def dropping() -> bptt.Network:
+    torch.manual_seed(0)
+    return bptt.Network(bptt.Categorical(N), hidden=H, dropout=0.5)
 
 
 def numbers(inputs: int = 0) -> bptt.Network:
@@ -87,20 +92,41 @@ WRONG: dict[str, Callable[[], Any]] = {
 
 @dataclass
 class Case:
-    """A valid call, and for its arguments which of the wrong values are right."""
+    """A valid call, and for its arguments which of the wrong values are right.
+
+    random: torch's generator when the last call began.
+    """
 
     name: str
     call: Callable[..., Any]
     arguments: dict[str, Callable[[], Any]]
     right: dict[str, set[str]] = field(default_factory=dict)
     skipped: dict[str, set[str]] = field(default_factory=dict)
+    random: torch.Tensor = field(default_factory=torch.get_rng_state)
 
     def run(self, name: str | None = None, wrong: str = "None") -> Any:
         values = {key: make() for key, make in self.arguments.items()}
         if name is not None:
             values[name] = WRONG[wrong]()
         positional = [values.pop(key) for key in list(values) if key.startswith("/")]
+        self.random = torch.get_rng_state()
         return self.call(*positional, **values)
+
+    def by_chance(self) -> Case:
+        """Return the same call of a network that draws: dropped units, and whose y is fed back."""
+        net = dropping()
+        call: Callable[..., Any] = self.call
+        if isinstance(self.call, bptt.Network):
+            call = net
+        elif isinstance(getattr(self.call, "__self__", None), bptt.Network):
+            call = getattr(net, self.call.__name__)
+        arguments = {
+            **self.arguments,
+            **({"/net": dropping} if "/net" in self.arguments else {}),
+            **({"forcing": value(0.5)} if "forcing" in self.arguments else {}),
+            **({"stride": value(None)} if "stride" in self.arguments else {}),
+        }
+        return replace(self, call=call, arguments=arguments)
 
 
 def value(it: Any) -> Callable[[], Any]:
@@ -277,6 +303,7 @@ CASES = [
             "on_flows": {"None", "function", "class", "module", "Network"},
         },
     ),
+    Case("explain", bptt.explain, {"/model": lambda: nn.GRU(2, 3)}, {"/model": {"Network"}}),
     Case(
         "accelerate",
         bptt.accelerate,
@@ -711,6 +738,8 @@ def plots() -> list[Case]:
 
 
 CASES += plots()
+CHANCE = [case.by_chance() for case in CASES if {"/net", "forcing"} & set(case.arguments)]
+"""Those that a network can draw random numbers in."""
 NOT_VALID = {
     "read_collection",
     "read_table",
@@ -766,6 +795,20 @@ def failures_of(case: Case) -> list[str]:
     return [f"{case.name}: {failure}" for failure in failures]
 
 
+def draws_of(case: Case) -> list[str]:
+    """Return with which wrong arguments a call draws random numbers, and is refused then."""
+    failures = []
+    for name in case.arguments:
+        not_tried = case.skipped.get(name, set()) | ITEMS.get((case.name, name), set())
+        for wrong in sorted(set(WRONG) - not_tried - {"DataLoader"}):
+            try:
+                case.run(name, wrong)
+            except BpttError as error:
+                if not torch.equal(case.random, torch.get_rng_state()):
+                    failures.append(f"{case.name}: {name} = {wrong}: refused after a draw: {error}")
+    return failures
+
+
 def test_a_wrong_type_is_a_bptt_error() -> None:
     """In a process of its own: the tests' own checks of shapes would refuse them first."""
     done = subprocess.run(
@@ -791,6 +834,7 @@ def test_every_public_name_is_walked() -> None:
         "State",
         "Diagnosis",
         "Exposure",
+        "Explanation",
     }
     results |= {"Interrupted", "Run", "Sample", "Text", "Table", "Data"}  # made by us: values
     torchs = {"RNN", "GRU", "LSTM"}  # whose errors are torch.nn's
@@ -808,5 +852,8 @@ if __name__ == "__main__":
         os.chdir(folder)
         for one in CASES:
             for failure in failures_of(one):
+                sys.stdout.write(failure + "\n")
+        for one in CHANCE:
+            for failure in draws_of(one):
                 sys.stdout.write(failure + "\n")
         os.chdir("/")

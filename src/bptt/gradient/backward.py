@@ -25,6 +25,7 @@ from bptt.gradient.plan import choose, choose_by, device_of, parallel_rows, requ
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.sweep import sweep
 from bptt.gradient.truncation import Truncation, sweep_windows
+from bptt.model.chance import undrawn_on_failure
 from bptt.model.dropout import units_dropped
 from bptt.model.entry import require_steady
 from bptt.model.state import Regime, is_random
@@ -75,7 +76,7 @@ def backward(
     loss_weights: w, (T, B); 0 where there is no target.
     reduction: "mean" for Σ w·nll / Σ w, or "sum" for Σ w·nll, the textbook's L.
 
-    Whatever is raised half way, each .grad is then what it was before.
+    Whatever is raised half way, each .grad is then what it was before; so are random numbers.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(3), hidden=4)
@@ -94,7 +95,8 @@ def backward(
     scale = 1 / _total_weight(sequences) if reduction == "mean" else 1.0
     leaves = [*net.parameters(), *_leaves_behind([x, *pytree.tree_leaves(state)])]
     copies = copies_of_gradients(leaves)
-    with _unchanged_on_failure(leaves), torch.enable_grad(), units_dropped(net):
+    unchanged = _unchanged_on_failure(leaves)
+    with unchanged, undrawn_on_failure(), torch.enable_grad(), units_dropped(net):
         if window is None or window >= sequences.T:
             rows = parallel_rows(net, sequences)
 

@@ -15,7 +15,7 @@ from bptt.gradient.sequences import Sequences
 from bptt.gradient.steps import Elman, Gru, Layer, Looped, Lstm, Parts, Passed, Site, Slopes
 from bptt.model.closed_loop import as_rows
 from bptt.model.entry import enter
-from bptt.model.given import where
+from bptt.model.given import checked, where
 from bptt.model.likelihoods import Likelihood, require_mean_backward
 from bptt.model.looped import LoopedRNN
 from bptt.model.network import Network
@@ -242,8 +242,8 @@ def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
     net = enter(net)
     part = sequences.part(0, sequences.T)
     regime = part.regime
-    reading = read(net, part.y, part.x, state, regime, every=True)
-    given, R = reading.given, net.feedback_weight(reading.given.x)
+    given = checked(net, part.y, part.x, state, regime)
+    reading, R = read(net, given, regime.feedback, every=True), net.feedback_weight(given.x)
     kept = None if given.resets is None else (~given.resets).unsqueeze(-1).to(net.U.dtype)
     enters, states = _enters(net, reading), reading.states
     is_closed = given.forced is not None and regime.feedback == "mean"

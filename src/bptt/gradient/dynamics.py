@@ -17,6 +17,7 @@ from bptt.gradient.chain import Chain, chain_of
 from bptt.gradient.plan import device_of
 from bptt.gradient.sequences import Sequences
 from bptt.gradient.steps import Parts
+from bptt.model.chance import undrawn_on_failure
 from bptt.model.given import as_numbers
 from bptt.model.network import Network
 from bptt.model.state import Regime
@@ -60,6 +61,7 @@ class Jacobians:
         return radius
 
 
+@undrawn_on_failure()
 def jacobians(
     net: Network,
     y: Shaped[Tensor | np.ndarray, "T B *y"],
@@ -122,6 +124,7 @@ class Lyapunov:
     steps: int
 
 
+@undrawn_on_failure()
 def lyapunov_exponents(
     net: Network,
     y: Shaped[Tensor | np.ndarray, "T B *y"],

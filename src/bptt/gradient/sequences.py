@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float, Shaped
 from torch import Tensor
 
-from bptt.errors import BpttError, require_shape, shown
+from bptt.errors import BpttError, require_choice, require_shape, shown
 from bptt.model.given import as_mask, require_forcing, require_lengths, require_tensor
-from bptt.model.state import Regime
+from bptt.model.state import FEEDBACKS, Regime
 
 Series = Tensor | np.ndarray
 STEPS_AT_ONCE = 1 << 16
@@ -69,6 +69,7 @@ class Sequences:
         if y is None:
             raise BpttError("y is missing; expected the targets of the loss")
         require_forcing(regime.forcing)
+        require_choice("feedback", regime.feedback, FEEDBACKS)
         for name, series in (("y", y), ("x", x), ("loss_weights", loss_weights)):
             _require_series(name, series)
         if y.ndim < 2 or 0 in y.shape[:2]:

@@ -47,23 +47,32 @@ class Units(NamedTuple):
     top: Float[Tensor, " H"]
 
 
-def enter(net: Network, units: Units | None = None) -> Network:
+def enter(net: Network) -> Network:
     """Return the network as one call sees it; itself, where no weight has to be computed.
 
-    units: those that are dropped in this call. Raises BpttError where a part has a hook that would
-    not run.
+    Raises BpttError where a part has a hook that would not run.
     """
     if net.is_entered:
         return net
     parts = {name: _computed(f"net.{name}", part) for name, part in net._modules.items() if part}
-    if units is not None:
-        parts["recurrent"] = _scaled(parts["recurrent"], units.recurrent)
-        parts["recurrent"].__dict__["dropped"] = units.recurrent
-        parts["readout"] = _scaled(parts["readout"], {"weight": units.top})
     if all(part is net._modules[name] for name, part in parts.items()):
         return net
+    return _with_parts(net, parts)
+
+
+def leave_out(net: Network, units: Units | None) -> Network:
+    """Return the network as a call sees it that leaves out some units; itself, if it does not."""
+    if units is None:
+        return net
+    recurrent = _scaled(net.recurrent, units.recurrent)
+    recurrent.__dict__["dropped"] = units.recurrent
+    readout = _scaled(net.readout, {"weight": units.top})
+    return _with_parts(net, {**net._modules, "recurrent": recurrent, "readout": readout})
+
+
+def _with_parts(net: Network, parts: Mapping[str, nn.Module | None]) -> Network:
     seen = _copy(net)
-    seen.__dict__.update(_modules=parts, is_entered=True)
+    seen.__dict__.update(_modules=dict(parts), is_entered=True)
     return seen
 
 

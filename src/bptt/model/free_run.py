@@ -18,6 +18,7 @@ from bptt.model.entry import enter
 from bptt.model.given import (
     Given,
     batch_size,
+    checked,
     checked_x,
     leading,
     require_tensor,
@@ -152,8 +153,8 @@ def _after_prompt(
         return state, future, batch_size(x, state)
     T, B = leading(prompt, None, "prompt")
     prompt = net.likelihood.checked("prompt", prompt, T, B, net.readout.weight)
-    state = state_after(net, prompt, None if x is None else x[:before], state, Regime())
-    return state, future, B
+    given = checked(net, prompt, None if x is None else x[:before], state, Regime())
+    return state_after(net, given, Regime()), future, B
 
 
 def _repeated(state: State, times: int) -> State:

@@ -74,16 +74,28 @@ def checked(
     weight = net.readout.weight
     alive = steps_alive(regime.lengths, T, B, weight.device)
     x = checked_x(net, x, T, B, alive)
-    forced = forced_steps(regime.forcing, T, B, weight.device)
+    forces, is_forced = checked_forcing(regime.forcing, T, B)
     closes = net.feedback_weight(x) is not None
-    if y is None and closes and (forced is None or bool(forced.any())):
+    if y is None and closes and forces:
         _y_is_missing(net)
     resets = None if regime.resets is None else as_mask("resets", regime.resets, T, B)
     if resets is not None and alive is not None:
         resets = resets & alive  # beyond an end nothing happens, to the state there neither
     y = None if y is None else net.likelihood.checked("y", y, T, B, weight, alive)
-    start = start_of(net, state, B)
-    return Given(T, B, *start, y, x, alive, resets, forced if closes else None)
+    hidden, y0, own0 = start_of(net, state, B)
+    if closes and not is_forced and regime.feedback == "sample":
+        _require_samples(net, own0)
+    forced = forced_steps(regime.forcing, T, B, weight.device)  # drawn once all has been checked
+    return Given(T, B, hidden, y0, own0, y, x, alive, resets, forced if closes else None)
+
+
+def _require_samples(net: Network, own: Tensor) -> None:
+    """Raise BpttError where the network's own y⁰ is the mean of symbols."""
+    if own.is_floating_point() != net.likelihood.blank(1, net.readout.weight).is_floating_point():
+        raise BpttError(
+            'state.own holds means; expected samples: the state comes from feedback "mean" (go '
+            "on with that, or from state._replace(own=None), the last true y)"
+        )
 
 
 def _y_is_missing(net: Network) -> NoReturn:
@@ -252,8 +264,16 @@ def require_forcing(forcing: object) -> None:
         )
 
 
+def checked_forcing(forcing: object, T: int, B: int) -> tuple[bool, bool]:
+    """Return whether the true yᵗ⁻¹ may be fed back, and whether it always is; or raise."""
+    if isinstance(forcing, Tensor):
+        return bool(as_mask("forcing", forcing, T, B).any()), False
+    require_forcing(forcing)
+    return forcing != 0, forcing == 1
+
+
 def forced_steps(
-    forcing: object, T: int, B: int, device: torch.device
+    forcing: float | Tensor, T: int, B: int, device: torch.device
 ) -> Bool[Tensor, "T B"] | None:
     """Return where the true yᵗ⁻¹ is fed back, None where it always is; draw that, if it is chance.
 
@@ -262,8 +282,6 @@ def forced_steps(
     """
     if isinstance(forcing, Tensor):
         return as_mask("forcing", forcing, T, B)
-    require_forcing(forcing)
-    assert isinstance(forcing, int | float)
     if forcing == 1:
         return None
     if forcing == 0:

@@ -27,9 +27,9 @@ from bptt.errors import (
 from bptt.model.architecture import RECURRENCES, Architecture
 from bptt.model.dropout import units_of
 from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
-from bptt.model.entry import enter
+from bptt.model.entry import enter, leave_out
 from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
-from bptt.model.given import batch_size, start_of
+from bptt.model.given import Given, batch_size, checked, start_of
 from bptt.model.initial import Initial, initialise
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward
 from bptt.model.likelihoods import Likelihood, likelihood_from_config
@@ -226,8 +226,9 @@ class Network(nn.Module):
         lengths: (B,), where each sequence ends if that is before T.
         resets: (T, B), the steps before which a sequence's state is zeroed.
         """
-        net = enter(self, units_of(self))
-        reading = read(net, y, x, state, Regime(lengths, resets, forcing, feedback))
+        regime = Regime(lengths, resets, forcing, feedback)
+        net, given = self._entered(y, x, state, regime)
+        reading = read(net, given, feedback)
         states, outputs = reading.states[-1], reading.outputs
         outputs = net.outputs_of(states) if outputs is None else outputs
         true, alive = reading.given.y, reading.given.alive
@@ -248,7 +249,16 @@ class Network(nn.Module):
 
         Where nothing loops over h, that is the last y, and nothing has to be computed.
         """
-        return state_after(enter(self, units_of(self)), y, x, state, Regime(**regime))
+        net, given = self._entered(y, x, state, Regime(**regime))
+        return state_after(net, given, Regime(**regime))
+
+    def _entered(
+        self, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
+    ) -> tuple[Network, Given]:
+        """Return the network as one call sees it, and what that is given; all is checked first."""
+        net = enter(self)
+        given = checked(net, y, x, state, regime)
+        return leave_out(net, units_of(self)), given
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""
@@ -270,14 +280,13 @@ class Network(nn.Module):
         require_kind(
             "steps", steps, (list, tuple, range), "numbers of steps, which rise, in a list"
         )
-        for step in steps:
-            require_whole("a number of steps", step, 0)
         if self.cell == "lstm":
             raise BpttError('states_after is asked of cell "lstm"; expected another, or advance')
-        net = enter(self, units_of(self))
-        reading = read(net, y, x, state, Regime(**regime), every=True)
+        most = y.shape[0] if isinstance(y, Tensor) and y.ndim > 0 else None
         for step in steps:
-            require_whole("a number of steps", step, 0, reading.given.T)
+            require_whole("a number of steps", step, 0, most)
+        net, given = self._entered(y, x, state, Regime(**regime))
+        reading = read(net, given, regime.get("feedback", "sample"), every=True)
         return reading.states_after(steps, regime.get("lengths"))
 
     def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:

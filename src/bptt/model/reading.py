@@ -10,11 +10,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bptt.errors import BpttError
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.model.closed_loop import as_rows, free_run, mean_loop
 from bptt.model.encodings import Tokens
-from bptt.model.given import Given, checked, where
+from bptt.model.given import Given, where
 from bptt.model.layers import Hidden
 from bptt.model.state import Regime, State, at_ends, each, parts
 
@@ -72,31 +71,17 @@ class Reading(NamedTuple):
         return [State(h, y) for h, y in zip(states, history[at, row], strict=True)]
 
 
-def read(
-    net: Network,
-    y: Tensor | None,
-    x: Tensor | None,
-    state: State | None,
-    regime: Regime,
-    *,
-    every: bool = False,
-) -> Reading:
-    """Run the recurrent layers over y and x, which are checked first."""
-    given = checked(net, y, x, state, regime)
+def read(net: Network, given: Given, feedback: str, *, every: bool = False) -> Reading:
+    """Run the recurrent layers over y and x, with what the network says fed back as `feedback`."""
     blank = net.likelihood.blank(given.B, net.readout.weight)
     previous = given.previous(blank) if net.feedback_weight(given.x) is not None else None
     said = None
-    if given.forced is not None and regime.feedback == "mean":
+    if given.forced is not None and feedback == "mean":
         loop = mean_loop(net, given)
         said = torch.cat([as_rows(given.own0, loop.said), loop.said])
         return Reading(given, [loop.states], loop.last, said, loop.outputs)
     not_own = given.not_own
     if not_own is not None and previous is not None:
-        if given.own0.is_floating_point() != previous.is_floating_point():
-            raise BpttError(
-                'state.own holds means; expected samples: the state comes from feedback "mean" (go '
-                "on with that, or from state._replace(own=None), the last true y)"
-            )
         noise = net.likelihood.noise(given.T, given.B, net.readout.weight)
         drawn, _ = free_run(net, given, noise)
         said = torch.cat([given.own0.unsqueeze(0), drawn])
@@ -105,13 +90,11 @@ def read(
     return Reading(given, states, last, said)
 
 
-def state_after(
-    net: Network, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
-) -> State:
+def state_after(net: Network, given: Given, regime: Regime) -> State:
     """Return the state after y and x; where nothing loops, it is the last y, and nothing is run."""
     if net.is_parallel(regime):
-        return Reading(checked(net, y, x, state, regime), [], None).after(regime.lengths)
-    return read(net, y, x, state, regime).after(regime.lengths)
+        return Reading(given, [], None).after(regime.lengths)
+    return read(net, given, regime.feedback).after(regime.lengths)
 
 
 def run_layers(
