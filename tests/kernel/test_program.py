@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -344,6 +346,28 @@ def test_random_programs(data: st.DataObject) -> None:
     state = tuple(torch.randn(3, H).double().requires_grad_() for _ in range(count))
     arguments = (of, Source(x), state, layout)
     assert_close(results(natively, *arguments), results(run_plainly, *arguments), torch.float64)
+
+
+FIRST_CALLS = """
+import sys
+import torch
+from bptt.kernel import ops
+from bptt.kernel.native_step import Source
+from tests.kernel.steps_of_users import STEPS, recipe
+for name, step in STEPS.items():
+    of, state = recipe(name, 4, torch.float32), tuple(torch.zeros(2, 4 * w) for w in step.parts)
+    h, _ = ops.run(of, Source(torch.randn(3, 2, 4 * step.p)), state)
+    h.sum().backward()
+print(sorted({"sympy", "torch._dynamo"} & set(sys.modules)))
+"""
+
+
+def test_the_first_call_of_a_step_imports_no_compiler() -> None:
+    """Which would take longer than all else that tracing a step does."""
+    done = subprocess.run(
+        [sys.executable, "-c", FIRST_CALLS], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
 
 
 def test_the_native_operations_have_the_numbers_of_the_programs() -> None:
