@@ -59,10 +59,15 @@ def idle() -> Iterator[None]:
     yield
 
 
+def unset_environment() -> dict[str, str]:
+    """Return the environment without what says how long threads wait for work."""
+    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    return {k: v for k, v in os.environ.items() if k not in names}
+
+
 def train(steps: int, settings: dict[str, str]) -> float:
     """Return the seconds that a whole `bptt train` takes."""
-    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    environment = {k: v for k, v in os.environ.items() if k not in names} | settings
+    environment = unset_environment() | settings
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "bptt", "train", "--max-steps", str(steps), "--out", "run"]
         began = time.perf_counter()
@@ -72,8 +77,7 @@ def train(steps: int, settings: dict[str, str]) -> float:
 
 def step(package: str, cell: str) -> float:
     """Return the median seconds of a training step, in a process of its own."""
-    names = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
-    environment = {k: v for k, v in os.environ.items() if k not in names}
+    environment = unset_environment()
     command = [sys.executable, "-c", STEP, package, cell, *map(str, SHAPE)]
     done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
     return float(done.stdout)

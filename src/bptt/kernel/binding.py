@@ -46,7 +46,7 @@ def use_large_pages(arrays: Iterable[Tensor]) -> None:
     """Let large arrays that are not written yet have large pages.
 
     The system clears memory as it is first written to, page by page, and at every training step
-    anew: of a large LSTM's that took a tenth of the time.
+    anew; of large pages there are a few for thousands of small ones.
     """
     for array in arrays:
         if array.nbytes >= LARGE:

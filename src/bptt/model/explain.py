@@ -86,14 +86,14 @@ def _runs(name: str, layer: RNNBase | Feedforward) -> Iterator[LayerRun]:
     for k in range(layer.num_layers):
         for direction in ("", "_reverse")[: 1 + layer.bidirectional]:
             suffix = f"_l{k}{direction}"
-            how = _how(layer, suffix)
-            if isinstance(how, str):
-                yield LayerRun(f"{name}.{suffix[1:]}", is_native=False, detail=how)
+            traced = _trace(layer, suffix)
+            if isinstance(traced, str):
+                yield LayerRun(f"{name}.{suffix[1:]}", is_native=False, detail=traced)
             else:
-                yield LayerRun(f"{name}.{suffix[1:]}", is_native=True, detail=_described(how))
+                yield LayerRun(f"{name}.{suffix[1:]}", is_native=True, detail=_described(traced))
 
 
-def _how(layer: Recurrent, suffix: str) -> Traced | str:
+def _trace(layer: Recurrent, suffix: str) -> Traced | str:
     """Return the traced step of one layer, or why it is none."""
     U = layer.part("weight_ih", suffix)
     source = Source(U.new_zeros(1, 1, U.shape[-1]), U)
