@@ -142,6 +142,17 @@ def masked_noise(W: Tensor, V: Tensor) -> Any:
     return step
 
 
+def looking_up(W: Tensor, table: Tensor) -> Any:
+    """Rows of a table, from its start and from its end."""
+
+    def step(p: Tensor, h: Tensor) -> Tensor:
+        number = (p[:, 0].abs() * 2).long().clamp(max=len(table) - 1)
+        half, other = fn.embedding(number, table), table[-1 - number.to(torch.int64)]
+        return torch.tanh(p + (h * half) @ W + other)
+
+    return step
+
+
 def projected(W: Tensor, V: Tensor) -> Step:
     return lstm(W, V)
 
@@ -165,6 +176,7 @@ STEPS: dict[str, UserStep] = {
     "halves": UserStep(on_parts(halves_of_one_state), 1, (2,), ((1, 2), ())),
     "many functions": UserStep(on_parts(many_functions), 1, (1, 1), ((1, 1),)),
     "masked noise": UserStep(on_parts(masked_noise), 3, (1,), ((1, 1), (1, 1))),
+    "looking up": UserStep(on_parts(looking_up), 1, (1,), ((1, 1), (1, 1))),
     "masked": UserStep(on_parts(masked_and_signed), 1, (1,), ((1, 1), ())),
 }
 

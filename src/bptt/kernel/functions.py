@@ -12,6 +12,8 @@ from itertools import accumulate, pairwise
 from numbers import Real
 from typing import Any
 
+import torch
+
 from bptt.kernel.program import Expr
 from bptt.kernel.rows import Ref, Rows, Untranslatable, Writer, spread
 from bptt.kernel.rules import function, greater, where
@@ -263,6 +265,47 @@ def _narrow(t: Writer, x: Rows, dim: int, start: int, length: int) -> Rows:
     return x.slice(start % x.width, start % x.width + length)
 
 
+def _embedding(  # noqa: PLR0917 (torch's own)
+    t: Writer,
+    numbers: Any,
+    table: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Rows:
+    if padding_idx is not None or max_norm is not None or scale_grad_by_freq or sparse:
+        raise Untranslatable("options of an embedding")
+    if not isinstance(table, Ref):
+        raise Untranslatable("a table that is no tensor of weights")
+    return _row(t, table, numbers)
+
+
+def _whole(t: Writer, x: Rows, *_: Any, **__: Any) -> Rows:
+    return x.each(lambda a: function("trunc", a))
+
+
+def _to(t: Writer, x: Rows, *args: Any, **named: Any) -> Rows:
+    dtypes = [v for v in (*args, *named.values()) if isinstance(v, torch.dtype)]
+    if torch.bool in dtypes:
+        raise Untranslatable("numbers as truth values")
+    return x if all(dtype.is_floating_point for dtype in dtypes) else _whole(t, x)
+
+
+def _row(t: Writer, table: Ref, numbers: Any) -> Rows:
+    if not isinstance(numbers, Rows):
+        raise Untranslatable("it looks up what is not a row of a table")
+    return t.look_up(numbers, table)
+
+
+def _get(t: Writer, x: Any, key: Any) -> Rows:
+    if isinstance(x, Rows) or not isinstance(key, Rows):
+        return _item(t, x, key)
+    count = float(t.shapes[x][0])
+    return _row(t, x, key.each(lambda n: where(greater(-n, 0.0), n + count, n)))
+
+
 def _item(t: Writer, x: Rows, key: Any) -> Rows:
     keys = list(key) if isinstance(key, tuple) else [key]
     everything = slice(None)
@@ -418,7 +461,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "chunk": _chunk,
     "split": _split,
     "narrow": _narrow,
-    "__getitem__": _item,
+    "__getitem__": _get,
     "unsqueeze": _unsqueeze,
     "squeeze": _squeeze,
     "cat": _cat,
@@ -428,7 +471,11 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "dropout": _dropout,
     "clone": _same,
     "contiguous": _same,
-    "to": _same,
+    "to": _to,
+    "long": _whole,
+    "int": _whole,
+    "trunc": _whole,
+    "embedding": _embedding,
     "zeros_like": _filled(0.0),
     "ones_like": _filled(1.0),
     "full_like": _full_like,
@@ -483,8 +530,9 @@ SAME_AS = {
     "float": "to",
     "double": "to",
     "type_as": "to",
-    "view_as": "to",
-    "rename": "to",
+    "view_as": "clone",
+    "rename": "clone",
+    "fix": "trunc",
     "_softmax": "softmax",
 }
 """Other names of the same."""

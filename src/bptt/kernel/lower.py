@@ -15,18 +15,21 @@ from typing import Any
 from bptt.kernel.program import ELEMENTWISE, Program, Value
 from bptt.kernel.rules import Backward
 from bptt.kernel.tables import (
+    ALONG_A_ROW,
     NOTHING,
     OPS,
     Array,
     Block,
     Group,
     Instruction,
+    LookUp,
     Lowered,
     Operand,
     Part,
     Place,
     Product,
     Shape,
+    Sum,
     block_at,
 )
 
@@ -45,12 +48,14 @@ def lower_backward(backward: Backward, shape: Shape) -> Lowered:
     """Return how a gradient's program is run."""
     results = backward.program.results
     lowering = _Lowering(backward.program, shape, backward.saved)
-    for name, line in results.items():
-        if name[0] == "vector":
-            lowering.sum(line, *name[1:])
     lowering.send_back({name[1:]: line for name, line in results.items() if name[0] == "state"})
     lowering.group(backward)
     lowering.send_to_p({name[1]: line for name, line in results.items() if name[0] == "p"})
+    for name, line in results.items():
+        if name[0] == "vector":
+            lowering.sum(line, *name[1:])
+    for line, (weight, column, _) in backward.look_ups.items():
+        lowering.look_up(results["look_up", line], results["row", line], weight, column)
     return lowering.run()
 
 
@@ -64,7 +69,6 @@ class _Lowering:
         self.lowered = Lowered()
         self.arrays: dict[Array, int] = {}
         self.wanted: dict[int, list[Operand]] = {}  # where a line's value is to go
-        self.sums: dict[int, list[Operand]] = {}
         self.zeros: list[tuple[Operand, int]] = []
         self.groups: dict[tuple[int, ...], int] = {}  # of lines δ, side by side: their array
 
@@ -85,8 +89,22 @@ class _Lowering:
 
     def sum(self, line: int, weight: int, column: int) -> None:
         """Note that a line's values are to be summed over all rows, for columns of a vector."""
-        array = self.array(Array(Place.SUM, weight, 0))
-        self.sums.setdefault(line, []).append(Operand(array, column))
+        self.lowered.sums.append(Sum(*self._gathered(line), weight, column))
+
+    def look_up(self, line: int, row: int, weight: int, column: int) -> None:
+        """Note that a line's values belong to the rows of a table that another line names."""
+        made = self.new_array(Place.MADE, 0, 1)
+        self.wanted.setdefault(row, []).append(Operand(made))
+        self.lowered.look_ups.append(LookUp(*self._gathered(line), made, weight, column))
+
+    def _gathered(self, line: int) -> tuple[int, int, int]:
+        """Return where a line's values of many steps are: an array, the first column, and width."""
+        width, wanted = self.values[line].width, self.wanted.setdefault(line, [])
+        deltas = [o for o in wanted if self.lowered.arrays[o.array].place == Place.DELTA]
+        if not deltas:
+            deltas = [Operand(self.new_array(Place.DELTA, 0, width))]
+            wanted += deltas
+        return (*deltas[0], width)
 
     def send_back(self, lines: Mapping[tuple[int, int, int], int]) -> None:
         """Note what goes back to (state, column, delay); what nothing goes to gets zeros."""
@@ -155,7 +173,7 @@ class _Lowering:
     def run(self) -> Lowered:
         """Return the program with everything in its place."""
         self.values = self._with_numbers_for_rows()
-        used = {*self.wanted, *self.sums, *(arg for v in self.values for arg in v.args)}
+        used = {*self.wanted, *(arg for v in self.values for arg in v.args)}
         self.stages = self._stages()
         self.products = self._products()
         self.parts, absorbed = self._absorb()
@@ -219,9 +237,7 @@ class _Lowering:
             line = product
             rows: int | None = None
             vector: int | None = None
-            while (
-                len(users.get(line, [])) == 1 and line not in self.wanted and line not in self.sums
-            ):
+            while len(users.get(line, [])) == 1 and line not in self.wanted:
                 (user,) = users[line]
                 if self.values[user].op != "add":
                     break
@@ -256,8 +272,6 @@ class _Lowering:
             for read in (*self.values[product].args, rows, vector):
                 if read is not None:
                     reads.setdefault(read, []).append((self.stages[product] - 1, 1))
-        for line in self.sums:
-            reads.setdefault(line, []).append((self.stages[line], 0))
         return reads
 
     def _emit_stage(self, stage: int) -> None:
@@ -282,7 +296,8 @@ class _Lowering:
     def _compute(self, line: int, later: set[int], instructions: list[Instruction]) -> None:
         """Emit what computes a line, and give back the registers that nothing later reads."""
         value = self.values[line]
-        if value.op in ("sum", "spread", "max"):  # these read all of a row while they write
+        reads_a_row = value.op in ALONG_A_ROW  # while it writes one
+        if reads_a_row:
             out = self._place(line)
         args = tuple(self._where(arg) for arg in value.args)
         for arg in set(value.args):
@@ -290,9 +305,13 @@ class _Lowering:
             if operand is not None and self._is_register(arg) and not self._is_read(arg, later):
                 self.free.setdefault(self.values[arg].width, []).append(operand.array)
                 del self.places[arg]
-        if value.op not in ("sum", "spread", "max"):
+        if not reads_a_row:
             out = self._place(line)
         number = float(value.at[0]) if value.op == "pow" else 0.0
+        if value.op == "look_up":
+            weight, column, rows = value.at
+            number = float(rows)
+            args += (Operand(self.array(Array(Place.TABLE, weight, 0)), column),)
         width = max(value.width, self.values[value.args[0]].width)  # of a sum, what is summed
         spread = 0
         if _is_of_several(value) and value.width > 1:
@@ -392,7 +411,7 @@ class _Lowering:
         return Array(Place.CONSTANT, constants.index(number), width)
 
     def _hand_out(self, line: int, place: Operand, instructions: list[Instruction]) -> None:
-        """Emit the copies and the sums of a value that is there now."""
+        """Emit the copies of a value that is there now."""
         width = self.values[line].width
         for operand in self.wanted.get(line, []):
             if operand == place:
@@ -405,10 +424,6 @@ class _Lowering:
                 self.last.append((width, scratch, operand))
             else:
                 instructions.append(Instruction(OPS["copy"], width, operand, (place,)))
-        instructions += [
-            Instruction(OPS["accumulate"], width, operand, (place,))
-            for operand in self.sums.get(line, [])
-        ]
 
     def _emit_last(self) -> None:
         """Emit what goes to where something else was read."""

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bptt.errors import BpttError
 from bptt.kernel import binding
 from bptt.kernel.binding import address, addresses
 from bptt.kernel.fuse import fuse, fuse_around
@@ -88,12 +89,14 @@ class Needs(NamedTuple):
 class NativeStep:
     """A step that can be run over time natively: its program, and the widths of p and its states.
 
-    transposed: of which weights the tensors are (N, K), as torch's layers have them.
+    transposed: of which weights the tensors are (N, K), as torch's layers have them. tables: which
+    ones are tables, whose rows are looked up.
     """
 
     program: Program
     shape: Shape
     transposed: frozenset[int] = frozenset()
+    tables: frozenset[int] = frozenset()
 
     @cached_property
     def gradient(self) -> Backward:
@@ -190,7 +193,14 @@ class NativeStep:
         of_weights = self._weights(weights)
         of_saved = self._addresses_of_saved(saved, rows.numel())
         arguments = [*map(addresses, (starts, arrays)), of_saved, of_weights, is_ring]
-        binding.call("loop_forward", like.dtype, program, *head, of_x, *arguments)
+        try:
+            binding.call("loop_forward", like.dtype, program, *head, of_x, *arguments)
+        except IndexError:
+            sizes = [len(weights[which]) for which in sorted(self.tables)]
+            raise BpttError(
+                f"a step looks up a row that its table has not, of tables of {sizes} rows; "
+                "expected numbers from 0 to one less than that"
+            ) from None
         del held, alive
         return arrays, saved
 
@@ -226,7 +236,8 @@ class NativeStep:
         kept: what `forward` returned. grads: of what `outputs` did.
         """
         (source, starts, weights, layout), (states, saved) = inputs, kept
-        above, arrived = self._arriving(states, starts, layout, grads)
+        above, lasts = self._arriving(states, starts, layout, grads)
+        arrived = [start.new_empty(start.shape) for start in starts]
         of_x, of_U, of_b = _room_for_source(source, self.shape.p, needs)
         of_weights = self._room_for_weights(weights, needs)
         of_omega = None if omega is None else states[0].new_zeros(1)
@@ -245,6 +256,7 @@ class NativeStep:
             self._addresses_of_saved(saved, source.rows.numel()),
             self._weights(weights),
             addresses(above),
+            addresses(lasts),
             addresses(arrived),
             addresses(of_input),
             addresses(of_weights),
@@ -258,24 +270,25 @@ class NativeStep:
             omega.value += float(of_omega)
         if of_U is not None and source.is_tokens:
             of_U = of_U.t()
-        return [of_x, of_U, of_b, *arrived, *self._as_weights(of_weights, needs)]
+        return [of_x, of_U, of_b, *arrived, *self._as_weights(of_weights)]
 
     def _room_for_weights(self, weights: Sequence[Tensor], needs: Needs) -> list[Tensor | None]:
-        """Return memory for the weights' gradients: (N, K) of a matrix; of vectors always."""
+        """Return memory for the weights' gradients, where needed: (N, K) of a matrix."""
         return [
-            w.new_empty(w.shape if w.ndim == 1 or which in self.transposed else w.shape[::-1])
-            if needed or w.ndim == 1
-            else None
+            w.new_empty(w.shape[::-1] if self._is_turned(which, w) else w.shape) if needed else None
             for which, (w, needed) in enumerate(zip(weights, needs.weights, strict=True))
         ]
 
-    def _as_weights(self, grads: Sequence[Tensor | None], needs: Needs) -> list[Tensor | None]:
-        """Return the weights' gradients, where needed, in the weights' shapes."""
-        shaped = [
-            grad if grad is None or grad.ndim == 1 or which in self.transposed else grad.t()
+    def _as_weights(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """Return the weights' gradients in the weights' shapes."""
+        return [
+            grad.t() if grad is not None and self._is_turned(which, grad) else grad
             for which, grad in enumerate(grads)
         ]
-        return [g if needed else None for g, needed in zip(shaped, needs.weights, strict=True)]
+
+    def _is_turned(self, which: int, weight: Tensor) -> bool:
+        """Return whether a weight's gradient comes as its transpose: that of a matrix (K, N)."""
+        return weight.ndim == 2 and which not in self.transposed and which not in self.tables
 
     def _arriving(
         self,
@@ -283,25 +296,22 @@ class NativeStep:
         starts: Sequence[Tensor],
         layout: Layout,
         grads: Sequence[Tensor | None],
-    ) -> tuple[list[Tensor | None], list[Tensor]]:
-        """Return the gradients of the states at every step, and those that arrive after the last.
-
-        The latter become those of the starts.
-        """
+    ) -> tuple[list[Tensor | None], list[Tensor | None]]:
+        """Return the gradients of the states at every step, and those of the last ones."""
         above: list[Tensor | None] = []
-        arrived: list[Tensor] = []
+        lasts: list[Tensor | None] = []
         for k, (state, start, end) in enumerate(zip(states, starts, grads[1:], strict=True)):
             every = grads[0] if k == 0 else None
             if self.shape.states[k][1] > 1 and end is not None:
                 of_state, of_start = _of_lasts(layout, state, start, end)
                 every = of_state if every is None else every + of_state
-                arrived.append(of_start)
+                lasts.append(of_start)
             else:
-                arrived.append(start.new_zeros(start.shape) if end is None else _copy(end))
+                lasts.append(None if end is None else end.contiguous())
             if every is None and self._has_above[k]:
                 every = torch.zeros_like(state)
             above.append(None if every is None else every.contiguous())
-        return above, arrived
+        return above, lasts
 
     def _weights(self, weights: Sequence[Tensor]) -> list[tuple[int, int, int, int]]:
         """Return where each matrix (K, N) or vector lies, its strides, and K."""
@@ -392,7 +402,3 @@ def _input(source: Source) -> tuple[list[int], Any]:
 
 def _contiguous(tensors: Sequence[Tensor]) -> list[Tensor]:
     return [tensor.contiguous() for tensor in tensors]
-
-
-def _copy(tensor: Tensor) -> Tensor:
-    return tensor.clone(memory_format=torch.contiguous_format)

@@ -10,7 +10,8 @@ block by block. A value's `op` is one of
   forward pass kept);
 - an elementwise operation: see ELEMENTWISE;
 - one along the row: "sum" and "max" (one number), "spread" (one number to a row);
-- "product", z M, of a value with a block of a matrix; or "back", Σ δ Mᵀ, through several of them.
+- "product", z M, of a value with a block of a matrix; or "back", Σ δ Mᵀ, through several of them;
+- "look_up", a row of a table, by its number.
 
 There is no slice and no join: what a step cuts and joins is followed through its operations, down
 to columns of the sources, blocks of the matrices and columns of the results.
@@ -34,7 +35,8 @@ class Value(NamedTuple):
     at: of "p": the first column; of "state", "new", "above" and "arrived": which state, and its
     first column, of "state" also the delay; of "vector": which weight, and its first column; of
     "constant": the number; of "pow": the exponent; of "product": which weight, its first row and
-    column; of "back": that for each argument; of "saved": the line of the forward program.
+    column; of "back": that for each argument; of "look_up": which weight, its first column, and
+    how many rows it has; of "saved": the line of the forward program.
     """
 
     op: str
@@ -50,6 +52,7 @@ ELEMENTWISE: Mapping[str, Callable[..., Tensor]] = {
     "mul": torch.mul,
     "div": torch.div,
     "neg": torch.neg,
+    "trunc": torch.trunc,
     "abs": torch.abs,
     "minimum": torch.minimum,
     "maximum": torch.maximum,
@@ -86,7 +89,8 @@ class Program:
 
     results: of a step, ("new", state, column); of its gradient, ("p", column), ("state", state,
     column, delay), ("vector", weight, column) to be summed over rows, and ("product", i) of the
-    line i of the forward program; ("z", z) is what the products of its line z were made of.
+    line i of the forward program; ("z", z) is what the products of its line z were made of; and
+    ("look_up", i) of its line i, and ("row", i), which row that was.
     """
 
     values: tuple[Value, ...]
@@ -168,6 +172,11 @@ class Builder:
     def product(self, z: Expr, width: int, weight: int, row: int, column: int) -> Expr:
         """Return z times a block of a matrix."""
         return Expr(self, self.line(Value("product", (z.line,), width, (weight, row, column))))
+
+    def look_up(self, number: Expr, width: int, weight: int, column: int, rows: int) -> Expr:
+        """Return columns of the row of a table with this number."""
+        at = (weight, column, rows)
+        return Expr(self, self.line(Value("look_up", (number.line,), width, at)))
 
     def along(self, op: str, arg: Expr) -> Expr:
         """Return "sum" or "max" of each row."""
@@ -276,6 +285,10 @@ def evaluate(
             weight, row, column = v.at
             K = args[0].shape[-1]
             value = args[0] @ matrices(weight)[row : row + K, column : column + v.width]
+        elif v.op == "look_up":
+            weight, column, _ = v.at
+            numbers = args[0].detach().squeeze(-1).long()
+            value = matrices(weight)[:, column : column + v.width][numbers]
         elif v.op == "back":
             blocks = [
                 matrices(weight)[row : row + v.width, column : column + d.shape[-1]]

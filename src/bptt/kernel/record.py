@@ -12,7 +12,7 @@ import linecache
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -80,7 +80,8 @@ class Traced:
 
     lengths: of how many parts each state is: the later ones are what the first was, steps before.
     p, widths: how wide p and the state parts are.
-    weights: for each, which tensor, and "matrix" (K, N), "transposed" (N, K) or "vector" (width).
+    weights: for each, which tensor, and "matrix" (K, N), "transposed" (N, K), "vector" (width), or
+    "table", whose rows are looked up.
     captured: which of the tensors that it was traced with each is that the step was seen to read.
     calls: what it did with them before.
     """
@@ -109,14 +110,19 @@ class Traced:
         widths = [self.widths[first] for first in firsts]
         shape = Shape(self.p, tuple(zip(widths, self.lengths, strict=True)))
         kinds = [kind for _, kind, _ in self.weights]
-        transposed = frozenset(i for i, kind in enumerate(kinds) if kind == "transposed")
-        return NativeStep(self.program, shape, transposed)
+        transposed, tables = (
+            frozenset(i for i, kind in enumerate(kinds) if kind == wanted)
+            for wanted in ("transposed", "table")
+        )
+        return NativeStep(self.program, shape, transposed, tables)
 
 
 def _as_weight(tensor: Tensor | None, kind: str, width: int) -> Tensor:
     assert tensor is not None  # what a step reads, it has
     if kind == "vector" and tensor.shape != (width,):
         return tensor.reshape(-1).expand(width)
+    if kind == "table":
+        return tensor.contiguous()
     return tensor.unsqueeze(1) if kind == "column" else tensor
 
 
@@ -136,8 +142,22 @@ def trace(
     step: (p, *state parts) -> new state parts, of widths p and states. tensors: its weights, which
     may be others of the same shapes at a later call.
     """
+    try:
+        return _trace(step, [p, *states], tensors, partial(_random_rows, dtype=dtype))
+    except IndexError:  # it looks up rows of a table: by 0 and 1, which a table of two rows has
+        return _trace(step, [p, *states], tensors, partial(_numbers_of_rows, dtype=dtype))
+
+
+def _trace(
+    step: Callable[..., Any],
+    widths: Sequence[int],
+    tensors: Sequence[Tensor | None],
+    samples: Callable[..., list[Tensor]],
+) -> Traced:
+    """Return a step as a program, traced with sample rows, samples(widths, rows, seed)."""
+    states = widths[1:]
     before = torch.get_rng_state()
-    inputs = _random_rows([p, *states], dtype, seed=0)
+    inputs = samples(widths, ROWS, seed=0)
     recorder = _Recorder(inputs)
     try:
         with torch.enable_grad(), recorder:
@@ -153,8 +173,8 @@ def trace(
         raise NotTraced(
             f"it returns {[tuple(o.shape) for o in outputs]} for states of {list(states)}"
         )
-    traced = recorder.finish(outputs, tensors, [p, *states])
-    _check(step, traced, tensors, dtype)
+    traced = recorder.finish(outputs, tensors, widths)
+    _check(step, traced, tensors, samples(widths, ROWS + 2, seed=1))
     return traced
 
 
@@ -163,11 +183,21 @@ def _as_parts(result: Any) -> tuple[Tensor, ...]:
 
 
 def _random_rows(
-    widths: Sequence[int], dtype: torch.dtype, *, seed: int, rows: int = ROWS
+    widths: Sequence[int], rows: int, *, seed: int, dtype: torch.dtype
 ) -> list[Tensor]:
     generator = torch.Generator().manual_seed(seed)
     return [
         torch.randn(rows, width, generator=generator, dtype=dtype).requires_grad_()
+        for width in widths
+    ]
+
+
+def _numbers_of_rows(
+    widths: Sequence[int], rows: int, *, seed: int, dtype: torch.dtype
+) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [
+        torch.rand(rows, width, generator=generator, dtype=dtype).mul(2).requires_grad_()
         for width in widths
     ]
 
@@ -292,14 +322,16 @@ def user_line() -> str:
 
 
 def _check(
-    step: Callable[..., Any], traced: Traced, tensors: Sequence[Tensor | None], dtype: torch.dtype
+    step: Callable[..., Any],
+    traced: Traced,
+    tensors: Sequence[Tensor | None],
+    inputs: Sequence[Tensor],
 ) -> None:
     """Raise NotTraced unless the program does what the step does, on other rows, gradients too.
 
     So are found: what hides from the recording (functions with gradients of their own, detached or
     computed elsewhere), and what holds for some numbers of rows or some values alone.
     """
-    inputs = _random_rows([traced.p, *traced.widths], dtype, seed=1, rows=ROWS + 2)
     state = torch.get_rng_state()
     with torch.enable_grad():
         outputs = _as_parts(step(*inputs))
@@ -311,7 +343,7 @@ def _check(
     for mine, its in zip(_detached(results, ours), _detached(outputs, theirs), strict=True):
         scale = 1 + float(its.abs().max()) if its.numel() else 1.0
         close = torch.isclose(
-            mine, its, rtol=0, atol=scale * torch.finfo(dtype).eps ** 0.5, equal_nan=True
+            mine, its, rtol=0, atol=scale * torch.finfo(its.dtype).eps ** 0.5, equal_nan=True
         )
         if not bool(close.all()):
             raise NotTraced(

@@ -14,6 +14,9 @@ from typing import Any
 
 from bptt.kernel.program import Builder, Expr
 
+MOST_ROWS = 2**24
+"""Of a table: up to here a number in float32 is one row, and no other."""
+
 
 @dataclass(frozen=True)
 class Ref:
@@ -89,6 +92,9 @@ def part_of(value: Expr, start: int, width: int) -> Expr:  # noqa: PLR0911 (an o
         return builder.spread(operands[0], width)
     if op == "product":
         return builder.product(operands[0], width, at[0], at[1], at[2] + start)
+    if op == "look_up":
+        weight, column, rows = at
+        return builder.look_up(operands[0], width, weight, column + start, rows)
     return builder.apply(op, *[part_of(arg, start, width) for arg in operands], at=at)
 
 
@@ -174,6 +180,17 @@ class Writer:
             row += column.width
         assert total is not None
         return Rows((total,)).cut_before(self.cuts.get(("product", weight), set()))
+
+    def look_up(self, numbers: Rows, table: Ref) -> Rows:
+        """Return the rows of a table with these numbers, one a row."""
+        shape = self.shapes[table]
+        if len(shape) != 2 or not numbers.flat:
+            raise Untranslatable("it looks up what is not one row of a table for each row")
+        if shape[0] > MOST_ROWS:
+            raise Untranslatable(f"a table of more than {MOST_ROWS:,} rows")
+        (number,) = numbers.columns
+        weight = self.weight(table, "table")
+        return Rows((self.builder.look_up(number, shape[1], weight, 0, shape[0]),))
 
 
 def spread(rows: Rows, width: int) -> Expr:

@@ -54,6 +54,7 @@ RULES: Mapping[str, Rule] = {
     "mul": lambda d, y, a, b: (d * b, d * a) if a.line != b.line else (d * 2.0 * a, None),
     "div": lambda d, y, a, b: (d / b, -(d * y / b)),
     "neg": lambda d, y, a: (-d,),
+    "trunc": lambda d, y, a: (None,),
     "abs": lambda d, y, a: (d * (greater(a, 0.0) - greater(-a, 0.0)),),
     "minimum": lambda d, y, a, b: (_of_larger(d, b, a), _of_larger(d, a, b)),
     "maximum": lambda d, y, a, b: (_of_larger(d, a, b), _of_larger(d, b, a)),
@@ -85,12 +86,13 @@ class Backward:
 
     saved: lines of the forward program whose results are kept, one by one.
     products: for each line z of the forward program that products were made of, their lines, each
-    with its weight, first row and first column.
+    with its weight, first row and first column. look_ups: `at` of each line that looks up a row.
     """
 
     program: Program
     saved: tuple[int, ...]
     products: Mapping[int, tuple[tuple[int, Any], ...]]
+    look_ups: Mapping[int, tuple[Any, ...]]
 
 
 def reverse(program: Program) -> Backward:
@@ -147,6 +149,10 @@ class _Reverse:
             assert name not in self.results, f"two values begin at {name}"  # each cut as the other
             self.results[name] = d
             return
+        if value.op == "look_up":
+            self.results["look_up", line] = d
+            self.results["row", line] = self.forward(value.args[0])
+            return
         y, *args = map(self.forward, (line, *value.args))
         grads = RULES[value.op](d, y, *args, *value.at)
         for arg, grad in zip(value.args, grads, strict=True):
@@ -187,7 +193,10 @@ class _Reverse:
             z: tuple((i, self.program.values[i].at) for i in made if ("product", i) in results)
             for z, made in self.products.items()
         }
-        return Backward(final.finish(results), tuple(sources.saved), products)
+        look_ups = {
+            i: value.at for i, value in enumerate(self.program.values) if ("look_up", i) in results
+        }
+        return Backward(final.finish(results), tuple(sources.saved), products, look_ups)
 
 
 class _Sources:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from bptt.kernel import binding
 from bptt.kernel.program import ELEMENTWISE
 
-ALONG_A_ROW = ("sum", "max", "spread", "accumulate")
+ALONG_A_ROW = ("sum", "max", "spread", "look_up")
 OPS = {name: code for code, name in enumerate((*ELEMENTWISE, *ALONG_A_ROW))}
 """The number of each operation; native/instructions.hpp has them in the same order."""
 
@@ -29,8 +29,8 @@ class Place(IntEnum):
     ARRIVED = 9  # the gradient that comes from later steps, of state `which`
     DELTA = 10  # ∂L/∂ of products, or of p: rows of many steps
     MADE = 11  # what products were made of: rows of many steps
-    SUM = 12  # sums over all rows, for weight `which`
-    PUSHED = 13  # the gradient that goes `at` steps back, of state `which`
+    PUSHED = 12  # the gradient that goes `at` steps back, of state `which`
+    TABLE = 13  # weight `which`, whose rows are looked up
 
 
 class Array(NamedTuple):
@@ -120,6 +120,30 @@ class Group(NamedTuple):
     blocks: tuple[Block, ...]
 
 
+class LookUp(NamedTuple):
+    """Columns of a DELTA array, which belong to a table's rows, from column `at` on.
+
+    rows: the MADE array that says to which.
+    """
+
+    deltas: int
+    column: int
+    width: int
+    rows: int
+    weight: int
+    at: int
+
+
+class Sum(NamedTuple):
+    """Columns of a DELTA array, whose sum over all rows belongs to a vector, from `at` on."""
+
+    deltas: int
+    column: int
+    width: int
+    weight: int
+    at: int
+
+
 Stage = tuple[list[Instruction], list[Product]]
 
 
@@ -131,6 +155,8 @@ class Lowered:
     constants: list[float] = field(default_factory=list)
     stages: list[Stage] = field(default_factory=list)
     groups: list[Group] = field(default_factory=list)
+    sums: list[Sum] = field(default_factory=list)
+    look_ups: list[LookUp] = field(default_factory=list)
     of_p: int = -1  # the DELTA array of ∂L/∂p
 
 
@@ -163,5 +189,7 @@ def encoded(lowered: Lowered, shape: Shape) -> Any:
         blocks += [list(block) for block in group.blocks]
     arrays = [list(map(int, array)) for array in lowered.arrays]
     states = [list(state) for state in shape.states]
-    tables = (states, arrays, instructions, stages, products, parts, blocks, groups, constants)
-    return binding.native.Program(shape.p, lowered.of_p, *tables)
+    sums = [list(map(int, total)) for total in lowered.sums]
+    look_ups = [list(map(int, row)) for row in lowered.look_ups]
+    tables = (states, arrays, instructions, stages, products, parts, blocks, groups)
+    return binding.native.Program(shape.p, lowered.of_p, *tables, sums, look_ups, constants)

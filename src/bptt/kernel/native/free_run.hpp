@@ -214,11 +214,11 @@ template <class F> class FreeRunner {
 };
 
 template <class F>
-static bool free_run(const FreeSizes &sizes, Share share, bool relu, const FreeLayer<F> *layers, const Free<F> &net) {
+static Outcome free_run(const FreeSizes &sizes, Share share, bool relu, const FreeLayer<F> *layers, const Free<F> &net) {
   FreeRunner<F> runner(sizes, share, relu, layers, net);
-  if (!runner.ready()) return false;
+  if (!runner.ready()) return NO_MEMORY;
   runner.run();
-  return true;
+  return DONE;
 }
 
 }  // namespace BPTT_ISA

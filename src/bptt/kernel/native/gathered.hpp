@@ -10,8 +10,9 @@ namespace BPTT_ISA {
 // For every group of products Σ δ zᵀ, and the rows of ∂L/∂p.
 template <class F> class Gathered {
  public:
-  Gathered(const Program &program, int64_t rows_of_a_step, List<F *> weights)
-      : program(program), weights(weights), count(program.arrays.count) {
+  // sizes: of the weights. weights: their gradients, null where none is wanted.
+  Gathered(const Program &program, int64_t rows_of_a_step, List<Weight<F>> sizes, List<F *> weights)
+      : program(program), sizes(sizes), weights(weights), count(program.arrays.count) {
     deltas = static_cast<Deltas<F> **>(take((count + 1) * sizeof(Deltas<F> *)));
     made = static_cast<F **>(take((count + 1) * sizeof(F *)));
     outers = static_cast<Outer<F> **>(take((program.groups.count + 1) * sizeof(Outer<F> *)));
@@ -19,16 +20,11 @@ template <class F> class Gathered {
     for (int a = 0; a < count; a++) deltas[a] = nullptr, made[a] = nullptr;
     for (int g = 0; g < program.groups.count; g++) outers[g] = nullptr;
     is_ready = true;
-    for (int a = 0; a < count; a++) {
-      const Array &array = program.arrays[a];
-      if (array.place == DELTA) is_ready &= make(deltas[a], array.width, rows_of_a_step) && deltas[a]->ready();
-    }
+    for (int a : program.in(DELTA)) is_ready &= make(deltas[a], program.arrays[a].width, rows_of_a_step) && deltas[a]->ready();
     if (!is_ready) return;
-    for (int a = 0; a < count; a++) {
-      const Array &array = program.arrays[a];
-      if (array.place == DELTA) std::memset(deltas[a]->rows, 0, deltas[a]->most * deltas[a]->stride * sizeof(F));
-      if (array.place == MADE) is_ready &= !!(made[a] = static_cast<F *>(take(most() * array.width * sizeof(F))));
-    }
+    for (int a : program.in(DELTA)) std::memset(deltas[a]->rows, 0, deltas[a]->most * deltas[a]->stride * sizeof(F));
+    for (int a : program.in(MADE))
+      is_ready &= !!(made[a] = static_cast<F *>(take(most() * program.arrays[a].width * sizeof(F))));
     for (int g = 0; g < program.groups.count; g++) {
       const Group &group = program.groups[g];
       if (is_wanted(group))
@@ -49,22 +45,18 @@ template <class F> class Gathered {
 
   // Where the arrays of a step that is to begin lie, from one of the share's rows on.
   void find(Frame<F> &frame, int64_t row) const {
-    for (int a = 0; a < count; a++) {
-      if (deltas[a]) {
-        frame.at[a] = deltas[a]->next(row);
-        frame.stride[a] = frame.moves[a] = deltas[a]->stride;
-      }
-      if (made[a]) frame.at[a] = made[a] + (of_p().count + row) * program.arrays[a].width;
+    for (int a : program.in(DELTA)) {
+      frame.at[a] = deltas[a]->next(row);
+      frame.stride[a] = frame.moves[a] = deltas[a]->stride;
     }
+    for (int a : program.in(MADE)) frame.at[a] = made[a] + (of_p().count + row) * program.arrays[a].width;
   }
 
   // Notes the rows of the i-th step, which are there now.
   void begin(const Steps<F> &steps, int64_t i) {
     int64_t t = steps.s.nth(i);
     const int64_t first = of_p().count;
-    bool is_of_group = false;
     for (const Group &group : program.groups) {
-      is_of_group |= group.deltas == program.of_p;
       const Array &z = program.arrays[group.z.array];
       deltas[group.deltas]->begin(steps.s, steps.share, t, [&](int64_t r) -> const F * {
         if (z.place == MADE) return made[group.z.array] + (first + r) * z.width;
@@ -72,17 +64,24 @@ template <class F> class Gathered {
         return row ? row + group.z.column : nullptr;
       });
     }
-    if (!is_of_group) of_p().begin(steps.s, steps.share, t, [](int64_t) -> const F * { return nullptr; });
+    for (int a : program.in(DELTA))  // those of no group
+      if (deltas[a]->count == first) deltas[a]->begin(steps.s, steps.share, t, [](int64_t) -> const F * { return nullptr; });
   }
 
-  // Adds all rows to the groups' sums, and begins anew.
+  // Adds all rows to the sums, of products, of vectors and of tables' rows, and begins anew.
   void add_up() {
     for (int g = 0; g < program.groups.count; g++) {
       Deltas<F> &rows = *deltas[program.groups[g].deltas];
       if (outers[g]) outers[g]->add(rows.rows, rows.stride, rows.count, [&](int64_t c) { return rows.before[c]; });
     }
-    for (int a = 0; a < count; a++)
-      if (deltas[a]) deltas[a]->clear();
+    for (const Sum &sum : program.sums)
+      if (weights[sum.weight]) deltas[sum.deltas]->add_to(weights[sum.weight] + sum.at, sum.column, sum.width);
+    for (const LookUp &row : program.look_ups)
+      if (F *table = weights[row.weight])
+        for (int64_t c = 0; c < of_p().count; c++)
+          deltas[row.deltas]->add_row_to(table + int64_t(made[row.rows][c]) * sizes[row.weight].down + row.at, c, row.column,
+                                         row.width);
+    for (int a : program.in(DELTA)) deltas[a]->clear();
   }
 
   // Adds Ω's immediate gradient to that of W, by changing what δ meets in it; returns Ω of the i-th step,
@@ -119,7 +118,7 @@ template <class F> class Gathered {
       std::memcpy(grad_p + (first + r) * program.p, of_p().row(r), program.p * sizeof(F));
   }
 
-  void finish(List<Weight<F>> sizes) const {
+  void finish() const {
     for (int g = 0; g < program.groups.count; g++) {
       int from = 0;
       for (const Block &block : program.blocks.of(program.groups[g].blocks)) {
@@ -150,6 +149,7 @@ template <class F> class Gathered {
   }
 
   const Program &program;
+  const List<Weight<F>> sizes;
   const List<F *> weights;
   const int count;
   bool is_ready = false;
@@ -176,10 +176,9 @@ template <class F> class Arrivals {
 
   // Where it lies for the i-th step, from a row on.
   void find(int64_t i, int64_t row) {
-    for (int a = 0; a < program.arrays.count; a++) {
+    for (int a : program.in(ARRIVED)) {
       const Array &array = program.arrays[a];
-      if (array.place == ARRIVED)
-        steps.frame.at[a] = is_ring(array.index) ? slot(array.index, i, row) : arrived[array.index] + row * array.width;
+      steps.frame.at[a] = is_ring(array.index) ? slot(array.index, i, row) : arrived[array.index] + row * array.width;
     }
   }
 
@@ -188,16 +187,16 @@ template <class F> class Arrivals {
     const Sequence &s = steps.s;
     int64_t t = s.nth(i), end = s.end_of(steps.share, t);
     for (int k = 0; k < program.states.count; k++)
-      for (int64_t r = steps.share.first; r < end; r++) {
+      for (int64_t r = steps.share.first; (s.resets || is_ring(k)) && r < end; r++) {
         size_t size = program.states[k].width * sizeof(F);
         if (is_ring(k))
           std::memset(slot(k, i, r), 0, size);
         else if (s.resets && s.resets[steps.row_at(i, r)])
           std::memset(arrived[k] + r * program.states[k].width, 0, size);
       }
-    for (int a = 0; a < program.arrays.count; a++) {
+    for (int a : program.in(PUSHED)) {
       const Array &array = program.arrays[a];
-      for (int64_t r = steps.share.first; array.place == PUSHED && r < end; r++) {
+      for (int64_t r = steps.share.first; r < end; r++) {
         F *to = aim(array.index, i, r, array.at);
         const F *from = steps.pushed(a, r);
         for (int c = 0; to && c < array.width; c++) to[c] += from[c];

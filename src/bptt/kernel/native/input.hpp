@@ -104,14 +104,19 @@ template <class F> class Deltas {
       before[count++] = met(r - share.first);
     }
   }
-  // Adds all rows to b, (width), or those from the first to before the last.
-  void add_to(F *b) const { add_to(b, 0, count); }
-  void add_to(F *b, int64_t first, int64_t last) const {
-    for (int column = 0; column < width; column += lanes<F>) {
-      int n = width - column < lanes<F> ? width - column : lanes<F>;
-      Vec<F> sum = load<F>(b + column, n);
-      for (int64_t c = first; c < last; c++) sum += load<F>(rows + c * stride + column, n);
-      store<F>(b + column, sum, n);
+  // Adds columns of all rows, from one on, to b, (columns).
+  void add_to(F *b, int column, int columns) const {
+    constexpr int L = lanes<F>;
+    const F *from = rows + column;
+    for (; columns >= 4 * L; b += 4 * L, from += 4 * L, columns -= 4 * L) add_vectors<4>(b, from, L);
+    for (; columns > 0; b += L, from += L, columns -= L) add_vectors<1>(b, from, columns < L ? columns : L);
+  }
+  // Adds columns of one row, from one on, to b, (columns).
+  void add_row_to(F *b, int64_t c, int column, int columns) const {
+    const F *from = rows + c * stride + column;
+    for (int at = 0; at < columns; at += lanes<F>) {
+      int n = columns - at < lanes<F> ? columns - at : lanes<F>;
+      store<F>(b + at, load<F>(b + at, n) + load<F>(from + at, n), n);
     }
   }
 
@@ -123,6 +128,15 @@ template <class F> class Deltas {
   int64_t count = 0;
 
  private:
+  template <int V> void add_vectors(F *b, const F *from, int n) const {
+    constexpr int L = lanes<F>;
+    Vec<F> sums[V];
+    for (int v = 0; v < V; v++) sums[v] = load<F>(b + v * L, n);
+    for (int64_t c = 0; c < count; c++)
+      for (int v = 0; v < V; v++) sums[v] += load<F>(from + c * stride + v * L, n);
+    for (int v = 0; v < V; v++) store<F>(b + v * L, sums[v], n);
+  }
+
   int64_t latest = 0;
 };
 
@@ -141,13 +155,13 @@ template <class F> class InputGradients {
   bool ready() const { return back.ready() && outer.ready(); }
 
   void add(const Deltas<F> &deltas) {
-    if (grad_b) deltas.add_to(grad_b);
+    if (grad_b) deltas.add_to(grad_b, 0, deltas.width);
     if (grad_U && x)
       outer.add(deltas.rows, deltas.stride, deltas.count, [&](int64_t c) { return x + deltas.at[c] * I; });
     if (grad_U && tokens)
       for (int64_t c = 0; c < deltas.count; c++) {
         int64_t token = tokens[deltas.at[c]];
-        if (token >= 0) deltas.add_to(grad_U + token * deltas.width, c, c + 1);
+        if (token >= 0) deltas.add_row_to(grad_U + token * deltas.width, c, 0, deltas.width);
       }
     if (grad_x)
       product(deltas.rows, deltas.stride, int(deltas.count), back, [&](int row, int column, Vec<F> sum, int n) {

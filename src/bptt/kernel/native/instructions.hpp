@@ -11,6 +11,7 @@ namespace BPTT_ISA {
 template <class F> struct Frame {
   F **at;
   int64_t *stride, *moves;
+  Outcome *outcome;
   F *of(Operand operand, int64_t row) const {
     return at[operand.array] + row * moves[operand.array] + operand.column;
   }
@@ -30,6 +31,8 @@ static inline float call_pow(float x, double n) { return __builtin_powf(x, float
 static inline double call_pow(double x, double n) { return __builtin_pow(x, n); }
 static inline float call_sqrt(float x) { return __builtin_sqrtf(x); }
 static inline double call_sqrt(double x) { return __builtin_sqrt(x); }
+static inline float call_trunc(float x) { return __builtin_truncf(x); }
+static inline double call_trunc(double x) { return __builtin_trunc(x); }
 
 // A function of each lane.
 template <class F, class Function> static inline Vec<F> lanewise(Vec<F> x, Function function) {
@@ -116,9 +119,9 @@ template <class F> static F sum_of(const F *row, int64_t width) {
 
 // In the order of OPS in kernel/lower.py.
 enum Op {
-  COPY, ADD, SUB, MUL, DIV, NEG, ABS, MINIMUM, MAXIMUM, SQRT, EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, RELU, SIN, COS,
+  COPY, ADD, SUB, MUL, DIV, NEG, TRUNC, ABS, MINIMUM, MAXIMUM, SQRT, EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, RELU, SIN, COS,
   ERF, POW, GREATER, AT_LEAST, EQUAL, WHERE, LERP, MUL_ADD, MUL_REST, MUL_DIFFERENCE, TANH_BACK, SIGMOID_BACK,
-  ROW_SUM, ROW_MAX, SPREAD, ACCUMULATE
+  ROW_SUM, ROW_MAX, SPREAD, LOOK_UP
 };
 
 // The operations along a row: to one number, and from one.
@@ -141,17 +144,19 @@ static void along(const Instruction &i, const Frame<F> &f, int64_t row, int64_t 
   }
 }
 
-// Adds all rows to one, which is of no row.
-template <class F> static void accumulate(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows) {
-  constexpr int L = lanes<F>;
-  const int64_t stride = f.stride[i.args[0].array];
-  for (int64_t c = 0; c < i.width; c += L) {
-    const int n = i.width - c < L ? int(i.width - c) : L;
-    const F *from = f.of(i.args[0], row) + c;
-    F *out = f.of(i.out, row) + c;
-    Vec<F> sum = load<F>(out, n);
-    for (int64_t r = 0; r < rows; r++) sum += load<F>(from + r * stride, n);
-    store<F>(out, sum, n);
+// Rows of a table, by their numbers, of which there are `count`.
+template <class F>
+static void look_up(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows, double count) {
+  const Operand number = i.args[0], table = i.args[1];
+  for (int64_t r = 0; r < rows; r++) {
+    const F which = f.of(number, row)[r * f.stride[number.array]];
+    F *out = f.of(i.out, row) + r * f.stride[i.out.array];
+    if (which > F(-1) && which < count) {
+      std::memcpy(out, f.of(table, 0) + int64_t(which) * f.stride[table.array], i.width * sizeof(F));
+    } else {
+      *f.outcome = NO_SUCH_ROW;
+      std::memset(out, 0, i.width * sizeof(F));
+    }
   }
 }
 
@@ -173,6 +178,7 @@ static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_
     case MUL: EACH(2, v[0] * v[1]);
     case DIV: EACH(2, v[0] / v[1]);
     case NEG: EACH(1, -v[0]);
+    case TRUNC: EACH(1, lanewise<F>(v[0], [](F x) { return call_trunc(x); }));
     case ABS: EACH(1, with_sign_of<F>(v[0], V{}));
     case MINIMUM: EACH(2, smaller<F>(v[0], v[1]));
     case MAXIMUM: EACH(2, larger<F>(v[0], v[1]));
@@ -198,7 +204,7 @@ static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_
     case MUL_DIFFERENCE: EACH(3, v[0] * (v[1] - v[2]));
     case TANH_BACK: EACH(2, v[0] * (F(1) - v[1] * v[1]));
     case SIGMOID_BACK: EACH(2, v[0] * v[1] * (F(1) - v[1]));
-    case ACCUMULATE: return accumulate(i, f, row, rows);
+    case LOOK_UP: return look_up(i, f, row, rows, constants[i.number]);
     default: along(i, f, row, rows, i.op);
   }
 #undef EACH

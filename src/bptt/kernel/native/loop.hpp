@@ -6,10 +6,10 @@
 
 namespace BPTT_ISA {
 
-template <class F> static bool loop_forward(const Program &program, const Sequence &s, Share share, int I, const Run<F> &run) {
+template <class F> static Outcome loop_forward(const Program &program, const Sequence &s, Share share, int I, const Run<F> &run) {
   Steps<F> steps(program, s, share, run);
   Input<F> input(s, share, I, program.p, run);
-  if (!steps.ready() || !input.ready()) return false;
+  if (!steps.ready() || !input.ready()) return NO_MEMORY;
   for (int64_t i = 0; i < s.T; i++) {
     int64_t t = s.nth(i);
     input.project(i);
@@ -18,19 +18,19 @@ template <class F> static bool loop_forward(const Program &program, const Sequen
       steps.compute(to - from);
     });
   }
-  return true;
+  return steps.outcome;
 }
 
 template <class F>
-static bool loop_backward(const Program &program, const Sequence &s, Share share, int I, const Run<F> &run,
+static Outcome loop_backward(const Program &program, const Sequence &s, Share share, int I, const Run<F> &run,
                           const RunGradients<F> &grad) {
   const int64_t most = share.rows();
-  Steps<F> steps(program, s, share, run);
-  Gathered<F> gathered(program, most, grad.weights);
-  if (!steps.ready() || !gathered.ready()) return false;
+  Steps<F> steps(program, s, share, run, grad.above);
+  Gathered<F> gathered(program, most, run.weights, grad.weights);
+  if (!steps.ready() || !gathered.ready()) return NO_MEMORY;
   InputGradients<F> of_input(I, run, grad, gathered.of_p());
   Arrivals<F> arrivals(steps, grad.arrived);
-  if (!of_input.ready() || !arrivals.ready() || (grad.of_omega && !gathered.reads_omega())) return false;
+  if (!of_input.ready() || !arrivals.ready() || (grad.of_omega && !gathered.reads_omega())) return NO_MEMORY;
   double omega = 0;
   auto use = [&] {
     of_input.add(gathered.of_p());
@@ -44,12 +44,6 @@ static bool loop_backward(const Program &program, const Sequence &s, Share share
       steps.find(i, from, to, before, nullptr);
       gathered.find(steps.frame, from - share.first);
       arrivals.find(i, from);
-      for (int a = 0; a < program.arrays.count; a++) {
-        const Array &array = program.arrays[a];
-        if (array.place == ABOVE)
-          steps.frame.at[a] = const_cast<F *>(grad.above[array.index]) + steps.row_at(i, from) * array.width;
-        if (array.place == SUM) steps.frame.at[a] = grad.weights[array.index];
-      }
       steps.compute(to - from);
     });
     gathered.begin(steps, i);
@@ -59,9 +53,9 @@ static bool loop_backward(const Program &program, const Sequence &s, Share share
   }
   use();
   of_input.finish();
-  gathered.finish(run.weights);
+  gathered.finish();
   if (grad.of_omega) *grad.of_omega = F(omega);
-  return true;
+  return steps.outcome;
 }
 
 }  // namespace BPTT_ISA

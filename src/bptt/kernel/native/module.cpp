@@ -13,6 +13,7 @@
 #include <cstring>
 #include <limits>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <utility>
@@ -123,11 +124,13 @@ static std::vector<Share> shares(const Sequence &s, int threads) {
 
 // Calls work(share, which), each in a thread of its own.
 template <class Work> static void for_each(const std::vector<Share> &cut, Work work) {
-  std::atomic<bool> well{true};
+  std::atomic<Outcome> outcome{DONE};
   in_parallel(int(cut.size()), [&](int i) {
-    if (!work(cut[i], i)) well = false;
+    Outcome mine = work(cut[i], i);
+    if (mine != DONE) outcome = mine;
   });
-  if (!well) throw std::bad_alloc();
+  if (outcome == NO_MEMORY) throw std::bad_alloc();
+  if (outcome == NO_SUCH_ROW) throw std::out_of_range("a table has no such row");
 }
 
 template <class F> static const Layers<F> &layers();
@@ -151,10 +154,11 @@ class Tables {
 
   Tables(int p, int of_p, const Rows<State> &states, const Rows<Array> &arrays, const Rows<Instruction> &instructions,
          const Rows<Stage> &stages, const Rows<Product> &products, const Rows<Part> &parts, const Rows<Block> &blocks,
-         const Rows<Group> &groups, std::vector<double> constants)
+         const Rows<Group> &groups, const Rows<Sum> &sums, const Rows<LookUp> &look_ups, std::vector<double> constants)
       : states(as<State>(states)), arrays(as<Array>(arrays)), instructions(as<Instruction>(instructions)),
         stages(as<Stage>(stages)), products(as<Product>(products)), parts(as<Part>(parts)), blocks(as<Block>(blocks)),
-        groups(as<Group>(groups)), constants(std::move(constants)),
+        groups(as<Group>(groups)), sums(as<Sum>(sums)),
+        look_ups(as<LookUp>(look_ups)), constants(std::move(constants)), placed(by_place(this->arrays)),
         program{p,
                 of_p,
                 list(this->states),
@@ -165,7 +169,11 @@ class Tables {
                 list(this->parts),
                 list(this->blocks),
                 list(this->groups),
-                list(this->constants)} {}
+                list(this->sums),
+                list(this->look_ups),
+                list(this->constants)} {
+    for (int place = 0; place < places; place++) program.placed[place] = list(placed[place]);
+  }
   Tables(const Tables &) = delete;
   Tables &operator=(const Tables &) = delete;
 
@@ -174,6 +182,11 @@ class Tables {
     std::vector<T> table(rows.size());
     if (!rows.empty()) std::memcpy(static_cast<void *>(table.data()), rows.data(), rows.size() * sizeof(T));
     return table;
+  }
+  static std::array<std::vector<int32_t>, places> by_place(const std::vector<Array> &arrays) {
+    std::array<std::vector<int32_t>, places> placed;
+    for (size_t a = 0; a < arrays.size(); a++) placed[arrays[a].place].push_back(int32_t(a));
+    return placed;
   }
   template <class T> static List<T> list(const std::vector<T> &items) { return {items.data(), int32_t(items.size())}; }
 
@@ -185,10 +198,13 @@ class Tables {
   const std::vector<Part> parts;
   const std::vector<Block> blocks;
   const std::vector<Group> groups;
+  const std::vector<Sum> sums;
+  const std::vector<LookUp> look_ups;
   const std::vector<double> constants;
+  const std::array<std::vector<int32_t>, places> placed;
 
  public:
-  const Program program;
+  Program program;
 };
 
 // What a run of a program reads and writes, from the addresses that Python gives.
@@ -269,6 +285,19 @@ template <class F> class SharedGradients {
   std::vector<std::vector<F *>> pointers;
 };
 
+// Writes the gradients of the last states, (farthest, B, width), or zeros where there is none, to where
+// those of the first ones are to be.
+template <class F>
+static void begin_with(const Program &program, int64_t B, List<const F *> lasts, List<F *> arrived) {
+  for (int k = 0; k < program.states.count; k++) {
+    const size_t size = program.states[k].farthest * B * program.states[k].width * sizeof(F);
+    if (lasts[k])
+      std::memcpy(arrived[k], lasts[k], size);
+    else
+      std::memset(arrived[k], 0, size);
+  }
+}
+
 // (T, B, rows, starts, resets, reversed), and how many threads.
 #define SEQUENCE int64_t T, int64_t B, uintptr_t rows, uintptr_t starts, uintptr_t resets, bool reversed, int threads
 #define MAKE_SEQUENCE                                                                        \
@@ -292,8 +321,8 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
         gil());
   m.def(("loop_backward_" + type).c_str(),
         [](const Tables &tables, SEQUENCE, int I, const Several &input, const Several &starts_at, const Several &states,
-           const Several &saved, const Weights &weights, const Several &above, const Several &arrived,
-           const Several &of_input, const Several &of_weights, const std::vector<int64_t> &sizes, double omega,
+           const Several &saved, const Weights &weights, const Several &above, const Several &lasts,
+           const Several &arrived, const Several &of_input, const Several &of_weights, const std::vector<int64_t> &sizes, double omega,
            uintptr_t of_omega, bool is_relu) {
           MAKE_SEQUENCE;
           Bound<F> bound(input, starts_at, states, saved, weights, false);
@@ -307,6 +336,7 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
                               F(omega),
                               reinterpret_cast<F *>(of_omega),
                               is_relu};
+          begin_with<F>(tables.program, B, rows_at<const F>(lasts), all.arrived);
           auto cut = shares(s, threads);
           int64_t G = tables.program.p;
           SharedGradients<F> gradients(all, sizes, G * I, G, cut.size());
@@ -344,7 +374,7 @@ NB_MODULE(native, m) {
   nb::class_<Tables>(m, "Program")
       .def(nb::init<int, int, const Tables::Rows<State> &, const Tables::Rows<Array> &, const Tables::Rows<Instruction> &,
                     const Tables::Rows<Stage> &, const Tables::Rows<Product> &, const Tables::Rows<Part> &,
-                    const Tables::Rows<Block> &, const Tables::Rows<Group> &, std::vector<double>>());
+                    const Tables::Rows<Block> &, const Tables::Rows<Group> &, const Tables::Rows<Sum> &, const Tables::Rows<LookUp> &, std::vector<double>>());
   bind<float>(m, "float32");
   bind<double>(m, "float64");
   m.def("use_crew", [](uintptr_t address) {

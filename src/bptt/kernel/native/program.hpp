@@ -4,7 +4,8 @@
 #include "sequence.hpp"
 
 // In which memory an array lies. In the order of Place in kernel/lower.py.
-enum Place { REGISTER, SCRATCH, VECTOR, CONSTANT, INPUT, PAST, NEW, SAVED, ABOVE, ARRIVED, DELTA, MADE, SUM, PUSHED };
+enum Place { REGISTER, SCRATCH, VECTOR, CONSTANT, INPUT, PAST, NEW, SAVED, ABOVE, ARRIVED, DELTA, MADE, PUSHED, TABLE };
+constexpr int places = TABLE + 1;
 
 struct Array {
   int32_t place, index, width, at;
@@ -53,6 +54,17 @@ struct Group {
   Range blocks;
 };
 
+// Columns of rows of many steps, whose sum over all rows belongs to a vector, from one of its columns on.
+struct Sum {
+  int32_t deltas, column, width, weight, at;
+};
+
+// Columns of rows of many steps, each of which belongs to a table's row, from one of its columns on: to
+// that with the number in `rows`.
+struct LookUp {
+  int32_t deltas, column, width, rows, weight, at;
+};
+
 // First instructions, then products.
 struct Stage {
   Range instructions, products;
@@ -82,7 +94,11 @@ struct Program {
   List<Part> parts;
   List<Block> blocks;
   List<Group> groups;
+  List<Sum> sums;
+  List<LookUp> look_ups;
   List<double> constants;
+  List<int32_t> placed[places];  // the arrays of each place
+  List<int32_t> in(Place place) const { return placed[place]; }
 };
 
 // A matrix (rows, ·) with so many numbers from row to row and from column to column; or a vector.
@@ -105,12 +121,15 @@ template <class F> struct Run {
   bool is_ring;  // of all states but the first
 };
 
+// How a run ended: well; for want of memory; or with a number that is none of its table's rows.
+enum Outcome { DONE, NO_MEMORY, NO_SUCH_ROW };
+
 template <class F> struct RunGradients {
-  List<const F *> above;  // of each state, (N, width); null where none is read
-  List<F *> arrived;      // in: that of the last states; out: that of the first ones
-  F *x, *U, *b, *p;       // null where it is not wanted, as are the weights'
-  List<F *> weights;      // (columns, rows) of a matrix
-  F omega;                // what Ω weighs
+  List<const F *> above;    // of each state, (N, width); null where none is read
+  List<F *> arrived;        // in: that of the last states; out: that of the first ones
+  F *x, *U, *b, *p;         // null where it is not wanted, as are the weights'
+  List<F *> weights;        // (columns, rows) of a matrix
+  F omega;                  // what Ω weighs
   F *of_omega;               // Ω itself, (1), or null where it weighs nothing
-  bool is_relu;           // else it is tanh's
+  bool is_relu;             // else it is tanh's
 };

@@ -112,8 +112,9 @@ struct Origin {
 // One share's run of a program, in both directions: where every array lies at a step.
 template <class F> class Steps {
  public:
-  Steps(const Program &program, const Sequence &s, Share share, const Run<F> &run)
-      : program(program), s(s), share(share), run(run), matrices(program, run.weights, s.rows_in_all()) {
+  // above: of each state, the gradients that come from above, in a backward pass.
+  Steps(const Program &program, const Sequence &s, Share share, const Run<F> &run, List<const F *> above = {})
+      : program(program), s(s), share(share), run(run), above(above), matrices(program, run.weights, s.rows_in_all()) {
     for (const Instruction &i : program.instructions) widest = i.width > widest ? i.width : widest;
     block = block_numbers<F> / widest;
     if (block < 1) block = 1;
@@ -121,6 +122,7 @@ template <class F> class Steps {
     lay_out();
     if (!pool.take_it()) return;
     lay_out();
+    frame.outcome = &outcome;
     for (int a = 0; a < program.arrays.count; a++) fill(a);
     find_begins();
   }
@@ -150,18 +152,15 @@ template <class F> class Steps {
   // Finds the arrays for rows `from` to before `to` of the i-th step, which began at `before` or earlier;
   // p: where the projected input of row `from` lies.
   void find(int64_t i, int64_t from, int64_t to, int64_t before, const F *p) {
-    for (int a = 0; a < program.arrays.count; a++) {
-      const Array &array = program.arrays[a];
-      switch (array.place) {
-        case SCRATCH:
-        case PUSHED: frame.at[a] = memory[a] + (from - share.first) * array.width; break;
-        case INPUT: frame.at[a] = const_cast<F *>(p); break;
-        case PAST: frame.at[a] = past(a, i, from, to, before); break;
-        case NEW: frame.at[a] = state_row(array.index, i, from); break;
-        case SAVED: frame.at[a] = run.saved[array.index] + row_at(i, from) * array.width; break;
-        default: break;
-      }
-    }
+    const List<Array> &arrays = program.arrays;
+    const int64_t row = row_at(i, from);
+    for (Place place : {SCRATCH, PUSHED})
+      for (int a : program.in(place)) frame.at[a] = memory[a] + (from - share.first) * arrays[a].width;
+    for (int a : program.in(INPUT)) frame.at[a] = const_cast<F *>(p);
+    for (int a : program.in(PAST)) frame.at[a] = past(a, i, from, to, before);
+    for (int a : program.in(NEW)) frame.at[a] = state_row(arrays[a].index, i, from);
+    for (int a : program.in(SAVED)) frame.at[a] = run.saved[arrays[a].index] + row * arrays[a].width;
+    for (int a : program.in(ABOVE)) frame.at[a] = const_cast<F *>(above[arrays[a].index]) + row * arrays[a].width;
   }
 
   const F *pushed(int a, int64_t r) const { return memory[a] + (r - share.first) * program.arrays[a].width; }
@@ -182,6 +181,8 @@ template <class F> class Steps {
   const Sequence &s;
   const Share share;
   const Run<F> &run;
+  const List<const F *> above;
+  Outcome outcome = DONE;
   Frame<F> frame;
 
  private:
@@ -212,9 +213,9 @@ template <class F> class Steps {
 
   void fill(int a) {
     const Array &array = program.arrays[a];
-    frame.at[a] = memory[a];
-    frame.stride[a] = array.width;
-    bool is_of_block = array.place == REGISTER || array.place == VECTOR || array.place == CONSTANT || array.place == SUM;
+    frame.at[a] = array.place == TABLE ? const_cast<F *>(run.weights[array.index].at) : memory[a];
+    frame.stride[a] = array.place == TABLE ? run.weights[array.index].down : array.width;
+    bool is_of_block = array.place == REGISTER || array.place == VECTOR || array.place == CONSTANT || array.place == TABLE;
     frame.moves[a] = is_of_block ? 0 : array.width;
     if (array.place != VECTOR && array.place != CONSTANT) return;
     for (int64_t r = 0; r < block; r++)
@@ -275,7 +276,7 @@ template <class F> class Steps {
     int64_t out_stride, rows_stride;
     Vec<F> vector[2];
     int count;
-    void operator()(int row, const Vec<F> *sums) const {
+    inline __attribute__((always_inline)) void operator()(int row, const Vec<F> *sums) const {
       constexpr int L = lanes<F>;
       F *to = out + row * out_stride;
       const F *from = rows + row * rows_stride;

@@ -43,11 +43,11 @@ template <class F> struct Free {
   F *h;  // (layers, B, H), read and written
 };
 
-// Each computes a share of the batch, and says whether it had the memory for it.
+// Each computes a share of the batch.
 template <class F> struct Layers {
-  bool (*loop_forward)(const Program &, const Sequence &, Share, int I, const Run<F> &);
-  bool (*loop_backward)(const Program &, const Sequence &, Share, int I, const Run<F> &, const RunGradients<F> &);
-  bool (*free_run)(const FreeSizes &, Share, bool relu, const FreeLayer<F> *, const Free<F> &);
+  Outcome (*loop_forward)(const Program &, const Sequence &, Share, int I, const Run<F> &);
+  Outcome (*loop_backward)(const Program &, const Sequence &, Share, int I, const Run<F> &, const RunGradients<F> &);
+  Outcome (*free_run)(const FreeSizes &, Share, bool relu, const FreeLayer<F> *, const Free<F> &);
   void (*tanh)(const F *x, F *y, int64_t n);
 };
 
