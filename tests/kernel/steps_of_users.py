@@ -18,6 +18,7 @@ from bptt.cells.elman import elman
 from bptt.cells.gru import gru
 from bptt.cells.looped import Loop, looped
 from bptt.cells.lstm import lstm
+from bptt.kernel.choice import choose
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain_loop import State, Step
 
@@ -148,7 +149,23 @@ def looking_up(W: Tensor, table: Tensor) -> Any:
     def step(p: Tensor, h: Tensor) -> Tensor:
         number = (p[:, 0].abs() * 2).long().clamp(max=len(table) - 1)
         half, other = fn.embedding(number, table), table[-1 - number.to(torch.int64)]
-        return torch.tanh(p + (h * half) @ W + other)
+        return torch.tanh(p + (h * half) @ W + other * h.detach())
+
+    return step
+
+
+def choosing(W: Tensor, table: Tensor) -> Any:
+    """A loop closed through what is drawn: which row of a table enters next."""
+
+    def step(p: Tensor, h: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        drive, noise = p.chunk(2, 1)
+        row = fn.embedding(own[:, 0].abs().long().clamp(max=len(table) - 1), table)
+        h = torch.tanh(drive + (h + row) @ W)
+        weights = torch.exp(h - h.amax(1, keepdim=True))
+        chosen = choose(weights, torch.sigmoid(noise[:, 0]) * weights.sum(1))
+        likeliest = h.argmax(dim=1)
+        chosen, likeliest = chosen.unsqueeze(1), likeliest.unsqueeze(1)
+        return h, torch.where(drive > 0, chosen, likeliest).to(p.dtype)
 
     return step
 
@@ -177,6 +194,7 @@ STEPS: dict[str, UserStep] = {
     "many functions": UserStep(on_parts(many_functions), 1, (1, 1), ((1, 1),)),
     "masked noise": UserStep(on_parts(masked_noise), 3, (1,), ((1, 1), (1, 1))),
     "looking up": UserStep(on_parts(looking_up), 1, (1,), ((1, 1), (1, 1))),
+    "choosing": UserStep(on_parts(choosing), 2, (1, 1), ((1, 1), (1, 1))),
     "masked": UserStep(on_parts(masked_and_signed), 1, (1,), ((1, 1), ())),
 }
 

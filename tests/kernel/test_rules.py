@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bptt.kernel import rules
-from bptt.kernel.program import ELEMENTWISE, Builder, Expr, Program, Value, evaluate
+from bptt.kernel.program import ALONG_A_ROW, ELEMENTWISE, Builder, Expr, Program, Value, evaluate
 from bptt.kernel.rules import RULES, Backward, reverse
 
 WIDTH = 7
@@ -21,7 +21,8 @@ ARGUMENTS = {
 }
 AT = {"pow": (2.5,)}
 POSITIVE = ("log", "log1p", "sqrt", "pow", "div")
-DIFFERENTIATED = [op for op in RULES if op != "max"]  # its rule says where it may stand
+# The rule of max says where it may stand; the others give the number of a column.
+DIFFERENTIATED = [op for op in RULES if op not in ("max", "argmax", "choose")]
 
 
 def program_of(op: str) -> Program:
@@ -104,11 +105,11 @@ def test_a_rule_with_its_sign_turned_is_seen(op: str, monkeypatch: pytest.Monkey
             )
 
         monkeypatch.setitem(rules.RULES, op, wrong)  # type: ignore[arg-type]
-        flat = ("trunc", "greater", "at_least", "equal")
+        flat = ("detach", "trunc", "greater", "at_least", "equal")
         has_derivative = op not in flat and (op, turned) != ("where", 0)
         assert differs(op)[turned] == has_derivative
 
 
 def test_every_operation_that_a_step_has_is_differentiated() -> None:
     fused = ("lerp", "mul_add", "mul_rest", "mul_difference", "tanh_back", "sigmoid_back")
-    assert set(RULES) == {op for op in ELEMENTWISE if op not in fused} | {"sum", "max", "spread"}
+    assert set(RULES) == {*ELEMENTWISE, *ALONG_A_ROW, "spread"} - {*fused}

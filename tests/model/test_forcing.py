@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 import bptt
-from bptt.kernel import free_run as kernel
-from bptt.model import mean_loop
+from bptt.kernel import binding, ops
+from bptt.kernel.record import Traced
 from tests import oracles
 from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS
@@ -118,41 +120,50 @@ def test_a_probability_is_drawn_for_every_step_and_sequence() -> None:
     assert 0.04 < float(forced.double().mean(1).std()) < 0.1  # binomial: 0.065
 
 
+def by_the_plain_loop(*_: Any) -> str:
+    return "not here"
+
+
+def natively(*arguments: Any) -> Traced:
+    """Return the program of a closed loop, which there has to be."""
+    traced = NATIVE(*arguments)
+    assert isinstance(traced, Traced), traced
+    return traced
+
+
+NATIVE = ops.native
+needs_kernel = pytest.mark.skipif(binding.native is None, reason="the native kernel is not built")
+
+
+@needs_kernel
 @pytest.mark.parametrize(
-    ("likelihood", "recurrence", "cell", "dtype", "layers"),
-    pairs(
-        list(LIKELIHOODS),
-        ["hidden", "output", "both"],
-        ["tanh", "relu"],
-        [torch.float32, torch.float64],
-        [1, 2],
-    ),
+    ("likelihood", "looped", "dtype", "layers"),
+    pairs(list(LIKELIHOODS), RECURRENT_CELLS, [torch.float32, torch.float64], [1, 2]),
 )
 def test_the_kernels_free_run_is_the_plain_loops(
-    likelihood: str, recurrence: str, cell: str, dtype: torch.dtype, layers: int
+    likelihood: str, looped: tuple[str, str], dtype: torch.dtype, layers: int
 ) -> None:
-    if kernel.binding.native is None:
-        pytest.skip("the native kernel is not built")
+    recurrence, cell = looped
     net, y, x = make(likelihood, recurrence, cell, layers=layers)
     net, x = net.to(dtype), x.to(dtype)
     y = y if likelihood == "categorical" else y.to(dtype)
     state = net(y, x).state
     for forcing, temperature in ((MASKS["mixed"], 1.0), (None, 0.5), (None, 0.0)):
         said = []
-        for can in (True, False):
+        for native in (natively, by_the_plain_loop):
             torch.manual_seed(1)
-            with mock.patch.object(kernel, "can", wraps=kernel.can) as asked:
-                asked.side_effect = None if can else (lambda *_: False)
+            with mock.patch.object(ops, "native", side_effect=native) as asked:
                 if forcing is None:
                     said.append(net.generate(T, x=x, state=state, temperature=temperature))
                 else:
                     out = net(y, x, state=state, forcing=forcing, resets=RESETS)
                     said.append(out.nll.double())
-                assert asked.call_count == (1 if recurrence != "hidden" or forcing is None else 0)
+                assert asked.called or (recurrence == "hidden" and forcing is not None)
         tolerance = FLOAT64 if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
         torch.testing.assert_close(said[0], said[1], **tolerance)
 
 
+@needs_kernel
 @pytest.mark.parametrize(
     ("B", "hidden", "likelihood", "steps"),
     pairs(
@@ -167,9 +178,9 @@ def test_the_kernels_free_run_at_odd_sizes(
 ) -> None:
     net = bptt.Network(likelihood, hidden=hidden, layers=2).double()
     runs = []
-    for can in (kernel.can, lambda *_: False):
+    for native in (natively, by_the_plain_loop):
         state = bptt.State(torch.linspace(-1, 1, 2 * B * hidden).view(2, B, hidden).double())
-        with mock.patch.object(kernel, "can", can):
+        with mock.patch.object(ops, "native", native):
             generator = torch.Generator().manual_seed(0)
             runs.append(net.generate(steps, state=state, generator=generator))
     torch.testing.assert_close(runs[0], runs[1], **FLOAT64)
@@ -242,26 +253,28 @@ def test_the_closed_loops_gradient(likelihood: str, looped: tuple[str, str], lay
     assert torch.autograd.gradcheck(loss, values, fast_mode=True)
 
 
-@pytest.mark.parametrize("layers", [1, 3])
-@pytest.mark.parametrize("cell", ["tanh", "relu"])
-@pytest.mark.parametrize("recurrence", ["output", "both"])
-@pytest.mark.parametrize("likelihood", list(LIKELIHOODS))
-def test_the_loop_of_means_by_hand_is_the_plain_one(
-    likelihood: str, recurrence: str, cell: str, layers: int
+@needs_kernel
+@pytest.mark.parametrize(
+    ("likelihood", "looped", "layers"),
+    pairs(list(LIKELIHOODS), [kind for kind in RECURRENT_CELLS if kind[0] != "hidden"], [1, 3]),
+)
+def test_the_kernels_loop_of_means_is_the_plain_one(
+    likelihood: str, looped: tuple[str, str], layers: int
 ) -> None:
+    recurrence, cell = looped
     net, y, x = make(likelihood, recurrence, cell, layers=layers)
     state = net(y, x, forcing=MASKS["mixed"], feedback="mean").state
     found = []
-    for can in (mean_loop.can, lambda *_: False):
+    for native in (natively, by_the_plain_loop):
         leaves = torch.utils._pytree.tree_map_only(
             Tensor, lambda t: t.detach().requires_grad_(t.is_floating_point()), state
         )
-        with mock.patch.object(mean_loop, "can", can):
+        with mock.patch.object(ops, "native", native):
             out = net(y, x, state=leaves, forcing=MASKS["mixed"], feedback="mean", resets=RESETS)
-        ends = [t for t in out.state if t is not None and t.requires_grad]
+        ends = [t for t in tree_leaves(out.state) if t is not None and t.requires_grad]
         loss = (out.nll * torch.arange(B)).sum() + sum(t.square().sum() for t in ends)
         asked = [p for p in net.parameters() if p.requires_grad]
-        asked += [t for t in leaves if t is not None and t.requires_grad]
+        asked += [t for t in tree_leaves(leaves) if t is not None and t.requires_grad]
         found.append((out.nll, torch.autograd.grad(loss, asked, allow_unused=True)))
     torch.testing.assert_close(found[0], found[1], **FLOAT64)
 

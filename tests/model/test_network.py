@@ -88,7 +88,7 @@ def test_output_recurrence_has_no_loop_over_time(monkeypatch: pytest.MonkeyPatch
         without_kernel.setattr(by_name, "ROWS_AT_ONCE", 10**6)  # one step has all rows
         without_kernel.setattr(ops, "native", lambda *_: "not here")
         outs = [net(y, x)]
-    monkeypatch.setattr(ops, "unroll", no_loop)
+    monkeypatch.setattr(ops, "run_steps", no_loop)
     outs.append(net(y, x))  # where the kernel has it, rows are only rows
     for out in outs:
         torch.testing.assert_close(out.nll[1:], torch.cat([o.nll for o in apart]), **FLOAT64)

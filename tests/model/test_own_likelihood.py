@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.kernel import free_run as kernel
+from bptt.kernel import ops
 from tests.oracles import FLOAT64
 
 T, B = 5, 2
@@ -97,7 +97,7 @@ def test_they_go_everywhere(kind: Any, call: str, monkeypatch: pytest.MonkeyPatc
     run = CALLS[call][1]
     torch.manual_seed(2)
     got = run(make(kind()))
-    monkeypatch.setattr(kernel, "can", lambda *_: False)
+    monkeypatch.setattr(ops, "native", lambda *_: "not here")
     torch.manual_seed(2)
     want = run(make(kind()))
     if isinstance(got, Tensor):
@@ -114,6 +114,22 @@ def test_what_a_class_draws_and_means_is_its_own() -> None:
     torch.testing.assert_close(said, 3 * o)
     with pytest.raises(bptt.BpttError, match="Loud has no mean_backward to go with its mean"):
         bptt.gradient_flow(net, Y, forcing=0.0, feedback="mean")
+
+
+class Louder(Loud):
+    """One that reads a number of its own."""
+
+    level = 7.0
+
+    def draw(self, outputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
+        return torch.full_like(outputs, self.level)
+
+
+def test_what_a_class_reads_may_change() -> None:
+    net = make(Louder(1))
+    for level in (7.0, 8.0):
+        net.likelihood.level = level
+        assert bool((net.generate(3) == level).all())
 
 
 @pytest.mark.parametrize("call", list(CALLS))

@@ -5,15 +5,14 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
 from torch import Tensor
 
 import bptt
-from bptt.kernel import free_run as kernel
-from bptt.kernel.free_run import FreeRun, LayerWeights
-from bptt.model import mean_loop
+from bptt.kernel import ops
 from tests.oracles import FLOAT64
 
 T, B, X = 3, 2, 3
@@ -113,8 +112,7 @@ def test_every_state_goes_into_every_call(
     states, calls = states_of(net, y, x), calls_of(net, y, x)
     pairs = list(itertools.product(states, calls))
     answers = [answer(calls[call], states[state]) for state, call in pairs]
-    monkeypatch.setattr(kernel, "can", lambda *_: False)
-    monkeypatch.setattr(mean_loop, "can", lambda *_: False)
+    monkeypatch.setattr(ops, "native", lambda *_: "not here")
     for (state, call), got in zip(pairs, answers, strict=True):
         want = answer(calls[call], states[state])
         if isinstance(got, str):
@@ -125,61 +123,16 @@ def test_every_state_goes_into_every_call(
             torch.testing.assert_close(got, want, **FLOAT64, msg=f"{state} -> {call}")
 
 
-def free_run(**changes: Any) -> FreeRun:
-    H, O = 4, 3  # noqa: E741
-    usual: dict[str, Any] = {
-        "cell": "tanh",
-        "p": torch.zeros(T, B, H),
-        "layers": [
-            LayerWeights(None, torch.zeros(H, H), None),
-            LayerWeights(torch.zeros(H, H), torch.zeros(H, H), torch.zeros(H)),
-        ],
-        "R": torch.zeros(H, O),
-        "V": torch.zeros(O, H),
-        "c": torch.zeros(O),
-        "hidden": torch.zeros(2, B, H),
-        "own0": torch.zeros(B, dtype=torch.int64),
-        "previous": torch.zeros(T, B, dtype=torch.int64),
-        "forced": torch.zeros(T, B, dtype=torch.bool),
-        "resets": torch.zeros(T, B, dtype=torch.bool),
-        "kind": "categorical",
-        "noise": torch.zeros(T, B),
-        "temperature": 1.0,
-        "scale": torch.zeros(0),
-    }
-    return FreeRun(**{**usual, **changes})
-
-
-@pytest.mark.skipif(bptt.kernel.binding.native is None, reason="there is no kernel here")
-def test_nothing_of_an_unexpected_size_reaches_the_kernel() -> None:
-    kernel.run(free_run())
-    for name, value in free_run()._asdict().items():
-        if not isinstance(value, Tensor) or name == "scale":
-            continue
-        others = [value[1:], value.unsqueeze(0), value.to(torch.float16), value.to("meta")]
-        for other in others:
-            with pytest.raises(bptt.BpttError, match="expected"):
-                kernel.run(free_run(**{name: other}))
-    layer = LayerWeights(*(torch.zeros(4, 4), torch.zeros(4, 4), torch.zeros(4)))
-    broken = [[], [layer, layer._replace(U=None)], [layer, layer._replace(b=torch.zeros(3))]]
-    for layers in broken:
-        with pytest.raises(bptt.BpttError):
-            kernel.run(free_run(layers=layers))
-    for bad in (-2, 3):
-        with pytest.raises(bptt.BpttError, match="expected −1 for none, or from 0 to 2"):
-            kernel.run(free_run(own0=torch.tensor([0, bad])))
-    with pytest.raises(bptt.BpttError, match="lacks a tensor"):
-        kernel.run(free_run(previous=None))
-    for changes in ({"kind": "poisson"}, {"cell": "gru"}):
-        with pytest.raises(bptt.BpttError, match="expected one of"):
-            kernel.run(free_run(**changes))
-
-
-def test_means_are_differentiated_once() -> None:
-    net, y, x = make("categorical", "both", "tanh")
-    loss = net(y, x, **REGIMES["means"]).nll.sum()
-    with pytest.raises(bptt.BpttError, match="expected first derivatives"):
-        torch.autograd.grad(loss, net.recurrent.weight_hh_l0, create_graph=True)
+@pytest.mark.parametrize(("recurrence", "cell"), KINDS)
+def test_means_are_differentiated_twice(recurrence: str, cell: str) -> None:
+    net, y, x = make("categorical", recurrence, cell)
+    weight, found = net.recurrent.weight_ih_l0, []
+    for native in (ops.native, lambda *_: "not here"):
+        with mock.patch.object(ops, "native", native):
+            loss = net(y, x, **REGIMES["means"]).nll.sum()
+            (grad,) = torch.autograd.grad(loss, weight, create_graph=True)
+            found.append([grad, *torch.autograd.grad(grad.square().sum(), weight)])
+    torch.testing.assert_close(found[0], found[1], **FLOAT64)
 
 
 @pytest.mark.parametrize("recurrence", ["hidden", "output", "both"])

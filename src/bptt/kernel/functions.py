@@ -148,6 +148,22 @@ def _sum(t: Writer, x: Rows, dim: Any = None, keepdim: bool = False) -> Rows:
     return Rows((t.sum(x),), flat=not keepdim)
 
 
+def _amax(t: Writer, x: Rows, dim: Any = None, keepdim: bool = False) -> Rows:
+    _require_row(dim, x)
+    return Rows((t.largest(x),), flat=not keepdim)
+
+
+def _argmax(t: Writer, x: Rows, dim: Any = None, keepdim: bool = False) -> Rows:
+    _require_row(dim, x)
+    return Rows((t.builder.along("argmax", t.one_column(x)),), flat=not keepdim)
+
+
+def _choose(t: Writer, weights: Rows, target: Rows) -> Rows:
+    if weights.flat or not target.flat:
+        raise Untranslatable("weights that are no rows, or a target that is not one number a row")
+    return Rows((t.builder.choose(t.one_column(weights), t.one_column(target)),), flat=True)
+
+
 def _mean(t: Writer, x: Rows, dim: Any = None, keepdim: bool = False) -> Rows:
     return _sum(t, x, dim, keepdim).each(lambda s: s * (1 / x.width))
 
@@ -450,6 +466,9 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "gelu": _gelu,
     "sum": _sum,
     "mean": _mean,
+    "amax": _amax,
+    "argmax": _argmax,
+    "choose": _choose,
     "softmax": _softmax,
     "log_softmax": _log_softmax,
     "layer_norm": _layer_norm,
@@ -470,6 +489,7 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "view": _view,
     "dropout": _dropout,
     "clone": _same,
+    "detach": _unary(lambda a: function("detach", a)),
     "contiguous": _same,
     "to": _to,
     "long": _whole,

@@ -16,14 +16,14 @@ from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Inputs, NativeStep, Needs, Source, parts_of, states_of
 from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
 from bptt.kernel.plain import is_plain
-from bptt.kernel.plain_loop import unroll
+from bptt.kernel.plain_loop import State, run_steps
 
 States = tuple[Tensor, ...]
-"""h at every step; then of each state its last, (B, width), or last ones, (length, B, width)."""
+"""The first states at every step; then the last, (B, width), or last ones, (length, B, width)."""
 
 
 def run(step: NativeStep, inputs: Inputs, omega: OmegaTerm | None = None) -> States:
-    """Return the first state at every step, and the last ones of all, shaped as the starts."""
+    """Return `step.every` states at every step, and the last ones of all, shaped as the starts."""
     tensors = (*inputs.source, *inputs.starts, *inputs.weights)
     if torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in tensors]):  # noqa: C419
         count = len(inputs.starts)
@@ -37,8 +37,12 @@ def run_plainly(step: NativeStep, inputs: Inputs) -> States:
     """Return the same, by torch's own operations, which have every derivative."""
     source, starts, weights, layout = inputs
     parts = parts_of(starts, step.lengths)
-    h, lasts = unroll(lambda p, state: step.evaluate(p, state, weights), source.p, parts, layout)
-    return (h, *states_of(lasts, step.lengths))
+
+    def move(p: Tensor, state: State) -> State:
+        return step.evaluate(p, state, weights)
+
+    states, lasts = run_steps(move, source.p, parts, layout, step.every)
+    return (*states, *states_of(lasts, step.lengths))
 
 
 def _inputs(tensors: Sequence[Any], count: int, layout: Layout) -> Inputs:
@@ -114,8 +118,14 @@ def differentiate(
             for t, needed in zip(tensors, needs, strict=True)
         ]
         outputs = compute(*aliases)
-    reached = [(out, grad) for out, grad in zip(outputs, grads, strict=True) if grad is not None]
+    reached = [
+        (out, grad)
+        for out, grad in zip(outputs, grads, strict=True)
+        if grad is not None and out.requires_grad  # not so, say, what was drawn
+    ]
     wanted = [t for t, needed in zip(aliases, needs, strict=True) if needed and t is not None]
+    if not reached:
+        return [None for _ in needs]
     gradients = iter(
         torch.autograd.grad(
             [output for output, _ in reached],

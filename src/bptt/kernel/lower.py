@@ -15,9 +15,9 @@ from typing import Any
 from bptt.kernel.program import ELEMENTWISE, Program, Value
 from bptt.kernel.rules import Backward
 from bptt.kernel.tables import (
-    ALONG_A_ROW,
     NOTHING,
     OPS,
+    READ_A_ROW,
     Array,
     Block,
     Group,
@@ -69,6 +69,7 @@ class _Lowering:
         self.lowered = Lowered()
         self.arrays: dict[Array, int] = {}
         self.wanted: dict[int, list[Operand]] = {}  # where a line's value is to go
+        self.sums: dict[int, list[Operand]] = {}  # to what its rows are added
         self.zeros: list[tuple[Operand, int]] = []
         self.groups: dict[tuple[int, ...], int] = {}  # of lines δ, side by side: their array
 
@@ -89,22 +90,27 @@ class _Lowering:
 
     def sum(self, line: int, weight: int, column: int) -> None:
         """Note that a line's values are to be summed over all rows, for columns of a vector."""
-        self.lowered.sums.append(Sum(*self._gathered(line), weight, column))
+        wanted = [o for o in self.wanted.get(line, []) if self._is_delta(o)]
+        if wanted:
+            width = self.values[line].width
+            self.lowered.sums.append(Sum(*wanted[0], width, weight, column))
+        else:
+            array = self.array(Array(Place.SUM, weight, 0))
+            self.sums.setdefault(line, []).append(Operand(array, column))
 
     def look_up(self, line: int, row: int, weight: int, column: int) -> None:
         """Note that a line's values belong to the rows of a table that another line names."""
         made = self.new_array(Place.MADE, 0, 1)
         self.wanted.setdefault(row, []).append(Operand(made))
-        self.lowered.look_ups.append(LookUp(*self._gathered(line), made, weight, column))
-
-    def _gathered(self, line: int) -> tuple[int, int, int]:
-        """Return where a line's values of many steps are: an array, the first column, and width."""
         width, wanted = self.values[line].width, self.wanted.setdefault(line, [])
-        deltas = [o for o in wanted if self.lowered.arrays[o.array].place == Place.DELTA]
-        if not deltas:
-            deltas = [Operand(self.new_array(Place.DELTA, 0, width))]
-            wanted += deltas
-        return (*deltas[0], width)
+        if not any(map(self._is_delta, wanted)):
+            wanted.append(Operand(self.new_array(Place.DELTA, 0, width)))
+        (deltas, *_) = filter(self._is_delta, wanted)
+        self.lowered.look_ups.append(LookUp(*deltas, width, made, weight, column))
+
+    def _is_delta(self, operand: Operand) -> bool:
+        """Return whether a place holds rows of many steps."""
+        return self.lowered.arrays[operand.array].place == Place.DELTA
 
     def send_back(self, lines: Mapping[tuple[int, int, int], int]) -> None:
         """Note what goes back to (state, column, delay); what nothing goes to gets zeros."""
@@ -173,7 +179,7 @@ class _Lowering:
     def run(self) -> Lowered:
         """Return the program with everything in its place."""
         self.values = self._with_numbers_for_rows()
-        used = {*self.wanted, *(arg for v in self.values for arg in v.args)}
+        used = {*self.wanted, *self.sums, *(arg for v in self.values for arg in v.args)}
         self.stages = self._stages()
         self.products = self._products()
         self.parts, absorbed = self._absorb()
@@ -237,7 +243,9 @@ class _Lowering:
             line = product
             rows: int | None = None
             vector: int | None = None
-            while len(users.get(line, [])) == 1 and line not in self.wanted:
+            while (
+                len(users.get(line, [])) == 1 and line not in self.wanted and line not in self.sums
+            ):
                 (user,) = users[line]
                 if self.values[user].op != "add":
                     break
@@ -272,6 +280,8 @@ class _Lowering:
             for read in (*self.values[product].args, rows, vector):
                 if read is not None:
                     reads.setdefault(read, []).append((self.stages[product] - 1, 1))
+        for line in self.sums:
+            reads.setdefault(line, []).append((self.stages[line], 0))
         return reads
 
     def _emit_stage(self, stage: int) -> None:
@@ -296,7 +306,7 @@ class _Lowering:
     def _compute(self, line: int, later: set[int], instructions: list[Instruction]) -> None:
         """Emit what computes a line, and give back the registers that nothing later reads."""
         value = self.values[line]
-        reads_a_row = value.op in ALONG_A_ROW  # while it writes one
+        reads_a_row = value.op in READ_A_ROW
         if reads_a_row:
             out = self._place(line)
         args = tuple(self._where(arg) for arg in value.args)
@@ -411,7 +421,7 @@ class _Lowering:
         return Array(Place.CONSTANT, constants.index(number), width)
 
     def _hand_out(self, line: int, place: Operand, instructions: list[Instruction]) -> None:
-        """Emit the copies of a value that is there now."""
+        """Emit the copies and the sums of a value that is there now."""
         width = self.values[line].width
         for operand in self.wanted.get(line, []):
             if operand == place:
@@ -424,6 +434,10 @@ class _Lowering:
                 self.last.append((width, scratch, operand))
             else:
                 instructions.append(Instruction(OPS["copy"], width, operand, (place,)))
+        instructions += [
+            Instruction(OPS["accumulate"], width, operand, (place,))
+            for operand in self.sums.get(line, [])
+        ]
 
     def _emit_last(self) -> None:
         """Emit what goes to where something else was read."""

@@ -90,18 +90,20 @@ class NativeStep:
     """A step that can be run over time natively: its program, and the widths of p and its states.
 
     transposed: of which weights the tensors are (N, K), as torch's layers have them. tables: which
-    ones are tables, whose rows are looked up.
+    ones are tables, whose rows are looked up. every: of how many of the first states every step's
+    is returned.
     """
 
     program: Program
     shape: Shape
     transposed: frozenset[int] = frozenset()
     tables: frozenset[int] = frozenset()
+    every: int = 1
 
     @cached_property
     def gradient(self) -> Backward:
         """The program of the gradient."""
-        backward = reverse(self.program)
+        backward = reverse(self.program, self.every)
         return replace(backward, program=fuse(backward.program))
 
     @cached_property
@@ -157,7 +159,8 @@ class NativeStep:
     @cached_property
     def _has_above(self) -> list[bool]:
         """Of which states a gradient comes from above, besides that of the last one."""
-        return [k == 0 or length > 1 for k, (_, length) in enumerate(self.shape.states)]
+        states = self.shape.states
+        return [k < self.every or length > 1 for k, (_, length) in enumerate(states)]
 
     @property
     def lengths(self) -> list[int]:
@@ -174,16 +177,17 @@ class NativeStep:
     def forward(self, inputs: Inputs, *, keep: bool) -> tuple[list[Tensor], list[Tensor]]:
         """Return every state at every step, and what the backward pass needs beside them, in one.
 
-        Without keep only the first state is there at every step, and of the others, if they are
+        Without keep only the first states are there at every step, and of the others, if they are
         read one step back alone, the last two, (2, B, width).
         """
         source, starts, weights, layout = inputs
         rows, like = source.rows, starts[0]
         B, states = like.shape[-2], self.shape.states
-        is_ring = self._is_ring and not keep
-        arrays = [like.new_empty((*rows, states[0][0]))]
-        for width, _ in states[1:]:
-            arrays.append(like.new_empty((2, B, width) if is_ring else (*rows, width)))
+        whole = self._whole(keep=keep)
+        arrays = [
+            like.new_empty((*rows, width) if k < whole else (2, B, width))
+            for k, (width, _) in enumerate(states)
+        ]
         saved = self.room_for_saved(like, rows.numel()) if keep else []
         binding.use_large_pages((*arrays, *saved))
         program = self._forward_that_keeps if keep else self._forward
@@ -192,7 +196,7 @@ class NativeStep:
         of_x, alive = _input(source)
         of_weights = self._weights(weights)
         of_saved = self._addresses_of_saved(saved, rows.numel())
-        arguments = [*map(addresses, (starts, arrays)), of_saved, of_weights, is_ring]
+        arguments = [*map(addresses, (starts, arrays)), of_saved, of_weights, whole]
         try:
             binding.call("loop_forward", like.dtype, program, *head, of_x, *arguments)
         except IndexError:
@@ -204,24 +208,24 @@ class NativeStep:
         del held, alive
         return arrays, saved
 
-    @cached_property
-    def _is_ring(self) -> bool:
-        """Whether, of the states but the first, those of the last two steps are all it needs."""
-        return all(length == 1 for _, length in self.shape.states[1:])
+    def _whole(self, *, keep: bool) -> int:
+        """Return how many states are there at every step, the others at the last two alone."""
+        is_short = all(length == 1 for _, length in self.shape.states[self.every :])
+        return self.every if is_short and not keep else len(self.shape.states)
 
     def outputs(
         self, arrays: Sequence[Tensor], inputs: Inputs, *, keep: bool
     ) -> tuple[Tensor, ...]:
-        """Return the first state at every step, and of all states the last ones, as starts are."""
-        ends, layout, is_ring = [], inputs.layout, self._is_ring and not keep
+        """Return the first states at every step, and of all states the last ones, as starts are."""
+        ends, layout, whole = [], inputs.layout, self._whole(keep=keep)
         for k, (array, start) in enumerate(zip(arrays, inputs.starts, strict=True)):
             if self.shape.states[k][1] > 1:
                 ends.append(layout.lasts(array, start))
-            elif k > 0 and is_ring:
+            elif k >= whole:
                 ends.append(layout.last_of_two(array, len(arrays[0]), start))
             else:
                 ends.append(layout.last(array, start))
-        return (arrays[0], *ends)
+        return (*arrays[: self.every], *ends)
 
     def backward(
         self,
@@ -270,20 +274,26 @@ class NativeStep:
             omega.value += float(of_omega)
         if of_U is not None and source.is_tokens:
             of_U = of_U.t()
-        return [of_x, of_U, of_b, *arrived, *self._as_weights(of_weights)]
+        return [of_x, of_U, of_b, *arrived, *self._as_weights(of_weights, needs)]
 
     def _room_for_weights(self, weights: Sequence[Tensor], needs: Needs) -> list[Tensor | None]:
-        """Return memory for the weights' gradients, where needed: (N, K) of a matrix."""
+        """Return memory for the weights' gradients: (N, K) of a matrix; of vectors always."""
         return [
-            w.new_empty(w.shape[::-1] if self._is_turned(which, w) else w.shape) if needed else None
+            w.new_empty(w.shape[::-1] if self._is_turned(which, w) else w.shape)
+            if needed or w.ndim == 1
+            else None
             for which, (w, needed) in enumerate(zip(weights, needs.weights, strict=True))
         ]
 
-    def _as_weights(self, grads: Sequence[Tensor | None]) -> list[Tensor | None]:
-        """Return the weights' gradients in the weights' shapes."""
+    def _as_weights(self, grads: Sequence[Tensor | None], needs: Needs) -> list[Tensor | None]:
+        """Return the weights' gradients, where needed, in the weights' shapes."""
         return [
-            grad.t() if grad is not None and self._is_turned(which, grad) else grad
-            for which, grad in enumerate(grads)
+            None
+            if grad is None or not needed
+            else grad.t()
+            if self._is_turned(which, grad)
+            else grad
+            for which, (grad, needed) in enumerate(zip(grads, needs.weights, strict=True))
         ]
 
     def _is_turned(self, which: int, weight: Tensor) -> bool:
@@ -300,8 +310,9 @@ class NativeStep:
         """Return the gradients of the states at every step, and those of the last ones."""
         above: list[Tensor | None] = []
         lasts: list[Tensor | None] = []
-        for k, (state, start, end) in enumerate(zip(states, starts, grads[1:], strict=True)):
-            every = grads[0] if k == 0 else None
+        ends = grads[self.every :]
+        for k, (state, start, end) in enumerate(zip(states, starts, ends, strict=True)):
+            every = grads[k] if k < self.every else None
             if self.shape.states[k][1] > 1 and end is not None:
                 of_state, of_start = _of_lasts(layout, state, start, end)
                 every = of_state if every is None else every + of_state

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -25,7 +26,7 @@ from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Inputs, Source, parts_of, states_of
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.plain import is_plain, is_traced, is_transformed, take_as_constant
-from bptt.kernel.plain_loop import State, Step, unroll
+from bptt.kernel.plain_loop import State, Step, run_steps, unroll
 from bptt.kernel.record import NotTraced, Traced, trace
 
 ROWS_AT_ONCE = 256
@@ -37,11 +38,14 @@ class Recipe(NamedTuple):
     """What makes a step: a function of tensors, and of options that can be hashed.
 
     With tensors of the same shapes, and the same options, it makes a step of the same operations.
+    every: of how many of the state's first parts every step's is returned, none of which is what
+    another one was a step before.
     """
 
     make: Callable[..., Step]
     tensors: tuple[Tensor | None, ...]
     options: tuple[Hashable, ...] = ()
+    every: int = 1
 
     @property
     def step(self) -> Step:
@@ -61,21 +65,34 @@ def run(
     state: the parts before the first step, (B, width) each. omega: adds its weight times Ω's
     immediate gradient to that of W; see `can_omega`. Autocast changes no dtype here.
     """
+    (h,), last = run_every(recipe, source, state, layout, omega)
+    return h, last
+
+
+def run_every(
+    recipe: Recipe,
+    source: Source,
+    state: State,
+    layout: Layout = DENSE,
+    omega: OmegaTerm | None = None,
+) -> tuple[tuple[Float[Tensor, "... _"], ...], State]:
+    """Do the same, and return the first `recipe.every` parts of the state at every step."""
     device = source.x.device.type  # "meta" has no autocast, and torch raises when it is asked
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             dtype = state[0].dtype
             source = source.to(dtype)
-            return run(recipe, source, tuple(part.to(dtype) for part in state), layout, omega)
+            parts = tuple(part.to(dtype) for part in state)
+            return run_every(recipe, source, parts, layout, omega)
     traced = native(recipe, source, state, layout)
-    if isinstance(traced, str):
+    if isinstance(traced, str) or (isinstance(traced, Compiled) and recipe.every > 1):
         _require_one_device([*source, *state, *recipe.tensors])
-        return run_plainly(recipe, source, state, layout)
+        return run_steps(recipe.step, source.p, state, layout, recipe.every)
     if isinstance(traced, Traced):
         return _run_natively(traced, recipe, source, state, layout, omega)
     starts = states_of(state, traced.lengths)
     h, *ends = compiled.run(traced.place, source, starts, recipe.tensors, layout)
-    return h, parts_of(ends, traced.lengths)
+    return (h,), parts_of(ends, traced.lengths)
 
 
 def run_checked(
@@ -88,7 +105,8 @@ def run_checked(
     traced = _program_of(recipe, source, state)
     if isinstance(traced, str):
         return run_plainly(recipe, source, state, layout)
-    return _run_natively(traced, recipe, source, state, layout)
+    (h,), last = _run_natively(traced, recipe, source, state, layout)
+    return h, last
 
 
 def _run_natively(
@@ -98,12 +116,12 @@ def _run_natively(
     state: State,
     layout: Layout,
     omega: OmegaTerm | None = None,
-) -> tuple[Float[Tensor, "... H"], State]:
+) -> tuple[tuple[Float[Tensor, "... _"], ...], State]:
     inputs = Inputs(
         source, states_of(state, traced.lengths), traced.prepare(recipe.tensors), layout
     )
-    h, *ends = loop.run(traced.step, inputs, omega)
-    return h, parts_of(ends, traced.lengths)
+    made = loop.run(traced.step, inputs, omega)
+    return made[: traced.every], parts_of(made[traced.every :], traced.lengths)
 
 
 def run_plainly(
@@ -169,11 +187,12 @@ def _key(recipe: Recipe, source: Source, state: State) -> tuple[Any, ...]:
         recipe.make,
         recipe.options,
         tuple([None if t is None else tuple(t.shape) for t in recipe.tensors]),
-        (
+        Signature(
             source.x.shape[-1] if source.U is None else source.U.shape[0],
-            *[part.shape[-1] for part in state],
+            tuple([part.shape[-1] for part in state]),
+            state[0].dtype,
+            recipe.every,
         ),
-        state[0].dtype,
     )
 
 
@@ -209,28 +228,36 @@ def can_omega(recipe: Recipe, source: Source, state: State, layout: Layout) -> b
     )
 
 
+class Signature(NamedTuple):
+    """What a step is traced for: the widths of p and of the state's parts, dtype and `every`."""
+
+    p: int
+    states: tuple[int, ...]
+    dtype: torch.dtype
+    every: int = 1
+
+
 @lru_cache(maxsize=1024)
 def program(
     make: Callable[..., Step],
     options: tuple[Hashable, ...],
     shapes: tuple[tuple[int, ...] | None, ...],
-    widths: tuple[int, ...],
-    dtype: torch.dtype,
+    signature: Signature,
     constants: Hashable,
 ) -> Traced | str:
     """Return a step traced on sample tensors of these shapes, or why it is no program.
 
-    widths: of p and of the state parts. constants: what `make` reads besides its tensors; with
-    others it is traced anew.
+    constants: what `make` reads besides its tensors; with others it is traced anew.
     """
     with torch.inference_mode(False), torch.device("cpu"):
+        p, states, dtype, every = signature
         tensors = [None if shape is None else _sample(shape, dtype) for shape in shapes]
 
         def on_parts(p: Tensor, *parts: Tensor) -> State:
             return make(*tensors, *options)(p, parts)  # what is made of tensors is recorded too
 
         try:
-            return trace(on_parts, widths[0], widths[1:], tensors, dtype)
+            return replace(trace(on_parts, p, states, tensors, dtype), every=every)
         except NotTraced as reason:
             return str(reason)
         except Exception as error:  # noqa: BLE001 (the plain loop raises it, on the user's tensors)

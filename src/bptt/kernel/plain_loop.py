@@ -33,19 +33,32 @@ def unroll(
     step: Step, projected: Float[Tensor, "... G"], state: State, layout: Layout = DENSE
 ) -> tuple[Float[Tensor, "... H"], State]:
     """Run `step` over time; return every h, laid out as `projected`, and each row's last state."""
-    hidden = []
+    (h,), last = run_steps(step, projected, state, layout)
+    return h, last
+
+
+def run_steps(
+    step: Step,
+    projected: Float[Tensor, "... G"],
+    state: State,
+    layout: Layout = DENSE,
+    every: int = 1,
+) -> tuple[tuple[Float[Tensor, "... _"], ...], State]:
+    """Do the same, and return so many of the state's first parts at every step."""
+    found: list[State] = []
     masks = layout.steps(layout.resets) if layout.resets is not None else None
     for i, p in enumerate(layout.steps(projected)):
         now = tuple(part[: len(p)] for part in state)
         if masks is not None:
             now = tuple(part.masked_fill(masks[i].unsqueeze(1), 0) for part in now)
         moved = step(p, now)
-        hidden.append(moved[0])
+        found.append(moved[:every])
         if len(p) < len(state[0]):  # the other rows are past their end, or not yet begun
             moved = tuple(
                 torch.cat([new, old[len(p) :]]) for new, old in zip(moved, state, strict=True)
             )
         state = moved
-    if not hidden:
-        return projected.new_empty(*projected.shape[:-1], state[0].shape[1]), state  # no steps
-    return layout.join(hidden), state
+    if not found:  # no steps
+        rows = projected.shape[:-1]
+        return tuple(part.new_empty(*rows, part.shape[1]) for part in state[:every]), state
+    return tuple(layout.join(list(same)) for same in zip(*found, strict=True)), state

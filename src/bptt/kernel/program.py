@@ -9,7 +9,8 @@ block by block. A value's `op` is one of
   state, from above), "arrived" (the same from later steps), "new" (a new state), "saved" (what the
   forward pass kept);
 - an elementwise operation: see ELEMENTWISE;
-- one along the row: "sum" and "max" (one number), "spread" (one number to a row);
+- one along the row: "sum" and "max" (one number), "argmax" and "choose" (the number of a column,
+  see kernel/choice.py), "spread" (one number to a row);
 - "product", z M, of a value with a block of a matrix; or "back", Σ δ Mᵀ, through several of them;
 - "look_up", a row of a table, by its number.
 
@@ -25,6 +26,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from bptt.kernel.choice import choose
 
 Constant = float
 
@@ -47,6 +50,7 @@ class Value(NamedTuple):
 
 ELEMENTWISE: Mapping[str, Callable[..., Tensor]] = {
     "copy": lambda a: a,
+    "detach": torch.detach,
     "add": torch.add,
     "sub": torch.sub,
     "mul": torch.mul,
@@ -81,6 +85,14 @@ ELEMENTWISE: Mapping[str, Callable[..., Tensor]] = {
     "sigmoid_back": lambda d, y: d * y * (1 - y),
 }
 """Operations on equal columns, and their meaning. The native ones have the same names."""
+
+ALONG_A_ROW: Mapping[str, Callable[..., Tensor]] = {
+    "sum": lambda a: a.sum(-1, keepdim=True),
+    "max": lambda a: a.amax(-1, keepdim=True),
+    "argmax": lambda a: a.argmax(-1, keepdim=True).to(a.dtype),
+    "choose": lambda a, b: choose(a, b.squeeze(-1)).unsqueeze(-1).to(a.dtype),
+}
+"""Operations from a row to one number, and their meaning."""
 
 
 @dataclass(frozen=True)
@@ -179,11 +191,17 @@ class Builder:
         return Expr(self, self.line(Value("look_up", (number.line,), width, at)))
 
     def along(self, op: str, arg: Expr) -> Expr:
-        """Return "sum" or "max" of each row."""
+        """Return "sum", "max" or "argmax" of each row."""
         negated = arg._negated()
         if op == "sum" and negated is not None:
             return -self.along(op, negated)
-        return Expr(self, self.line(Value(op, (arg.line,), 1))) if arg.width > 1 else arg
+        if arg.width == 1:
+            return self.constant(0.0, 1) if op == "argmax" else arg
+        return Expr(self, self.line(Value(op, (arg.line,), 1)))
+
+    def choose(self, weights: Expr, target: Expr) -> Expr:
+        """Return the number of the column up to which the weights sum to more than the target."""
+        return Expr(self, self.line(Value("choose", (weights.line, target.line), 1)))
 
     def finish(self, results: Mapping[tuple[Any, ...], Expr]) -> Program:
         """Return the program of what these results need."""
@@ -275,10 +293,8 @@ def evaluate(
         args = [values[arg] for arg in v.args]
         if v.op in ELEMENTWISE:
             value = ELEMENTWISE[v.op](*args, *v.at)
-        elif v.op == "sum":
-            value = args[0].sum(-1, keepdim=True)
-        elif v.op == "max":
-            value = args[0].amax(-1, keepdim=True)
+        elif v.op in ALONG_A_ROW:
+            value = ALONG_A_ROW[v.op](*args)
         elif v.op == "spread":
             value = args[0].expand(*args[0].shape[:-1], v.width)
         elif v.op == "product":

@@ -83,7 +83,8 @@ class Traced:
     weights: for each, which tensor, and "matrix" (K, N), "transposed" (N, K), "vector" (width), or
     "table", whose rows are looked up.
     captured: which of the tensors that it was traced with each is that the step was seen to read.
-    calls: what it did with them before.
+    calls: what it did with them before. every: of how many of the first states every step's is
+    returned.
     """
 
     program: Program
@@ -93,6 +94,7 @@ class Traced:
     weights: tuple[tuple[Ref, str, int], ...]
     captured: dict[Ref, int]
     calls: tuple[Call, ...]
+    every: int = 1
 
     def prepare(self, tensors: Sequence[Tensor | None]) -> list[Tensor]:
         """Return the weights of a call: matrices, (K, N) or transposed, and vectors (width)."""
@@ -114,7 +116,7 @@ class Traced:
             frozenset(i for i, kind in enumerate(kinds) if kind == wanted)
             for wanted in ("transposed", "table")
         )
-        return NativeStep(self.program, shape, transposed, tables)
+        return NativeStep(self.program, shape, transposed, tables, self.every)
 
 
 def _as_weight(tensor: Tensor | None, kind: str, width: int) -> Tensor:

@@ -170,6 +170,12 @@ class Writer:
             total = self.builder.apply("maximum", total, other)
         return total
 
+    def one_column(self, rows: Rows) -> Expr:
+        """Return rows as one value, where they lie in one."""
+        if len(rows.columns) > 1:
+            raise Untranslatable("columns that are made apart")
+        return rows.columns[0]
+
     def product(self, rows: Rows, weight: int, width: int) -> Rows:
         """Return z M."""
         total: Expr | None = None

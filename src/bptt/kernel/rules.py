@@ -49,6 +49,7 @@ def _of_larger(d: Expr, a: Expr, b: Expr) -> Expr:
 
 RULES: Mapping[str, Rule] = {
     "copy": lambda d, y, a: (d,),
+    "detach": lambda d, y, a: (None,),
     "add": lambda d, y, a, b: (d, d),
     "sub": lambda d, y, a, b: (d, -d),
     "mul": lambda d, y, a, b: (d * b, d * a) if a.line != b.line else (d * 2.0 * a, None),
@@ -76,6 +77,8 @@ RULES: Mapping[str, Rule] = {
     "where": lambda d, y, mask, a, b: (None, where(mask, d, 0.0), where(mask, 0.0, d)),
     "sum": lambda d, y, a: (d.builder.spread(d, a.width),),
     "max": lambda d, y, a: (None,),  # only where it is taken off before an exponential
+    "argmax": lambda d, y, a: (None,),
+    "choose": lambda d, y, weights, target: (None, None),
     "spread": lambda d, y, a: (d.builder.along("sum", d),),
 }
 
@@ -95,14 +98,16 @@ class Backward:
     look_ups: Mapping[int, tuple[Any, ...]]
 
 
-def reverse(program: Program) -> Backward:
+def reverse(program: Program, every: int = 1) -> Backward:
     """Return the program of a step's gradient: from those of its new parts to those of all sources.
+
+    every: to how many of the first states a gradient comes from above at every step.
 
     A line that the rules need is read where it lies already (a state, a vector), computed again
     from such where that takes no product and no sum along the row (which is one number), and else
     kept: so a tanh layer keeps its states and no more, a GRU its gates and the candidate's product.
     """
-    builder = _Reverse(program)
+    builder = _Reverse(program, every)
     for line in reversed(range(len(program.values))):
         builder.visit(line)
     return builder.finish()
@@ -111,7 +116,7 @@ def reverse(program: Program) -> Backward:
 class _Reverse:
     """One pass over the lines, from the last to the first."""
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, every: int) -> None:
         self.program, self.builder = program, Builder()
         self.adjoints: dict[int, Expr] = {}
         self.results: dict[tuple[Any, ...], Expr] = {}
@@ -119,7 +124,7 @@ class _Reverse:
         for (_, part, column), line in program.results.items():
             width = program.values[line].width
             self.add(line, self.builder.source("arrived", width, part, column))
-            if part == 0 or any(
+            if part < every or any(
                 v.op == "state" and v.at[0] == part and v.at[2] > 1 for v in program.values
             ):
                 self.add(line, self.builder.source("above", width, part, column))
@@ -219,7 +224,7 @@ class _Sources:
         value = self.program.values[line]
         if line in self.saved or line in self.new or value.op in ("state", "vector", "constant"):
             return True
-        takes_long = value.op in ("p", "product", "sum", "max")
+        takes_long = value.op in ("p", "product", "sum", "max", "argmax", "choose")
         return not takes_long and all(map(self.has, value.args))
 
     def write(self, builder: Builder, line: int) -> Expr:

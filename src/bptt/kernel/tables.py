@@ -7,10 +7,11 @@ from enum import IntEnum
 from typing import Any, NamedTuple
 
 from bptt.kernel import binding
-from bptt.kernel.program import ELEMENTWISE
+from bptt.kernel.program import ALONG_A_ROW, ELEMENTWISE
 
-ALONG_A_ROW = ("sum", "max", "spread", "look_up")
-OPS = {name: code for code, name in enumerate((*ELEMENTWISE, *ALONG_A_ROW))}
+READ_A_ROW = (*ALONG_A_ROW, "spread", "look_up")
+"""Operations that read a row while they write one."""
+OPS = {name: code for code, name in enumerate((*ELEMENTWISE, *READ_A_ROW, "accumulate"))}
 """The number of each operation; native/instructions.hpp has them in the same order."""
 
 
@@ -29,8 +30,9 @@ class Place(IntEnum):
     ARRIVED = 9  # the gradient that comes from later steps, of state `which`
     DELTA = 10  # ∂L/∂ of products, or of p: rows of many steps
     MADE = 11  # what products were made of: rows of many steps
-    PUSHED = 12  # the gradient that goes `at` steps back, of state `which`
-    TABLE = 13  # weight `which`, whose rows are looked up
+    SUM = 12  # sums over all rows, for weight `which`
+    PUSHED = 13  # the gradient that goes `at` steps back, of state `which`
+    TABLE = 14  # weight `which`, whose rows are looked up
 
 
 class Array(NamedTuple):

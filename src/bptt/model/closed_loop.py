@@ -1,27 +1,35 @@
 """The loop closed through the output: what the network says itself is fed back.
 
-Nothing here is parallel over time, since every step waits for the output of the one before. A free
-run of samples carries no gradient, and has a loop of its own in the kernel; a loop that feeds means
-back carries one, through R.
+It is a cell like any other. Its state is what was said, and what the layers have; its step is the
+layers', the read-out, and the mean of the likelihood, or what it draws from random numbers that
+come with the input:
+
+    aᵗ = b + U xᵗ + R ȳᵗ⁻¹,    hᵗ = f(aᵗ, hᵗ⁻¹),    oᵗ = c + V hᵗ,    ȳᵗ = mean(oᵗ) or draw(oᵗ, uᵗ)
+
+So it runs natively, whatever the layers are, and has the exact gradient: of what is drawn none.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Callable, Hashable, Sequence
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
-from bptt.kernel import free_run as kernel
-from bptt.kernel.plain_loop import State, project
-from bptt.model import mean_loop as by_hand
-from bptt.model.encodings import BLANK
+from bptt.kernel import ops
+from bptt.kernel.constants import constants_of
+from bptt.kernel.layout import Layout, Packing
+from bptt.kernel.native_step import Source
+from bptt.kernel.ops import Recipe
+from bptt.kernel.plain_loop import State, Step, run_steps
+from bptt.model.encodings import BLANK, Tokens
+from bptt.model.entry import copy_of
 from bptt.model.given import Given, where
 from bptt.model.layers import Feedforward, Hidden, Recurrent
-from bptt.model.likelihoods import KINDS
-from bptt.model.looped import LoopedRNN
+from bptt.model.likelihoods import KINDS, Likelihood
 from bptt.model.state import parts
 
 if TYPE_CHECKING:
@@ -29,11 +37,11 @@ if TYPE_CHECKING:
 
 
 class Loop(NamedTuple):
-    """What a closed loop gives.
+    """What a loop of means gives.
 
-    outputs: oᵗ, (T, B, O); states: the top layer's hᵗ, (T, B, H). said: what the network itself
-    said at every step, (T, B, ...), beyond a sequence's end what it said last. last: each
-    sequence's hidden state at its own end.
+    outputs: oᵗ, (T, B, O); states: the top layer's hᵗ, (T, B, H), of no meaning beyond a sequence's
+    end. said: what the network itself said at every step, (T, B, ...), beyond the end what it said
+    last. last: each sequence's hidden state at its own end.
     """
 
     outputs: Float[Tensor, "T B O"]
@@ -42,34 +50,12 @@ class Loop(NamedTuple):
     last: Hidden
 
 
-Say = Callable[[Float[Tensor, "B O"], int], Tensor]
-"""What the network says itself, from the outputs of a step and the step's number."""
-
-
 def mean_loop(net: Network, given: Given) -> Loop:
     """Run with the mean of y fed back where it is not forced; the gradient goes through it."""
-    R = net.feedback_weight(given.x)
-    is_plain = type(net.likelihood) in KINDS.values() and not isinstance(net.recurrent, LoopedRNN)
-    if R is None or not is_plain or not by_hand.can(net.cell, given.alive):
-        return plain_loop(net, given, lambda o, t: net.likelihood.mean(o))
-    layer = net.recurrent
-    base, forced = _base(net, given, R)
-    own = as_rows(given.own0, base.new_empty(0, R.shape[1])).squeeze(0)
-    kept = None if given.resets is None else (~given.resets).unsqueeze(-1).to(base.dtype)
-    fed = (~forced).unsqueeze(-1).to(base.dtype)
-    has_loop = given.hidden is not None
-    how = by_hand.How(net.cell, net.likelihood, fed, kept, has_loop)
-    hidden = given.hidden
-    if not isinstance(hidden, Tensor):  # nothing loops over h
-        hidden = base.new_zeros(layer.num_layers, given.B, base.shape[-1])
-    layers = []
-    for k, suffix in enumerate(f"_l{k}" for k in range(layer.num_layers)):
-        enters = [R if k == 0 else layer.part("weight_ih", suffix)]
-        enters += [layer.part("weight_hh", suffix)] if has_loop else []
-        layers.append((torch.cat(enters, dim=1), None if k == 0 else layer.input_bias(suffix)))
-    readout = (net.V, net.readout.bias)
-    outputs, states, said = by_hand.mean_loop(how, base, own, hidden, readout, layers)
-    return Loop(outputs, states[-1], said, states[:, -1] if has_loop else None)
+    like = net.V.new_empty(0, net.likelihood.encoding.width)
+    own = as_rows(given.own0, like)
+    (said, outputs, states), last = _run(net, given, own.squeeze(0))
+    return Loop(outputs, states, said, last)
 
 
 @torch.no_grad()
@@ -80,46 +66,187 @@ def free_run(
 
     They are fed back where it is not forced.
     """
-    likelihood = net.likelihood
-    is_known = type(likelihood) in KINDS.values()  # a class of the user's own draws as it says
-    # A mean that is fed back first, as after feedback "mean", is for the plain loop.
-    is_known = is_known and kernel.fits(likelihood.kind, given.own0)
-    if is_known and kernel.can(net.recurrent, noise) and given.alive is None:
-        return _kernel_run(net, given, noise, temperature)
-    loop = plain_loop(net, given, lambda o, t: net.likelihood.draw(o, noise[t], temperature))
-    return loop.said, loop.last
+    own, dtype = given.own0, noise.dtype
+    is_number = isinstance(net.likelihood.encoding, Tokens)
+    if is_number:  # of a symbol, in one column; where a mean is to enter first, it enters with x
+        number = dtype if dtype in ops.FLOATS else torch.int64
+        first = own.new_zeros(own.shape[:1]) if own.is_floating_point() else own.clamp(min=0)
+        own = first.unsqueeze(1).to(number)
+    (said,), last = _run(net, given, own, noise, temperature)
+    return said.squeeze(-1).long() if is_number else said, last
 
 
-def plain_loop(net: Network, given: Given, say: Say) -> Loop:
-    """Run one step after the other: the meaning of every closed loop."""
+class LayerKind(NamedTuple):
+    """What a layer's step is made by, of how many tensors, with which options; see Recipe."""
+
+    make: Callable[..., Step]
+    tensors: int
+    options: tuple[Hashable, ...]
+
+
+class LikelihoodKind:
+    """A likelihood but for the tensors that it has: of two alike each is the other's equal."""
+
+    def __init__(self, likelihood: Likelihood) -> None:
+        self.likelihood = likelihood
+        self.names = [
+            *likelihood._parameters,
+            *likelihood._buffers,
+            *(name for name, value in vars(likelihood).items() if isinstance(value, Tensor)),
+        ]
+        self.key: Hashable
+        if type(likelihood) in KINDS.values():
+            self.key = tuple(likelihood.config().items())
+        else:  # a class of the user's own, which may read whatever it likes
+            self.key = likelihood, constants_of(likelihood.draw), constants_of(likelihood.mean)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LikelihoodKind) and self.key == other.key
+
+    def __hash__(self) -> int:
+        return hash(self.key)
+
+    @property
+    def tensors(self) -> list[Tensor | None]:
+        """What it has."""
+        return [getattr(self.likelihood, name) for name in self.names]
+
+    def of(self, tensors: Sequence[Tensor | None]) -> Likelihood:
+        """Return the likelihood that has these tensors."""
+        seen = copy_of(self.likelihood)
+        seen.__dict__.update(zip(self.names, tensors, strict=True))
+        return seen
+
+
+class Plan(NamedTuple):
+    """A closed loop but for its tensors.
+
+    G: how wide the first layer's projected input is. parts: how many parts each layer's state has.
+    temperature: of what is drawn, or None where the mean is fed back.
+    """
+
+    layers: tuple[LayerKind, ...]
+    parts: int
+    G: int
+    likelihood: LikelihoodKind
+    temperature: float | None
+
+
+def closed(*arguments: Any) -> Step:
+    """Return the step of a closed loop.
+
+    Of R, or None, V, c; of every layer U, b and what its step is made of; of the likelihood's
+    tensors; and of a Plan. Its input is b + U x, 1 where the network's own is fed back and 0 where
+    not, and random numbers; its state what was said, with means also o, and the layers' states, the
+    top one's first.
+    """
+    R, V, c, *rest, plan = arguments
+    tensors = iter(rest)
+    layers = [
+        (next(tensors), next(tensors), kind.make(*islice(tensors, kind.tensors), *kind.options))
+        for kind in plan.layers
+    ]
+    likelihood: Likelihood = plan.likelihood.of(list(tensors))
+    is_mean, G = plan.temperature is None, plan.G
+    is_number = isinstance(likelihood.encoding, Tokens) and not is_mean
+
+    def step(p: Tensor, state: State) -> State:
+        own, hidden = state[0], state[2:] if is_mean else state[1:]
+        h, fed = p[:, :G], p[:, G : G + 1]
+        if R is not None and is_number:
+            h = h + fed * torch.nn.functional.embedding(own[:, 0].long(), R.t())
+        elif R is not None:
+            h = h + torch.nn.functional.linear(torch.where(fed > 0, own, 0.0), R)
+        moved: list[Tensor] = []
+        for k, (U, b, move) in enumerate(layers):
+            first = (len(layers) - 1 - k) * plan.parts
+            a = h if k == 0 else torch.nn.functional.linear(h, U, b)
+            now = move(a, hidden[first : first + plan.parts])
+            h = now[0]
+            moved = [*now, *moved]
+        o = torch.nn.functional.linear(h, V, c)
+        if is_mean:
+            return (likelihood.mean(o), o, *moved)
+        noise = _as_noise(p[:, G + 1 :], likelihood.noise_shape)
+        said = likelihood.draw(o, noise, plan.temperature)
+        return (said.unsqueeze(1).to(own.dtype) if is_number else said, *moved)
+
+    return step
+
+
+def _as_noise(columns: Float[Tensor, "B n"], shape: tuple[int, ...]) -> Float[Tensor, "B *noise"]:
+    if len(shape) == 1:
+        return columns
+    return columns[:, 0] if not shape else columns.reshape(-1, *shape)
+
+
+def _run(
+    net: Network,
+    given: Given,
+    own: Float[Tensor, "B Y"],
+    noise: Float[Tensor, "T B *noise"] | None = None,
+    temperature: float | None = None,
+) -> tuple[tuple[Tensor, ...], Hidden]:
+    """Return what was said, with means also o and the top layer's h; and the last hidden state."""
     layer, R = net.recurrent, net.feedback_weight(given.x)
     base, forced = _base(net, given, R)
-    own, states = given.own0, _layer_states(layer, given.hidden)
-    outputs, tops, said = [], [], []
-    for t in range(given.T):
-        if given.resets is not None:
-            reset = given.resets[t].unsqueeze(1)
-            states = [tuple(part.masked_fill(reset, 0) for part in state) for state in states]
-        p = base[t]
-        if R is not None:
-            p = p + project(_unless(forced[t], own), R)
-        top, moved = _move(layer, p, states)
-        outputs.append(net.outputs_of(top))
-        tops.append(top)
-        new = say(outputs[-1], t)
-        if given.alive is None:
-            own, states = new, moved
-        else:
-            alive = given.alive[t]
-            own = where(alive, new, own) if new.dtype == own.dtype else new
-            states = [
-                tuple(where(alive, a, b) for a, b in zip(now, before, strict=True))
-                for now, before in zip(moved, states, strict=True)
-            ]
-        said.append(own)
-    return Loop(
-        torch.stack(outputs), torch.stack(tops), torch.stack(said), _joined(given.hidden, states)
-    )
+    fed, is_drawn = ~forced, noise is not None
+    if not given.own0.is_floating_point():  # what stands for no symbol is not fed back
+        fed = torch.cat([fed[:1] & (given.own0 != BLANK), fed[1:]])
+    elif is_drawn and R is not None and isinstance(net.likelihood.encoding, Tokens):
+        first = torch.nn.functional.linear(_unless(forced[0], given.own0), R)
+        base = torch.cat([base[:1] + first, base[1:]])
+        fed = torch.cat([torch.zeros_like(fed[:1]), fed[1:]])
+    columns = [base, fed.unsqueeze(-1).to(base.dtype)]
+    if noise is not None:
+        columns.append(noise.reshape(*noise.shape[:2], -1))
+    p = torch.cat(columns, dim=-1)
+    recipe = _recipe(net, R, base.shape[-1], temperature)
+    outputs = () if is_drawn else (base.new_zeros(given.B, net.likelihood.outputs),)
+    state = (own, *outputs, *_parts_of(layer, given, base))
+    every, last = _over_time(recipe, p, state, given)
+    moved = _hidden(last[1 + len(outputs) :], given.hidden, layer.num_layers)
+    if given.alive is not None:
+        every = (where(given.alive, every[0], last[0].expand_as(every[0])), *every[1:])
+    return every, moved
+
+
+def _recipe(net: Network, R: Tensor | None, G: int, temperature: float | None) -> Recipe:
+    """Return what makes the closed loop's step."""
+    layer, kind = net.recurrent, LikelihoodKind(net.likelihood)
+    tensors: list[Tensor | None] = [R, net.V, net.readout.bias]
+    kinds = []
+    for k, suffix in enumerate(f"_l{k}" for k in range(layer.num_layers)):
+        make, of, options, _ = layer.recipe(suffix)
+        U, b = layer.part("weight_ih", suffix), layer.input_bias(suffix)
+        tensors += [*((None, None) if k == 0 else (U, b)), *of]
+        kinds.append(LayerKind(make, len(of), options))
+    count = layer.states if isinstance(layer, Recurrent) else 1
+    plan = Plan(tuple(kinds), count, G, kind, temperature)
+    every = 3 if temperature is None else 1
+    return Recipe(closed, (*tensors, *kind.tensors), (plan,), every)
+
+
+def _over_time(
+    recipe: Recipe, p: Float[Tensor, "T B _"], state: State, given: Given
+) -> tuple[tuple[Float[Tensor, "T B _"], ...], State]:
+    """Run a step over sequences, each up to its end."""
+    if given.alive is None:
+        return _steps(recipe, p, state, Layout(resets=given.resets))
+    packing = Packing.of(given.alive)
+    resets = None if given.resets is None else packing.pack(given.resets)
+    layout = Layout(packing.layout.batch_sizes, resets)
+    sorted_state = tuple(part[packing.order] for part in state)
+    every, last = _steps(recipe, packing.pack(p), sorted_state, layout)
+    back = packing.order.argsort()
+    unpacked = tuple(packing.unpack(rows, given.T) for rows in every)
+    return unpacked, tuple(part[back] for part in last)
+
+
+def _steps(recipe: Recipe, p: Tensor, state: State, layout: Layout) -> tuple[Any, State]:
+    if torch.compiler.is_compiling():
+        return run_steps(recipe.step, p, state, layout, recipe.every)
+    return ops.run_every(recipe, Source(p), state, layout)
 
 
 def _base(
@@ -130,7 +257,7 @@ def _base(
     base = base.expand(given.T, given.B, base.shape[-1])
     forced = given.not_own
     assert forced is not None
-    if R is None:
+    if R is None or not (torch.compiler.is_compiling() or bool(forced.any())):
         return base, forced
     previous = given.previous(net.likelihood.blank(given.B, base))
     return base + net.likelihood.encoding.project(_unless(~forced, previous), R), forced
@@ -150,64 +277,18 @@ def _unless(mask: Bool[Tensor, "*rows"], values: Tensor) -> Tensor:
     return values.masked_fill(mask, nothing)
 
 
-def _layer_states(layer: Recurrent | Feedforward, hidden: Hidden) -> list[State]:
-    return [tuple(part[k] for part in parts(hidden)) for k in range(layer.num_layers)]
+def _parts_of(layer: Recurrent | Feedforward, given: Given, like: Tensor) -> list[Tensor]:
+    """Return the parts of every layer's state, the top one's first."""
+    depth = range(layer.num_layers)
+    if given.hidden is None:  # nothing loops over h, which is there to be returned
+        return [like.new_zeros(given.B, layer.hidden_size) for _ in depth]
+    return [part[k] for k in reversed(depth) for part in parts(given.hidden)]
 
 
-def _joined(hidden: Hidden, states: list[State]) -> Hidden:
+def _hidden(flat: Sequence[Tensor], hidden: Hidden, layers: int) -> Hidden:
     """Return the layers' states as one, in the form that `hidden` has."""
-    stacked = tuple(torch.stack(same) for same in zip(*states, strict=True))
     if hidden is None:
         return None
+    count = len(flat) // layers
+    stacked = tuple(torch.stack(list(flat[j::count])[::-1]) for j in range(count))
     return stacked if isinstance(hidden, tuple) else stacked[0]
-
-
-def _move(
-    layer: Recurrent | Feedforward, p: Float[Tensor, "B G"], states: list[State]
-) -> tuple[Float[Tensor, "B H"], list[State]]:
-    """Take all layers one step on from the first one's projected input."""
-    moved: list[State] = []
-    h = p
-    for k, state in enumerate(states):
-        suffix = f"_l{k}"
-        if k > 0:
-            p = project(h, layer.part("weight_ih", suffix), layer.input_bias(suffix))
-        now = layer.step(suffix)(p, state)
-        h = now[0]
-        moved.append(now if state else ())
-    return h, moved
-
-
-def _kernel_run(
-    net: Network, given: Given, noise: Tensor, temperature: float
-) -> tuple[Tensor, Hidden]:
-    layer, likelihood = net.recurrent, net.likelihood
-    layers = [
-        kernel.LayerWeights(
-            None if k == 0 else layer.part("weight_ih", suffix),
-            layer.part("weight_hh", suffix),
-            None if k == 0 else layer.input_bias(suffix),
-        )
-        for k, suffix in enumerate(f"_l{k}" for k in range(layer.num_layers))
-    ]
-    is_free = given.forced is None or not bool(given.forced.any())
-    hidden = given.hidden if isinstance(given.hidden, Tensor) else None
-    run = kernel.FreeRun(
-        cell=str(layer.nonlinearity),
-        p=net.project_x(given.x),
-        layers=layers,
-        R=net.feedback_weight(given.x),
-        V=net.V,
-        c=net.readout.bias,
-        hidden=hidden,
-        own0=given.own0,
-        previous=None if is_free else given.previous(likelihood.blank(given.B, noise)),
-        forced=None if is_free else given.forced,
-        resets=given.resets,
-        kind=likelihood.kind,
-        noise=noise,
-        temperature=temperature,
-        scale=getattr(likelihood, "log_scale", noise.new_zeros(0)).exp() * temperature,
-    )
-    said, last = kernel.run(run)
-    return said, None if hidden is None else last

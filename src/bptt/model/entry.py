@@ -71,7 +71,7 @@ def leave_out(net: Network, units: Units | None) -> Network:
 
 
 def _with_parts(net: Network, parts: Mapping[str, nn.Module | None]) -> Network:
-    seen = _copy(net)
+    seen = copy_of(net)
     seen.__dict__.update(_modules=dict(parts), is_entered=True)
     return seen
 
@@ -102,7 +102,7 @@ def _computed(name: str, part: Module) -> Module:
     is_parametrized = parametrize.is_parametrized(part)
     if not part._forward_pre_hooks and not is_parametrized:
         return part
-    seen = _copy(part)
+    seen = copy_of(part)
     with torch.enable_grad():
         if is_parametrized:
             names = list(part.parametrizations)  # type: ignore[arg-type]
@@ -129,12 +129,12 @@ def _require_no_other_hooks(name: str, part: nn.Module) -> None:
 
 def _scaled(part: Module, scales: Mapping[str, Tensor]) -> Module:
     """Return a copy of a part with the columns of its weights multiplied."""
-    seen = _copy(part)
+    seen = copy_of(part)
     seen.__dict__.update({name: getattr(part, name) * scale for name, scale in scales.items()})
     return seen
 
 
-def _copy(module: Module) -> Module:
+def copy_of(module: Module) -> Module:
     """Return a module of the same parameters, on which others can be set without changing it."""
     plain: type[Module] = parametrize.type_before_parametrizations(module)
     seen = object.__new__(plain)

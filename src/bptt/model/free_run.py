@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 
 
 STREAM_STEPS = 64
-"""How many steps of a free run are computed at once."""
+"""How many steps of a free run are computed at once, at first; then twice as many each time."""
+STREAM_ROWS = 4096
+"""How many rows of all sequences are computed at once, at most, if that is more steps."""
 MOST_STEPS = 1 << 40
 """Which would take days."""
 
@@ -58,8 +60,9 @@ def stream(
     state, x, B = _after_prompt(net, steps, x, prompt, state)
     hidden, y, own = start_of(net, state, B)
     own = own if state is not None and state.y is None else y
-    for start in range(0, steps, STREAM_STEPS):
-        T = min(STREAM_STEPS, steps - start)
+    start, T = 0, STREAM_STEPS
+    while start < steps:
+        T = min(T, steps - start)
         now = None if x is None else x[start : start + T]
         forced = torch.zeros(T, B, dtype=torch.bool, device=own.device)
         given = Given(T, B, hidden, y, own, x=checked_x(net, now, T, B), forced=forced)
@@ -68,6 +71,8 @@ def stream(
         own = said[-1]
         _require_numbers(own, hidden)
         yield said
+        start += T
+        T = min(2 * T, max(STREAM_STEPS, STREAM_ROWS // B))
 
 
 def _require_generator(generator: object) -> None:

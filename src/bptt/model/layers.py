@@ -29,7 +29,7 @@ from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import are_plain, is_traced, is_transformed, leave_to_python
-from bptt.kernel.plain_loop import State, Step
+from bptt.kernel.plain_loop import State
 
 Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
 """What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
@@ -125,10 +125,6 @@ class Recurrent(RNNBase):
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes the step of one layer."""
         return by_name.recipe(CELLS[self.mode], self.part("weight_hh", suffix))
-
-    def step(self, suffix: str) -> Step:
-        """Return what one layer does to its projected input and its state at one step, plainly."""
-        return self.recipe(suffix).step
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
@@ -478,9 +474,9 @@ class Feedforward(nn.Module):
         bias: Tensor = self.part("bias_ih", suffix)
         return bias
 
-    def step(self, suffix: str) -> Step:
-        """Return h ← f(p), whatever the state."""
-        return feedforward(ACTIVATIONS[self.nonlinearity])
+    def recipe(self, suffix: str) -> Recipe:
+        """Return what makes h ← f(p), whatever the state."""
+        return Recipe(feedforward, (), (ACTIVATIONS[self.nonlinearity],))
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences: there is none."""

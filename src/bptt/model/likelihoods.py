@@ -1,7 +1,7 @@
 """What the outputs mean: the probability of y given o, how y is fed back, and how to sample.
 
-Sampling is a function of the outputs and of random numbers that are drawn beforehand, so that the
-kernel's free run and the plain loop draw the same.
+Sampling is a function of the outputs and of random numbers that are drawn beforehand, so that it
+can be a part of a step, which the kernel and the plain loop run alike.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bptt.errors import (
     require_number,
     require_whole,
 )
+from bptt.kernel.choice import choose
 from bptt.model.encodings import Encoding, Features, Tokens
 
 
@@ -92,12 +93,13 @@ class Likelihood(nn.Module):
         noise: Float[Tensor, "..."],
         temperature: float = 1.0,
     ) -> Shaped[Tensor, "..."]:
-        """Return the y that the random numbers make of the outputs.
+        """Return the y that the random numbers make of the outputs, to which no gradient goes.
 
         temperature: below 1 makes likely values likelier; 0 takes the likeliest.
         """
         raise _missing(self, "draw")
 
+    @torch.no_grad()
     def sample(
         self,
         outputs: Float[Tensor, "B O"],
@@ -183,7 +185,6 @@ class Categorical(Likelihood):
         through = mean * grad
         return torch.addcmul(through, mean, through.sum(-1, keepdim=True), value=-1)
 
-    @torch.no_grad()
     def draw(
         self,
         outputs: Float[Tensor, "*rows n"],
@@ -194,9 +195,8 @@ class Categorical(Likelihood):
         if temperature < torch.finfo(outputs.dtype).tiny:  # 0, as far as these numbers can tell
             return outputs.argmax(dim=-1)
         below_best = outputs - outputs.amax(dim=-1, keepdim=True)  # so that no quotient overflows
-        summed = torch.softmax(below_best / temperature, dim=-1).cumsum(dim=-1)
-        target = noise.unsqueeze(-1) * summed[..., -1:]
-        return torch.searchsorted(summed, target, right=True).squeeze(-1).clamp(max=self.n - 1)
+        weights = torch.exp(below_best / temperature)
+        return choose(weights, noise * weights.sum(dim=-1))
 
 
 class Vectors(Likelihood):
@@ -272,7 +272,6 @@ class Bernoulli(Vectors):
         """Return g ⊙ σ (1 − σ)."""
         return grad * mean * (1 - mean)
 
-    @torch.no_grad()
     def draw(
         self,
         outputs: Float[Tensor, "*rows d"],
@@ -338,7 +337,6 @@ class Gaussian(Vectors):
         """Return g itself."""
         return grad
 
-    @torch.no_grad()
     def draw(
         self,
         outputs: Float[Tensor, "*rows d"],
@@ -346,7 +344,7 @@ class Gaussian(Vectors):
         temperature: float = 1.0,
     ) -> Float[Tensor, "*rows d"]:
         """Return o plus the noise times s times the temperature."""
-        return outputs + noise * (temperature * self.log_scale.exp())
+        return (outputs + noise * (temperature * self.log_scale.exp())).detach()
 
 
 KINDS: dict[str, type[Likelihood]] = {

@@ -1,7 +1,6 @@
 // Compiled once per instruction set; see CMakeLists.txt.
 #include "table.hpp"
 
-#include "free_run.hpp"
 #include "loop.hpp"
 
 #define NAME_OF(isa) #isa
@@ -19,7 +18,7 @@ template <class F> static void tanh_of(const F *x, F *y, int64_t n) {
 }
 
 template <class F> constexpr Layers<F> layers() {
-  return {loop_forward<F>, loop_backward<F>, free_run<F>, tanh_of<F>};
+  return {loop_forward<F>, loop_backward<F>, tanh_of<F>};
 }
 
 }  // namespace BPTT_ISA

@@ -119,9 +119,9 @@ template <class F> static F sum_of(const F *row, int64_t width) {
 
 // In the order of OPS in kernel/lower.py.
 enum Op {
-  COPY, ADD, SUB, MUL, DIV, NEG, TRUNC, ABS, MINIMUM, MAXIMUM, SQRT, EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, RELU, SIN, COS,
+  COPY, DETACH, ADD, SUB, MUL, DIV, NEG, TRUNC, ABS, MINIMUM, MAXIMUM, SQRT, EXP, EXPM1, LOG, LOG1P, TANH, SIGMOID, RELU, SIN, COS,
   ERF, POW, GREATER, AT_LEAST, EQUAL, WHERE, LERP, MUL_ADD, MUL_REST, MUL_DIFFERENCE, TANH_BACK, SIGMOID_BACK,
-  ROW_SUM, ROW_MAX, SPREAD, LOOK_UP
+  ROW_SUM, ROW_MAX, ARGMAX, CHOOSE, SPREAD, LOOK_UP, ACCUMULATE
 };
 
 // The operations along a row: to one number, and from one.
@@ -134,13 +134,35 @@ static void along(const Instruction &i, const Frame<F> &f, int64_t row, int64_t 
     F *out = f.of(i.out, row) + r * f.stride[i.out.array];
     if (op == ROW_SUM) {
       *out = sum_of(from, i.width);
-    } else if (op == ROW_MAX) {
-      F most = from[0];
-      for (int64_t c = 1; c < i.width; c++) most = most != most || most > from[c] ? most : from[c];
-      *out = most;
+    } else if (op == ROW_MAX || op == ARGMAX) {
+      int64_t best = 0;
+      for (int64_t c = 1; c < i.width; c++)
+        if (!(from[best] != from[best] || from[best] >= from[c])) best = c;  // the first NaN, if there is one
+      *out = op == ROW_MAX ? from[best] : F(best);
+    } else if (op == CHOOSE) {
+      const F target = f.of(i.args[1], row)[r * f.stride[i.args[1].array]];
+      F sum = 0;
+      int64_t c = 0;
+      for (; c < i.width - 1; c++)
+        if ((sum += from[c]) > target) break;
+      *out = F(c);
     } else {
       for (int64_t c = 0; c < i.width; c += L) store<F>(out + c, splat<F>(*from), i.width - c < L ? int(i.width - c) : L);
     }
+  }
+}
+
+// Adds all rows to one, which is of no row.
+template <class F> static void accumulate(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows) {
+  constexpr int L = lanes<F>;
+  const int64_t stride = f.stride[i.args[0].array];
+  for (int64_t c = 0; c < i.width; c += L) {
+    const int n = i.width - c < L ? int(i.width - c) : L;
+    const F *from = f.of(i.args[0], row) + c;
+    F *out = f.of(i.out, row) + c;
+    Vec<F> sum = load<F>(out, n);
+    for (int64_t r = 0; r < rows; r++) sum += load<F>(from + r * stride, n);
+    store<F>(out, sum, n);
   }
 }
 
@@ -172,7 +194,8 @@ static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_
     return each<N>(i, f, row, rows, op);                       \
   } while (0)
   switch (i.op) {
-    case COPY: EACH(1, v[0]);
+    case COPY:
+    case DETACH: EACH(1, v[0]);
     case ADD: EACH(2, v[0] + v[1]);
     case SUB: EACH(2, v[0] - v[1]);
     case MUL: EACH(2, v[0] * v[1]);
@@ -204,6 +227,7 @@ static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_
     case MUL_DIFFERENCE: EACH(3, v[0] * (v[1] - v[2]));
     case TANH_BACK: EACH(2, v[0] * (F(1) - v[1] * v[1]));
     case SIGMOID_BACK: EACH(2, v[0] * v[1] * (F(1) - v[1]));
+    case ACCUMULATE: return accumulate(i, f, row, rows);
     case LOOK_UP: return look_up(i, f, row, rows, constants[i.number]);
     default: along(i, f, row, rows, i.op);
   }

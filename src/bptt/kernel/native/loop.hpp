@@ -31,6 +31,7 @@ static Outcome loop_backward(const Program &program, const Sequence &s, Share sh
   InputGradients<F> of_input(I, run, grad, gathered.of_p());
   Arrivals<F> arrivals(steps, grad.arrived);
   if (!of_input.ready() || !arrivals.ready() || (grad.of_omega && !gathered.reads_omega())) return NO_MEMORY;
+  for (int a : program.in(SUM)) steps.frame.at[a] = grad.weights[program.arrays[a].index];
   double omega = 0;
   auto use = [&] {
     of_input.add(gathered.of_p());

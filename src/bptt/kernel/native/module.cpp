@@ -11,7 +11,6 @@
 #include <atomic>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <new>
 #include <stdexcept>
 #include <string>
@@ -137,16 +136,6 @@ template <class F> static const Layers<F> &layers();
 template <> const Layers<float> &layers<float>() { return chosen->single; }
 template <> const Layers<double> &layers<double>() { return chosen->twice; }
 
-// Addresses, in the order in which table.hpp has them.
-template <class Pointers>
-using Addresses = std::array<uintptr_t, sizeof(Pointers) / sizeof(void *)>;
-template <class Pointers> static Pointers at(const Addresses<Pointers> &addresses) {
-  static_assert(sizeof(Pointers) == sizeof(addresses), "a struct of nothing but addresses");
-  Pointers pointers;
-  std::memcpy(&pointers, addresses.data(), sizeof(pointers));
-  return pointers;
-}
-
 // A program, made once of the tables that kernel/lower.py writes.
 class Tables {
  public:
@@ -216,7 +205,7 @@ template <class F> static List<F *> rows_at(const Several &addresses) {
 template <class F> class Bound {
  public:
   Bound(const Several &input, const Several &starts, const Several &states, const Several &saved,
-        const std::vector<std::array<int64_t, 4>> &weights, bool is_ring) {
+        const std::vector<std::array<int64_t, 4>> &weights, int whole) {
     for (auto [at, down, across, rows] : weights)
       these.push_back({reinterpret_cast<const F *>(at), down, across, rows});
     run = {reinterpret_cast<const F *>(input[0]),
@@ -229,7 +218,7 @@ template <class F> class Bound {
            rows_at<F>(states),
            rows_at<F>(saved),
            {these.data(), int32_t(these.size())},
-           is_ring};
+           whole};
   }
   Run<F> run;
 
@@ -311,9 +300,9 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
   typedef std::vector<std::array<int64_t, 4>> Weights;
   m.def(("loop_forward_" + type).c_str(),
         [](const Tables &tables, SEQUENCE, int I, const Several &input, const Several &starts_at, const Several &states,
-           const Several &saved, const Weights &weights, bool is_ring) {
+           const Several &saved, const Weights &weights, int whole) {
           MAKE_SEQUENCE;
-          Bound<F> bound(input, starts_at, states, saved, weights, is_ring);
+          Bound<F> bound(input, starts_at, states, saved, weights, whole);
           for_each(shares(s, threads), [&](Share share, int) {
             return layers<F>().loop_forward(tables.program, s, share, I, bound.run);
           });
@@ -325,7 +314,7 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
            const Several &arrived, const Several &of_input, const Several &of_weights, const std::vector<int64_t> &sizes, double omega,
            uintptr_t of_omega, bool is_relu) {
           MAKE_SEQUENCE;
-          Bound<F> bound(input, starts_at, states, saved, weights, false);
+          Bound<F> bound(input, starts_at, states, saved, weights, int(states.size()));
           RunGradients<F> all{rows_at<const F>(above),
                               rows_at<F>(arrived),
                               reinterpret_cast<F *>(of_input[0]),
@@ -344,21 +333,6 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
             return layers<F>().loop_backward(tables.program, s, share, I, bound.run, gradients.of_share(which));
           });
           gradients.add_up();
-        },
-        gil());
-  m.def(("free_run_" + type).c_str(),
-        [](const std::array<int64_t, 5> &sizes, int threads, bool relu, bool each_p, int kind, double temperature,
-           const std::vector<Addresses<FreeLayer<F>>> &addresses, const Addresses<Free<F>> &net) {
-          auto [T, B, H, O, Y] = sizes;
-          std::vector<FreeLayer<F>> layers_at;
-          for (auto &layer : addresses) layers_at.push_back(at<FreeLayer<F>>(layer));
-          bool is_likeliest = temperature < std::numeric_limits<F>::min();
-          FreeSizes free{T, B, int(H), int(O), int(Y), int(layers_at.size()), each_p, Kind(kind),
-                         is_likeliest, is_likeliest ? 0 : 1 / temperature};
-          Sequence s{T, B, nullptr, nullptr, nullptr, false};
-          for_each(shares(s, threads), [&](Share share, int) {
-            return layers<F>().free_run(free, share, relu, layers_at.data(), at<Free<F>>(net));
-          });
         },
         gil());
   m.def(("tanh_" + type).c_str(),

@@ -4,7 +4,7 @@
 #include "sequence.hpp"
 
 // In which memory an array lies. In the order of Place in kernel/lower.py.
-enum Place { REGISTER, SCRATCH, VECTOR, CONSTANT, INPUT, PAST, NEW, SAVED, ABOVE, ARRIVED, DELTA, MADE, PUSHED, TABLE };
+enum Place { REGISTER, SCRATCH, VECTOR, CONSTANT, INPUT, PAST, NEW, SAVED, ABOVE, ARRIVED, DELTA, MADE, SUM, PUSHED, TABLE };
 constexpr int places = TABLE + 1;
 
 struct Array {
@@ -108,7 +108,7 @@ template <class F> struct Weight {
 };
 
 // What one run of a program reads and writes. Rows of a state lie one for each of the batch's rows at
-// every step, (N, width); or, in a ring, of the last two steps alone, (2, B, width).
+// every step, (N, width); or, from the state `whole` on, of the last two steps alone, (2, B, width).
 template <class F> struct Run {
   const F *x;
   const int64_t *tokens;
@@ -118,7 +118,7 @@ template <class F> struct Run {
   List<F *> states;
   List<F *> saved;
   List<Weight<F>> weights;
-  bool is_ring;  // of all states but the first
+  int whole;
 };
 
 // How a run ended: well; for want of memory; or with a number that is none of its table's rows.

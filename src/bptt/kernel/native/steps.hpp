@@ -131,7 +131,7 @@ template <class F> class Steps {
 
   int64_t row_at(int64_t i, int64_t r) const { return s.start_of(s.nth(i)) + r; }
   F *state_row(int k, int64_t i, int64_t r) const {
-    int64_t row = run.is_ring && k > 0 ? (i & 1) * s.B + r : row_at(i, r);
+    int64_t row = k >= run.whole ? (i & 1) * s.B + r : row_at(i, r);
     return run.states[k] + row * program.states[k].width;
   }
 
@@ -215,8 +215,9 @@ template <class F> class Steps {
     const Array &array = program.arrays[a];
     frame.at[a] = array.place == TABLE ? const_cast<F *>(run.weights[array.index].at) : memory[a];
     frame.stride[a] = array.place == TABLE ? run.weights[array.index].down : array.width;
-    bool is_of_block = array.place == REGISTER || array.place == VECTOR || array.place == CONSTANT || array.place == TABLE;
-    frame.moves[a] = is_of_block ? 0 : array.width;
+    bool moves = array.place != REGISTER && array.place != VECTOR && array.place != CONSTANT && array.place != SUM &&
+                 array.place != TABLE;
+    frame.moves[a] = moves ? array.width : 0;
     if (array.place != VECTOR && array.place != CONSTANT) return;
     for (int64_t r = 0; r < block; r++)
       for (int c = 0; c < array.width; c++)
