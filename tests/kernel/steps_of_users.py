@@ -149,7 +149,7 @@ def looking_up(W: Tensor, table: Tensor) -> Any:
     def step(p: Tensor, h: Tensor) -> Tensor:
         number = (p[:, 0].abs() * 2).long().clamp(max=len(table) - 1)
         half, other = fn.embedding(number, table), table[-1 - number.to(torch.int64)]
-        return torch.tanh(p + (h * half) @ W + other * h.detach())
+        return torch.tanh(p + (h * half) @ W + other)
 
     return step
 
@@ -162,7 +162,7 @@ def choosing(W: Tensor, table: Tensor) -> Any:
         row = fn.embedding(own[:, 0].abs().long().clamp(max=len(table) - 1), table)
         h = torch.tanh(drive + (h + row) @ W)
         weights = torch.exp(h - h.amax(1, keepdim=True))
-        chosen = choose(weights, torch.sigmoid(noise[:, 0]) * weights.sum(1))
+        chosen = choose(weights, torch.sigmoid(noise[:, 0]))
         likeliest = h.argmax(dim=1)
         chosen, likeliest = chosen.unsqueeze(1), likeliest.unsqueeze(1)
         return h, torch.where(drive > 0, chosen, likeliest).to(p.dtype)

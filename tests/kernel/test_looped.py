@@ -18,7 +18,7 @@ from bptt.kernel import binding
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.ops import run_plainly
 from tests.covering import pairs
-from tests.kernel.test_ops import LAYOUTS, build, layout_of, pytestmark, threads  # noqa: F401
+from tests.kernel.test_ops import LAYOUTS, layout_of, pytestmark, way  # noqa: F401
 from tests.oracles import FLOAT32, FLOAT64
 
 Run = Callable[..., tuple[Tensor, Tensor]]
@@ -97,12 +97,11 @@ def answers(
     return found
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("kind", LAYOUTS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_equals_the_reference(
-    build: str,  # noqa: F811
-    threads: int,  # noqa: F811
     loop: tuple[tuple[int, ...], bool, bool],
     kind: str,
     dtype: torch.dtype,

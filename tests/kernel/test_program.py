@@ -25,7 +25,7 @@ from bptt.kernel.program import ELEMENTWISE
 from bptt.kernel.record import Traced
 from tests.covering import pairs
 from tests.kernel.steps_of_users import STEPS, on_parts, recipe
-from tests.kernel.test_ops import build, layout_of, pytestmark, threads  # noqa: F401
+from tests.kernel.test_ops import layout_of, pytestmark, way  # noqa: F401
 
 I = 3  # noqa: E741
 TOLERANCE = {torch.float32: 3e-4, torch.float64: 1e-10}
@@ -104,8 +104,9 @@ def answers(step: str) -> list[tuple[Recipe, Source, State, Layout, list[Tensor]
     return found
 
 
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("step", STEPS)
-def test_equals_the_plain_loop(step: str, build: str, threads: int) -> None:  # noqa: F811
+def test_equals_the_plain_loop(step: str) -> None:
     for of, source, state, layout, expected in answers(step):
         dtype = state[0].dtype
         assert_close(results(natively, of, source, state, layout), expected, dtype)
@@ -198,6 +199,11 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
     "no gradient": (without_gradient, "not all that it does"),
     "own gradient": (lambda p, h: DetachedFunction.apply(p + h), "not all that it does"),
     "straight through": (lambda p, h: Straight.apply(p + h), "sign is no operation"),
+    "whole products": (
+        lambda p, h: h + (p.long() * p.long()).to(h.dtype),
+        "mul gives torch.int64",
+    ),
+    "small whole": (lambda p, h: h + p.to(torch.int8).to(h.dtype), "to gives torch.int8"),
     "less exact": (lambda p, h: (p + h).to(torch.bfloat16).to(h.dtype), "to gives torch.bfloat16"),
 }
 
@@ -208,7 +214,7 @@ def test_what_is_no_program_runs_by_the_plain_loop_and_says_why(kind: str) -> No
     assert words in why(step)
     before = torch.get_rng_state()
     ops.program.cache_clear()
-    ops.program(on_parts(lambda: step), (), (), ops.Signature(4, (4,), torch.float32), None)
+    ops.program(on_parts(lambda: step), (), (), (4, (4,), torch.float32, 1), None)
     assert torch.equal(torch.get_rng_state(), before)  # tracing draws nothing
 
 
@@ -239,9 +245,7 @@ def test_a_step_that_is_refused_has_changed_nothing() -> None:
         count.add_(1)
         return p + h
 
-    found = ops.program(
-        on_parts(lambda: counting), (), (), ops.Signature(4, (4,), torch.float32), None
-    )
+    found = ops.program(on_parts(lambda: counting), (), (), (4, (4,), torch.float32, 1), None)
     assert isinstance(found, str)
     assert found.startswith("add_ changes a tensor in place")
     assert count.sum() == 0
@@ -317,6 +321,16 @@ def test_columns_that_are_cut_again_elsewhere(cut: int) -> None:
 
     W, v = torch.randn(7, 7).double(), torch.randn(7).double()
     of = Recipe(on_parts(made), (W.requires_grad_(), v.requires_grad_()))
+    x, h = torch.randn(6, 3, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
+    arguments = (of, Source(x.requires_grad_()), (h.requires_grad_(),), Layout())
+    assert_close(results(natively, *arguments), results(run_plainly, *arguments), torch.float64)
+
+
+def test_what_is_detached_has_no_gradient() -> None:
+    def made(W: Tensor) -> Callable[..., Any]:
+        return lambda p, h: torch.tanh(p + (h @ W).detach() + h * h.detach() + W.detach()[0])
+
+    of = Recipe(on_parts(made), (torch.randn(7, 7).double().requires_grad_(),))
     x, h = torch.randn(6, 3, 7, dtype=torch.float64), torch.randn(3, 7, dtype=torch.float64)
     arguments = (of, Source(x.requires_grad_()), (h.requires_grad_(),), Layout())
     assert_close(results(natively, *arguments), results(run_plainly, *arguments), torch.float64)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
 
 import bptt
 from tests.oracles import FLOAT64
@@ -64,3 +65,30 @@ def test_bad_input() -> None:
         net.forecast(1).quantile(2)
     with pytest.raises(bptt.BpttError, match="x has 3 steps; expected 7, the prompt's and"):
         make(inputs=1)[0].forecast(1, prompt=y, x=torch.zeros(3, B, 1).double())
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru"])
+def test_half_precision_under_autocast(cell: str) -> None:
+    net = bptt.Network(bptt.Categorical(20), hidden=16, cell=cell).bfloat16()
+    with torch.autocast("cpu"):
+        run = net.generate(6, prompt=torch.tensor([[3], [19]]))
+    assert run.shape == (6, 1)
+    assert run.dtype == torch.int64
+
+
+@pytest.mark.parametrize("likelihood", [bptt.Categorical(3), bptt.Gaussian(2)])
+def test_no_sequences_give_none(likelihood: bptt.Likelihood) -> None:
+    net = bptt.Network(likelihood, hidden=8)
+    run = net.generate(200, state=bptt.State(torch.zeros(1, 0, 8)))
+    assert run.shape == (200, 0, *likelihood.noise_shape)
+
+
+def test_many_nets_at_once_by_torch_func() -> None:
+    net, y = bptt.Network(bptt.Categorical(5), hidden=4), torch.randint(5, (6, 3))
+    many = {name: torch.stack([p.detach()] * 3) for name, p in net.named_parameters()}
+
+    def loss(parameters: dict[str, Tensor]) -> Tensor:
+        options = {"forcing": 0.5, "feedback": "mean"}
+        return torch.func.functional_call(net, parameters, (y,), options).nll.sum()
+
+    assert torch.func.vmap(loss, randomness="different")(many).shape == (3,)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.utils import prune
 
 import bptt
 from bptt.kernel import ops
@@ -127,9 +128,30 @@ class Louder(Loud):
 
 def test_what_a_class_reads_may_change() -> None:
     net = make(Louder(1))
-    for level in (7.0, 8.0):
-        net.likelihood.level = level
+    for level, place in ((7.0, net.likelihood), (8.0, net.likelihood), (9.0, Louder)):
+        if place is Louder:
+            del net.likelihood.level
+        place.level = level
         assert bool((net.generate(3) == level).all())
+    Louder.level = 7.0
+
+
+def test_each_net_draws_with_its_own_tensors() -> None:
+    """Of two likelihoods alike one has tensors that the other has not, of the same shapes."""
+    found = []
+    for first in (False, True):
+        ops.program.cache_clear()
+        if first:
+            other = make(bptt.Gaussian(2))
+            other.likelihood.foo, other.likelihood.bar = torch.zeros(2), torch.ones(2)
+            other.generate(2)
+        net = make(bptt.Gaussian(2))
+        prune.identity(net.likelihood, "log_scale")
+        net.likelihood.log_scale_orig.data.fill_(3.0)
+        net.likelihood.log_scale_mask.zero_()
+        torch.manual_seed(0)
+        found.append(net.generate(4))
+    assert torch.equal(*found)
 
 
 @pytest.mark.parametrize("call", list(CALLS))

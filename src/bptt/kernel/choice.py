@@ -9,16 +9,17 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 
 def choose(
-    weights: Float[Tensor, "*rows n"], target: Float[Tensor, "*rows"]
+    weights: Float[Tensor, "*rows n"], share: Float[Tensor, "*rows"]
 ) -> Int[Tensor, "*rows"]:
-    """Return the first of n up to which the weights sum to more than the target; else the last.
+    """Return the first of n up to which the weights sum to more than this share of all of them.
 
-    With a target drawn evenly from 0 to Σ weights it is i with probability wᵢ / Σ w (the inverse of
-    the distribution function). A step that calls it can be traced, as one that calls torch.
+    With a share drawn evenly from 0 to 1 it is i with probability wᵢ / Σ w (the inverse of the
+    distribution function). A step that calls it can be traced, as one that calls torch.
     """
-    if has_torch_function_variadic(weights, target):
-        chosen: Tensor = handle_torch_function(choose, (weights, target), weights, target)
+    if has_torch_function_variadic(weights, share):
+        chosen: Tensor = handle_torch_function(choose, (weights, share), weights, share)
         return chosen
-    summed = weights.cumsum(dim=-1)
-    first = torch.searchsorted(summed, target.unsqueeze(-1), right=True).squeeze(-1)
+    summed = weights.double().cumsum(dim=-1)  # so that the small ones are not lost beside the rest
+    target = share.double().unsqueeze(-1) * summed[..., -1:]
+    first = torch.searchsorted(summed, target, right=True).squeeze(-1)
     return first.clamp(max=weights.shape[-1] - 1)

@@ -25,6 +25,15 @@ def constants_of(function: Any) -> Hashable:
     return None if _is_of_a_package(function) else _Walk().function(function)
 
 
+def constants_of_instance(value: Any) -> Hashable:
+    """Return what an object's attributes and its classes' are, and what their methods read."""
+    walk = _Walk()
+    classes = [kind for kind in type(value).__mro__ if not _is_of_a_package(kind)]
+    return walk.value(value), *(
+        (name, walk.value(attribute)) for kind in classes for name, attribute in vars(kind).items()
+    )
+
+
 def _is_of_a_package(value: Any) -> bool:
     name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", None)
     return f"{name}.".startswith(PACKAGES)

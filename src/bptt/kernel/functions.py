@@ -158,10 +158,10 @@ def _argmax(t: Writer, x: Rows, dim: Any = None, keepdim: bool = False) -> Rows:
     return Rows((t.builder.along("argmax", t.one_column(x)),), flat=not keepdim)
 
 
-def _choose(t: Writer, weights: Rows, target: Rows) -> Rows:
-    if weights.flat or not target.flat:
-        raise Untranslatable("weights that are no rows, or a target that is not one number a row")
-    return Rows((t.builder.choose(t.one_column(weights), t.one_column(target)),), flat=True)
+def _choose(t: Writer, weights: Rows, share: Rows) -> Rows:
+    if weights.flat or not share.flat:
+        raise Untranslatable("weights that are no rows, or a share that is not one number a row")
+    return Rows((t.builder.choose(t.one_column(weights), t.one_column(share)),), flat=True)
 
 
 def _mean(t: Writer, x: Rows, dim: Any = None, keepdim: bool = False) -> Rows:
@@ -493,7 +493,6 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
     "contiguous": _same,
     "to": _to,
     "long": _whole,
-    "int": _whole,
     "trunc": _whole,
     "embedding": _embedding,
     "zeros_like": _filled(0.0),

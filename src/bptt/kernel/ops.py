@@ -16,7 +16,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError
@@ -75,14 +75,15 @@ def run_every(
     state: State,
     layout: Layout = DENSE,
     omega: OmegaTerm | None = None,
-) -> tuple[tuple[Float[Tensor, "... _"], ...], State]:
+) -> tuple[tuple[Shaped[Tensor, "... _"], ...], State]:
     """Do the same, and return the first `recipe.every` parts of the state at every step."""
     device = source.x.device.type  # "meta" has no autocast, and torch raises when it is asked
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
-            dtype = state[0].dtype
+            floats = [t for t in (*state, source.x) if t.is_floating_point()]
+            dtype = floats[0].dtype
             source = source.to(dtype)
-            parts = tuple(part.to(dtype) for part in state)
+            parts = tuple(part.to(dtype) if part.is_floating_point() else part for part in state)
             return run_every(recipe, source, parts, layout, omega)
     traced = native(recipe, source, state, layout)
     if isinstance(traced, str) or (isinstance(traced, Compiled) and recipe.every > 1):
@@ -116,7 +117,7 @@ def _run_natively(
     state: State,
     layout: Layout,
     omega: OmegaTerm | None = None,
-) -> tuple[tuple[Float[Tensor, "... _"], ...], State]:
+) -> tuple[tuple[Shaped[Tensor, "... _"], ...], State]:
     inputs = Inputs(
         source, states_of(state, traced.lengths), traced.prepare(recipe.tensors), layout
     )
@@ -187,7 +188,7 @@ def _key(recipe: Recipe, source: Source, state: State) -> tuple[Any, ...]:
         recipe.make,
         recipe.options,
         tuple([None if t is None else tuple(t.shape) for t in recipe.tensors]),
-        Signature(
+        (
             source.x.shape[-1] if source.U is None else source.U.shape[0],
             tuple([part.shape[-1] for part in state]),
             state[0].dtype,
@@ -228,13 +229,8 @@ def can_omega(recipe: Recipe, source: Source, state: State, layout: Layout) -> b
     )
 
 
-class Signature(NamedTuple):
-    """What a step is traced for: the widths of p and of the state's parts, dtype and `every`."""
-
-    p: int
-    states: tuple[int, ...]
-    dtype: torch.dtype
-    every: int = 1
+Signature = tuple[int, tuple[int, ...], torch.dtype, int]
+"""What a step is traced for: the widths of p and of the state's parts, dtype and `every`."""
 
 
 @lru_cache(maxsize=1024)

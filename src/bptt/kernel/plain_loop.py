@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bptt.kernel.layout import DENSE, Layout
 
-State = tuple[Float[Tensor, "B _"], ...]
+State = tuple[Shaped[Tensor, "B _"], ...]
 Step = Callable[[Tensor, State], State]
 
 
@@ -43,7 +43,7 @@ def run_steps(
     state: State,
     layout: Layout = DENSE,
     every: int = 1,
-) -> tuple[tuple[Float[Tensor, "... _"], ...], State]:
+) -> tuple[tuple[Shaped[Tensor, "... _"], ...], State]:
     """Do the same, and return so many of the state's first parts at every step."""
     found: list[State] = []
     masks = layout.steps(layout.resets) if layout.resets is not None else None

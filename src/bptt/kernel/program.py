@@ -199,9 +199,9 @@ class Builder:
             return self.constant(0.0, 1) if op == "argmax" else arg
         return Expr(self, self.line(Value(op, (arg.line,), 1)))
 
-    def choose(self, weights: Expr, target: Expr) -> Expr:
-        """Return the number of the column up to which the weights sum to more than the target."""
-        return Expr(self, self.line(Value("choose", (weights.line, target.line), 1)))
+    def choose(self, weights: Expr, share: Expr) -> Expr:
+        """Return the number of the column up to which the weights sum to more than a share."""
+        return Expr(self, self.line(Value("choose", (weights.line, share.line), 1)))
 
     def finish(self, results: Mapping[tuple[Any, ...], Expr]) -> Program:
         """Return the program of what these results need."""

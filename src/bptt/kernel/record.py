@@ -55,6 +55,53 @@ SHAPE_READERS = frozenset(
     ]
 )
 OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "and", "or", "xor")
+WHOLE = frozenset(
+    [
+        "long",
+        "to",
+        "trunc",
+        "fix",
+        "clamp",
+        "clip",
+        "clamp_min",
+        "clamp_max",
+        "neg",
+        "negative",
+        "abs",
+        "absolute",
+        "add",
+        "sub",
+        "subtract",
+        "rsub",
+        "__add__",
+        "__radd__",
+        "__sub__",
+        "__rsub__",
+        "__neg__",
+        "__abs__",
+        "minimum",
+        "maximum",
+        "where",
+        "masked_fill",
+        "unsqueeze",
+        "squeeze",
+        "view",
+        "reshape",
+        "expand",
+        "expand_as",
+        "__getitem__",
+        "chunk",
+        "split",
+        "narrow",
+        "cat",
+        "clone",
+        "contiguous",
+        "detach",
+        "argmax",
+        "choose",
+    ]
+)
+"""Functions whose whole numbers are right as floating-point ones too, up to a table's rows."""
 IN_PLACE = frozenset(f"__i{name}__" for name in (*OPERATORS, "lshift", "rshift"))
 TRANSPOSES: tuple[Any, ...] = tuple(getattr(Tensor, name).__get__ for name in ("T", "mT"))
 LIBRARIES = tuple(str(Path(file).parent) for file in (torch.__file__, jaxtyping.__file__, __file__))
@@ -244,7 +291,8 @@ class _Recorder(TorchFunctionMode):
         if self.rows.intersection(known):
             self.rows |= refs
             for made in _tensors(result):
-                if made.is_floating_point() and made.dtype != self.dtype:
+                is_whole = made.dtype == torch.int64 and name in WHOLE
+                if made.dtype not in (self.dtype, torch.bool) and not is_whole:
                     raise Untranslatable(f"{name} gives {made.dtype}, in {user_line()}")
         return result
 

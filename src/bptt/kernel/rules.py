@@ -78,7 +78,7 @@ RULES: Mapping[str, Rule] = {
     "sum": lambda d, y, a: (d.builder.spread(d, a.width),),
     "max": lambda d, y, a: (None,),  # only where it is taken off before an exponential
     "argmax": lambda d, y, a: (None,),
-    "choose": lambda d, y, weights, target: (None, None),
+    "choose": lambda d, y, weights, share: (None, None),
     "spread": lambda d, y, a: (d.builder.along("sum", d),),
 }
 

@@ -20,10 +20,11 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from bptt.kernel import ops
-from bptt.kernel.constants import constants_of
+from bptt.kernel.constants import constants_of_instance
 from bptt.kernel.layout import Layout, Packing
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
+from bptt.kernel.plain import is_transformed
 from bptt.kernel.plain_loop import State, Step, run_steps
 from bptt.model.encodings import BLANK, Tokens
 from bptt.model.entry import copy_of
@@ -55,6 +56,8 @@ def mean_loop(net: Network, given: Given) -> Loop:
     like = net.V.new_empty(0, net.likelihood.encoding.width)
     own = as_rows(given.own0, like)
     (said, outputs, states), last = _run(net, given, own.squeeze(0))
+    if not outputs.requires_grad:  # where no sequence has a step, it still is the read-out's
+        outputs = net.outputs_of(states)
     return Loop(outputs, states, said, last)
 
 
@@ -96,9 +99,9 @@ class LikelihoodKind:
         ]
         self.key: Hashable
         if type(likelihood) in KINDS.values():
-            self.key = tuple(likelihood.config().items())
+            self.key = *likelihood.config().items(), *self.names
         else:  # a class of the user's own, which may read whatever it likes
-            self.key = likelihood, constants_of(likelihood.draw), constants_of(likelihood.mean)
+            self.key = likelihood, constants_of_instance(likelihood)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, LikelihoodKind) and self.key == other.key
@@ -199,7 +202,7 @@ def _run(
         fed = torch.cat([torch.zeros_like(fed[:1]), fed[1:]])
     columns = [base, fed.unsqueeze(-1).to(base.dtype)]
     if noise is not None:
-        columns.append(noise.reshape(*noise.shape[:2], -1))
+        columns.append(noise.unsqueeze(-1) if noise.ndim == 2 else noise.flatten(2))
     p = torch.cat(columns, dim=-1)
     recipe = _recipe(net, R, base.shape[-1], temperature)
     outputs = () if is_drawn else (base.new_zeros(given.B, net.likelihood.outputs),)
@@ -257,7 +260,8 @@ def _base(
     base = base.expand(given.T, given.B, base.shape[-1])
     forced = given.not_own
     assert forced is not None
-    if R is None or not (torch.compiler.is_compiling() or bool(forced.any())):
+    is_concrete = not (torch.compiler.is_compiling() or is_transformed())
+    if R is None or (is_concrete and not bool(forced.any())):
         return base, forced
     previous = given.previous(net.likelihood.blank(given.B, base))
     return base + net.likelihood.encoding.project(_unless(~forced, previous), R), forced
@@ -267,7 +271,11 @@ def as_rows(own0: Tensor, said: Shaped[Tensor, "T B *y"]) -> Shaped[Tensor, "1 B
     """Return what was said first, before what was said later, in the form of that."""
     if own0.is_floating_point() == said.is_floating_point():
         return own0.unsqueeze(0)
-    return (own0.unsqueeze(-1) == torch.arange(said.shape[-1])).to(said.dtype).unsqueeze(0)
+    return (
+        (own0.unsqueeze(-1) == torch.arange(said.shape[-1], device=own0.device))
+        .to(said.dtype)
+        .unsqueeze(0)
+    )
 
 
 def _unless(mask: Bool[Tensor, "*rows"], values: Tensor) -> Tensor:

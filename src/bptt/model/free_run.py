@@ -72,7 +72,7 @@ def stream(
         _require_numbers(own, hidden)
         yield said
         start += T
-        T = min(2 * T, max(STREAM_STEPS, STREAM_ROWS // B))
+        T = min(2 * T, max(STREAM_STEPS, STREAM_ROWS // max(B, 1)))
 
 
 def _require_generator(generator: object) -> None:

@@ -196,7 +196,7 @@ class Categorical(Likelihood):
             return outputs.argmax(dim=-1)
         below_best = outputs - outputs.amax(dim=-1, keepdim=True)  # so that no quotient overflows
         weights = torch.exp(below_best / temperature)
-        return choose(weights, noise * weights.sum(dim=-1))
+        return choose(weights, noise)
 
 
 class Vectors(Likelihood):

@@ -140,11 +140,12 @@ static void along(const Instruction &i, const Frame<F> &f, int64_t row, int64_t 
         if (!(from[best] != from[best] || from[best] >= from[c])) best = c;  // the first NaN, if there is one
       *out = op == ROW_MAX ? from[best] : F(best);
     } else if (op == CHOOSE) {
-      const F target = f.of(i.args[1], row)[r * f.stride[i.args[1].array]];
-      F sum = 0;
+      double all = 0, sum = 0;  // of the same numbers in the same order, so that the target is within reach
+      for (int64_t c = 0; c < i.width; c++) all += double(from[c]);
+      const double target = double(f.of(i.args[1], row)[r * f.stride[i.args[1].array]]) * all;
       int64_t c = 0;
       for (; c < i.width - 1; c++)
-        if ((sum += from[c]) > target) break;
+        if ((sum += double(from[c])) > target) break;
       *out = F(c);
     } else {
       for (int64_t c = 0; c < i.width; c += L) store<F>(out + c, splat<F>(*from), i.width - c < L ? int(i.width - c) : L);
