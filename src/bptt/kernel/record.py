@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_map_only
 
+from bptt.kernel.functions import FUNCTIONS
 from bptt.kernel.native_step import NativeStep
 from bptt.kernel.program import Program
 from bptt.kernel.rows import Ref, Untranslatable
@@ -291,8 +292,10 @@ class _Recorder(TorchFunctionMode):
         if self.rows.intersection(known):
             self.rows |= refs
             for made in _tensors(result):
-                is_whole = made.dtype == torch.int64 and name in WHOLE
-                if made.dtype not in (self.dtype, torch.bool) and not is_whole:
+                is_right = made.dtype in (self.dtype, torch.bool) or (
+                    made.dtype == torch.int64 and name in WHOLE
+                )
+                if name in FUNCTIONS and not is_right:  # others are none on rows anyway
                     raise Untranslatable(f"{name} gives {made.dtype}, in {user_line()}")
         return result
 
