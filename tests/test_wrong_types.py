@@ -23,7 +23,7 @@ from torch import nn
 
 import bptt
 from bptt.errors import BpttError
-from bptt.gradient import fixed_points
+from bptt.gradient.analysis import fixed_points
 
 T, B, N, H = 12, 2, 5, 3
 Y = torch.arange(T * B).view(T, B) % N

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.gradient.chain import chain_of
+from bptt.gradient.analysis.chain import chain_of
 from bptt.gradient.sequences import Sequences
 from bptt.model.dropout import units_dropped, units_of
 from bptt.model.looped import LoopedRNN

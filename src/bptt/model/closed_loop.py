@@ -177,6 +177,18 @@ def closed(*arguments: Any) -> Step:
     return step
 
 
+def mean_step(net: Network) -> Recipe:
+    """Return what makes the mean of y from the top layer's h, as a step without a loop."""
+    kind = LikelihoodKind(net.likelihood)
+    return Recipe(_mean, (net.V, net.readout.bias, *kind.tensors), (kind,))
+
+
+def _mean(*arguments: Any) -> Step:
+    V, c, *tensors, kind = arguments
+    likelihood: Likelihood = kind.of(tensors)
+    return lambda h, _: (likelihood.mean(torch.nn.functional.linear(h, V, c)),)
+
+
 def _as_noise(columns: Float[Tensor, "B n"], shape: tuple[int, ...]) -> Float[Tensor, "B *noise"]:
     if len(shape) == 1:
         return columns

@@ -141,6 +141,7 @@ def copy_of(module: Module) -> Module:
     state = dict(vars(module))
     for name in ("_parameters", "_buffers", "_modules"):
         state[name] = dict(state[name])
+    state["_modules"].pop("parametrizations", None)
     if "_flat_weights" in state:  # torch's recurrent layers write each weight that is set there too
         state["_flat_weights"] = list(state["_flat_weights"])
     seen.__dict__.update(state)

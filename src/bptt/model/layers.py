@@ -50,13 +50,18 @@ LARGE_LSTM = 1000
 
 
 class Recurrent(RNNBase):
-    """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's."""
+    """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's.
+
+    biases: what is added to the projected input, outside the loop. closed_by: what closes the loop:
+    "W" alone, with "gates", or with "more".
+    """
 
     states: int = 1
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
     omega: OmegaTerm | None = None
-    adds_both_biases: ClassVar[bool] = True
+    biases: ClassVar[tuple[str, ...]] = ("bias_ih", "bias_hh")
+    closed_by: ClassVar[str] = "W"
     dropped: Mapping[str, Tensor] = MappingProxyType({})  # of one call: see bptt.model.entry
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
@@ -74,10 +79,8 @@ class Recurrent(RNNBase):
         """Run one layer in one direction over time, on its input or on the projection of it."""
         recipe, source = self.recipe(suffix), Source(rows)
         if not is_projected:
-            U, b_ih, b_hh = (
-                self.part(name, suffix) for name in ("weight_ih", "bias_ih", "bias_hh")
-            )
-            source = Source(rows, U, b_ih, b_hh if self.adds_both_biases else None)
+            biases = [self.part(name, suffix) for name in self.biases]
+            source = Source(rows, self.part("weight_ih", suffix), *biases)
         if self.omega is not None:
             h, ends = self._layer_with_omega(suffix, recipe, source, state, layout)
             return h, ends
@@ -365,7 +368,8 @@ class GRU(Recurrent):
     """
 
     torch_layer = nn.GRU
-    adds_both_biases = False
+    biases = ("bias_ih",)
+    closed_by = "gates"
 
     def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__("GRU", input_size, hidden_size, *options, **named)
@@ -389,6 +393,7 @@ class LSTM(Recurrent):
 
     states = 2
     torch_layer = nn.LSTM
+    closed_by = "gates"
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
@@ -443,6 +448,8 @@ def accelerate(model: Module) -> Module:
 class Feedforward(nn.Module):
     """hᵗ = f(pᵗ): a stack of layers without hidden-to-hidden recurrence, hence without a loop."""
 
+    biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
+    closed_by: ClassVar[str] = "output"
     weight_ih_l0: Tensor
     bias_ih_l0: Tensor
 

@@ -74,12 +74,6 @@ class Likelihood(nn.Module):
         """Return the mean of y as it is fed back, with its gradient."""
         raise _missing(self, "mean")
 
-    def mean_backward(
-        self, grad: Float[Tensor, "*rows Y"], mean: Float[Tensor, "*rows Y"]
-    ) -> Float[Tensor, "*rows O"]:
-        """Return the gradient of the outputs that a gradient of their mean makes."""
-        raise _missing(self, "mean_backward")
-
     def noise(
         self, T: int, B: int, like: Tensor, generator: torch.Generator | None = None
     ) -> Float[Tensor, "T B *noise"]:
@@ -117,17 +111,6 @@ def _missing(likelihood: Likelihood, method: str) -> BpttError:
         f"{type(likelihood).__name__} has no {method}; expected a method of that name, as "
         "bptt.Likelihood describes it, for this call"
     )
-
-
-def require_mean_backward(likelihood: Likelihood) -> None:
-    """Raise BpttError where a class has a mean of its own, but the backward pass of another's."""
-    classes = type(likelihood).__mro__
-    mean, back = (
-        next(i for i, one in enumerate(classes) if name in vars(one))
-        for name in ("mean", "mean_backward")
-    )
-    if back > mean:
-        raise _missing(likelihood, "mean_backward to go with its mean")
 
 
 class Categorical(Likelihood):
@@ -177,13 +160,6 @@ class Categorical(Likelihood):
     def mean(self, outputs: Float[Tensor, "*rows n"]) -> Float[Tensor, "*rows n"]:
         """Return softmax(o)."""
         return torch.softmax(outputs, dim=-1)
-
-    def mean_backward(
-        self, grad: Float[Tensor, "*rows n"], mean: Float[Tensor, "*rows n"]
-    ) -> Float[Tensor, "*rows n"]:
-        """Return p ⊙ (g − p·g)."""
-        through = mean * grad
-        return torch.addcmul(through, mean, through.sum(-1, keepdim=True), value=-1)
 
     def draw(
         self,
@@ -266,12 +242,6 @@ class Bernoulli(Vectors):
         """Return σ(o)."""
         return torch.sigmoid(outputs)
 
-    def mean_backward(
-        self, grad: Float[Tensor, "*rows d"], mean: Float[Tensor, "*rows d"]
-    ) -> Float[Tensor, "*rows d"]:
-        """Return g ⊙ σ (1 − σ)."""
-        return grad * mean * (1 - mean)
-
     def draw(
         self,
         outputs: Float[Tensor, "*rows d"],
@@ -330,12 +300,6 @@ class Gaussian(Vectors):
     def mean(self, outputs: Float[Tensor, "*rows d"]) -> Float[Tensor, "*rows d"]:
         """Return o."""
         return outputs
-
-    def mean_backward(
-        self, grad: Float[Tensor, "*rows d"], mean: Float[Tensor, "*rows d"]
-    ) -> Float[Tensor, "*rows d"]:
-        """Return g itself."""
-        return grad
 
     def draw(
         self,

@@ -132,6 +132,8 @@ class LoopedRNN(Recurrent):
     besides torch.nn.RNN's: weight_skip4_l0 for a delay of 4, leak_l0 (σ⁻¹ of α), gain_l0, shift_l0.
     """
 
+    closed_by = "more"
+
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int, cell: str, options: LoopOptions
     ) -> None:

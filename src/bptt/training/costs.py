@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, as_bytes, memory_here, require_choice, require_whole
-from bptt.gradient.backward import backward
+from bptt.gradient.exact.backward import backward
 from bptt.model.likelihoods import Categorical
 from bptt.model.network import Network
 from bptt.model.state import State

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor
 
 from bptt.errors import BpttError, require_kind, require_whole, require_window
-from bptt.gradient.backward import backward
-from bptt.gradient.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
-from bptt.gradient.flow import GradientFlow, gradient_flow
-from bptt.gradient.plan import plan
-from bptt.gradient.spectrum import Spectrum, spectrum
+from bptt.gradient.analysis.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
+from bptt.gradient.analysis.flow import GradientFlow, gradient_flow
+from bptt.gradient.analysis.spectrum import Spectrum, spectrum
+from bptt.gradient.exact.backward import backward
+from bptt.gradient.exact.plan import plan
 from bptt.model.architecture import Architecture
 from bptt.model.network import Network
 from bptt.model.state import parts

@@ -11,9 +11,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_choice, require_kind, require_whole
-from bptt.gradient.plan import device_of
-from bptt.gradient.sequences import Sequences
-from bptt.gradient.truncation import batch_axes, side_by_side, states_before
+from bptt.gradient.exact.truncation import batch_axes, side_by_side, states_before
+from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.dropout import every_unit
 from bptt.model.encodings import Tokens
 from bptt.model.network import Network

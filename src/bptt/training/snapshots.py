@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bptt.errors import BpttError, require_whole
-from bptt.gradient.flow import gradient_flow
+from bptt.gradient.analysis.flow import gradient_flow
 from bptt.training import files
 from bptt.training.batches import Batches
 from bptt.training.fit import Step

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 import bptt
-from bptt.gradient.replay import Call
+from bptt.gradient.analysis.replay import Call
 
 T, B, WIDTH, H = 5, 3, 4, 6
 
@@ -314,7 +314,7 @@ def test_updates_are_counted_as_without_checkpoints() -> None:
 
 def test_what_is_compiled_trains_on_and_is_seen_or_said_not_to_be() -> None:
     # In a process of its own, since torch.compile cannot trace the tests' checks of shapes.
-    command = [sys.executable, "-m", "tests.gradient.compiled_watch"]
+    command = [sys.executable, "-m", "tests.gradient.analysis.compiled_watch"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "20 compiled steps train as they do unwatched, 4 seen"

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from bptt.gradient.analysis.flow import GradientFlow
 from bptt.model.looped import MOST_DELAY
-
-if TYPE_CHECKING:
-    from bptt.gradient.flow import GradientFlow
 
 KEPT = 0.1
 """How much of a gradient a remedy is to leave over the window."""
@@ -28,10 +26,16 @@ class Remedy(NamedTuple):
         return f"{self.change} ({self.options})"
 
 
-def remedies(flow: GradientFlow) -> list[Remedy]:
-    """Return the remedies for a flow that vanishes or explodes over its window; none for others.
+def advice(flow: GradientFlow) -> list[Remedy]:
+    """Return what would change a verdict: options of bptt train, and in words what they do.
 
-    What the network has already, or cannot have beside that, is not among them.
+    There are none for a flow that neither vanishes nor explodes over its window, or whose gates
+    could keep it already. What the network has, or cannot have beside that, is not among them.
+
+    >>> import bptt, torch
+    >>> net = bptt.Network(bptt.Categorical(5), hidden=8, cell="gru")
+    >>> [remedy.options for remedy in advice(bptt.gradient_flow(net, torch.randint(5, (30, 4))))]
+    []
     """
     if flow.verdict == "exploding":
         return _for_exploding(flow)

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.gradient import fixed_points as module
-from bptt.gradient.fixed_points import Step
+from bptt.gradient.analysis import fixed_points as module
+from bptt.gradient.analysis.fixed_points import Step
 from bptt.model.state import parts
 from tests.networks import RECURRENT_CELLS, make
 

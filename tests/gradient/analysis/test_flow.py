@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import bptt
-from bptt.gradient import lags as lag_module
-from bptt.gradient.chain import chain_of
-from bptt.gradient.flow import flow_of
-from bptt.gradient.lags import Sums, lags, whole
+from bptt.gradient.analysis import lags as lag_module
+from bptt.gradient.analysis.chain import chain_of
+from bptt.gradient.analysis.flow import flow_of
+from bptt.gradient.analysis.lags import Sums, lags, whole
 from bptt.gradient.sequences import Sequences
 from bptt.model.state import Regime, parts
 from tests.covering import pairs
@@ -108,7 +108,7 @@ def test_the_lags_below_a_window_sum_to_the_gradient_truncated_to_it(recurrence,
             sums.add(one.passed, slice(one.first - one.lag, T - one.lag))
         net.zero_grad()
         bptt.backward(net, y, x, window=p, stride=1, reduction="sum", loss_weights=weights, **how)
-        named = sums.named({n: p.shape for n, p in trained.items()})
+        named = sums.gradient()
         assert set(named) == set(trained)
         for name, parameter in trained.items():
             torch.testing.assert_close(named[name], parameter.grad, **FLOAT64)
@@ -122,12 +122,11 @@ def test_the_whole_is_the_exact_gradient_and_the_sum_of_its_lags(recurrence, cel
     exact, sums = whole(run).gradient, Sums(run)
     for one in lags(run, T - 1):
         sums.add(one.passed, slice(one.first - one.lag, T - one.lag))
-    for a, b in zip(exact.totals, sums.totals, strict=True):
-        torch.testing.assert_close(a, b, **FLOAT64)
+    for name, grad in sums.gradient().items():
+        torch.testing.assert_close(grad, exact[name], **FLOAT64)
     if way != "sample":
         bptt.backward(net, y, x, reduction="sum", loss_weights=weights, **how)
-        shapes = {n: p.shape for n, p in net.recurrent.named_parameters()}
-        for name, grad in exact.named(shapes).items():
+        for name, grad in exact.items():
             torch.testing.assert_close(grad, net.recurrent.get_parameter(name).grad, **FLOAT64)
 
 
@@ -389,7 +388,7 @@ def test_other_models_are_sent_to_watch():
 
 
 def test_too_many_lags_for_the_memory_says_how_many_would_fit(monkeypatch):
-    monkeypatch.setattr("bptt.gradient.flow.memory_here", lambda: 16 * 7 * 3)
+    monkeypatch.setattr("bptt.gradient.analysis.flow.memory_here", lambda: 16 * 7 * 3)
     net, y, x = make("both")
     with pytest.raises(bptt.BpttError, match="max_lag of at most 2"):
         bptt.gradient_flow(net, y, x)

@@ -13,10 +13,9 @@ from jaxtyping import Bool, Complex, Float, Int, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, bytes_as_text, memory_here, require_callable, require_whole
-from bptt.gradient.chain import Chain, chain_of
-from bptt.gradient.plan import device_of
-from bptt.gradient.sequences import Sequences
-from bptt.gradient.steps import Parts
+from bptt.gradient.analysis.chain import Chain, chain_of
+from bptt.gradient.analysis.derivative import Parts
+from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.chance import undrawn_on_failure
 from bptt.model.given import as_numbers
 from bptt.model.network import Network
@@ -116,12 +115,13 @@ def jacobian(chain: Chain, m: int) -> Float[Tensor, "B S S"]:
 class Lyapunov:
     """Lyapunov exponents, in nats a step, the largest first.
 
-    exponents: (count,), the mean over sequences. per_sequence: (B, count). steps: how many counted.
+    per_sequence: (B, count), NaN of a sequence of which no step counted. exponents: (count,), their
+    mean, each weighed by its steps. steps: (B,), how many counted.
     """
 
     exponents: Float[np.ndarray, " count"]
     per_sequence: Float[np.ndarray, "B count"]
-    steps: int
+    steps: Int[np.ndarray, " B"]
 
 
 @undrawn_on_failure()
@@ -135,6 +135,8 @@ def lyapunov_exponents(
     state: Any = None,
     forcing: float | Bool[Tensor, "T B"] = 1.0,
     feedback: str = "sample",
+    lengths: Int[Tensor, " B"] | None = None,
+    resets: Bool[Tensor, "T B"] | None = None,
 ) -> Lyapunov:
     """Return how fast directions grow, a step, along the run that the data drives.
 
@@ -143,30 +145,77 @@ def lyapunov_exponents(
     same singular values either way, so that these are the exponents of the states too.
 
     count: of the largest, by default all. Where nothing is left of a direction it is −inf.
-    transient: how many steps, the run's last, are for the directions to align and do not count; by
-    default a tenth of them.
+    transient: how many steps are for the directions to align and do not count: the last ones of the
+    run, and before each reset, where they start anew; by default a tenth of each stretch.
+    The rest is as in `bptt.jacobians`.
+
+    Raises BpttError where no step counts.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
     >>> bptt.lyapunov_exponents(net, torch.randint(5, (100, 2)), count=3).exponents.shape
     (3,)
     """
-    chain = _chain(net, y, x, state, Regime(None, None, forcing, feedback))
-    B, S = chain.scored.shape[1], _size(chain)
+    chain = _chain(net, y, x, state, Regime(lengths, resets, forcing, feedback))
+    S = _size(chain)
     count = S if count is None else count
     require_whole("count", count, 1, S)
-    transient = (chain.T - 1) // TRANSIENT if transient is None else transient
-    require_whole("transient", transient, 0, chain.T - 2)
-    logs = torch.zeros(B, count, dtype=torch.float64)
-    q = _orthonormal(S, count, chain.seeds[0][0]).expand(B, -1, -1)
-    for i, m in enumerate(range(chain.T - 1, 0, -1)):
+    if transient is not None:
+        require_whole("transient", transient, 0, chain.T - 2)
+    counts = _counting(_has_jacobian(chain), transient)
+    steps = counts.sum(0)
+    if not steps.any():
+        raise BpttError(
+            "no step counts; expected sequences, or stretches between resets, of more steps than "
+            "the transient"
+        )
+    each = _log_growth(chain, counts, count) / np.maximum(steps, 1)[:, None]
+    each = -np.sort(-np.where(steps[:, None] > 0, each, np.nan), axis=-1)
+    weights = steps / steps.sum()
+    return Lyapunov(np.where(steps > 0, weights * each.T, 0).sum(1), each, steps)
+
+
+def _has_jacobian(chain: Chain) -> Bool[np.ndarray, "T B"]:
+    """Return at which steps something is left of the state before."""
+    known = chain.scored.cpu().clone()
+    known[0] = False
+    if chain.kept is not None:
+        known &= chain.kept.squeeze(-1).cpu() != 0
+    found: np.ndarray = known.numpy()
+    return found
+
+
+def _counting(goes_on: Bool[np.ndarray, "T B"], transient: int | None) -> Bool[np.ndarray, "T B"]:
+    """Return at which steps the growth counts: not at the last ones of each stretch."""
+    T = len(goes_on)
+    length, left = np.zeros(goes_on.shape, int), np.zeros(goes_on.shape, int)
+    for t in range(1, T):
+        length[t] = np.where(goes_on[t], length[t - 1] + 1, 0)
+    for t in range(T - 1, 0, -1):
+        later = left[t + 1] if t + 1 < T else np.zeros_like(left[0])
+        left[t] = np.where(goes_on[t], later + 1, 0)
+    stretch = length + left - 1
+    aligning = stretch // TRANSIENT if transient is None else transient
+    return goes_on & (left > aligning)
+
+
+def _log_growth(
+    chain: Chain, counts: Bool[np.ndarray, "T B"], count: int
+) -> Float[np.ndarray, "B count"]:
+    """Return Σ log |r| of so many directions, over the steps that count."""
+    goes_on = torch.from_numpy(_has_jacobian(chain))
+    like = chain.seeds[0][0]
+    logs = torch.zeros(chain.B, count, dtype=torch.float64)
+    first = _orthonormal(_size(chain), count, like).expand(chain.B, -1, -1)
+    q = first
+    for m in range(chain.T - 1, 0, -1):
         _, before = chain.back(_parts(chain, q.permute(2, 0, 1)), slice(m, m + 1))
-        q, r = torch.linalg.qr(_joined(before).permute(1, 2, 0))
-        if i >= transient:
-            logs += r.diagonal(dim1=-2, dim2=-1).abs().double().log().cpu()
-    steps = chain.T - 1 - transient
-    each = (logs / steps).sort(-1, descending=True).values.numpy()
-    return Lyapunov(each.mean(0), each, steps)
+        turned, r = torch.linalg.qr(_joined(before).permute(1, 2, 0))
+        q = torch.where(goes_on[m].to(like.device)[:, None, None], turned, first)
+        growth = r.diagonal(dim1=-2, dim2=-1).abs().double().log().cpu()
+        logs += torch.where(torch.from_numpy(counts[m])[:, None], growth, 0.0)
+    found: np.ndarray = logs.numpy()
+    return found
 
 
 @torch.no_grad()

@@ -14,8 +14,8 @@ from torch.nn.modules.rnn import RNNBase
 from torch.utils.hooks import RemovableHandle
 
 from bptt.errors import BpttError, require_callable, require_kind, require_whole
-from bptt.gradient.flow import GradientFlow, flow_of
-from bptt.gradient.replay import Call, chains_of, draws
+from bptt.gradient.analysis.flow import GradientFlow, flow_of
+from bptt.gradient.analysis.replay import Call, chains_of, draws
 from bptt.model.network import Network
 
 ITSELF = "model"
@@ -248,7 +248,4 @@ def _recurrent_layers(model: nn.Module) -> dict[str, RNNBase]:
             f"{type(model).__name__} has no recurrent layer; expected a torch.nn.RNN, GRU or LSTM, "
             "or bptt's (cells that are stepped by hand are not seen)"
         )
-    for name, layer in layers.items():
-        if layer.proj_size:
-            raise BpttError(f"{name} has proj_size {layer.proj_size}; expected an LSTM without")
     return layers

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import bptt
-from bptt.gradient.memory import Tally
+from bptt.gradient.exact.memory import Tally
 from bptt.kernel.ops import ROWS_AT_ONCE
 from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS, make

@@ -14,7 +14,7 @@ from jaxtyping import Float64
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bptt.gradient.chunks import as_leaves, unsynchronised, with_graph, without_graph
+from bptt.gradient.exact.chunks import as_leaves, unsynchronised, with_graph, without_graph
 from bptt.gradient.sequences import Sequences
 from bptt.kernel.ops import ROWS_AT_ONCE
 from bptt.kernel.plain import Bystander

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bptt.gradient import chunks
-from bptt.gradient.memory import Costs, measure
-from bptt.gradient.plan import Plan, choose, choose_by
+from bptt.gradient.exact import chunks
+from bptt.gradient.exact.memory import Costs, measure
+from bptt.gradient.exact.plan import Plan, choose, choose_by
+from bptt.gradient.exact.sweep import Swept, sweep
 from bptt.gradient.sequences import Part, Sequences
-from bptt.gradient.sweep import Swept, sweep
 from bptt.model.state import Regime
 
 MOST_ROWS = 512

@@ -11,10 +11,14 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from bptt.errors import BpttError, require_number, require_whole
+from bptt.gradient.analysis.derivative import Parts
+from bptt.gradient.analysis.layer import Layer, back_through, derivative_at
+from bptt.gradient.analysis.parameters import Parameters
 from bptt.kernel import plain_loop
+from bptt.kernel.ops import Recipe
+from bptt.model.encodings import Encoding
 from bptt.model.entry import enter
 from bptt.model.given import as_numbers
-from bptt.model.layers import Recurrent
 from bptt.model.network import Network
 from bptt.model.state import parts
 
@@ -23,19 +27,27 @@ MOST_BYTES = 64 << 20
 """What the Jacobians that Newton's method works on at once may take."""
 
 
-@dataclass(frozen=True)
 class Step:
-    """s → F(s) of a network under a constant input, for states (N, S) side by side.
+    """s → F(s) of a network under a constant input, for states (N, S) side by side, in float64.
 
     S counts the full state: every layer's h, one after the other, and then every layer's c.
     """
 
-    net: Network
-    base: Float[Tensor, " G"]
+    def __init__(self, net: Network, base: Float[Tensor, " G"]) -> None:
+        layer = net.recurrent
+        self.base = base.detach().double()
+        self.layers = int(layer.num_layers)
+        self.widths = [part.shape[-1] for part in parts(layer.zero_state(1))]
+        suffixes = [f"_l{k}" for k in range(self.layers)]
+        self.recipes = [_exact(layer.recipe(suffix)) for suffix in suffixes]
+        self.inputs = [
+            (layer.part("weight_ih", suffix).detach().double(), layer.input_bias(suffix))
+            for suffix in suffixes
+        ]
 
     @classmethod
     def of(cls, net: Network, x: Any, y: Any) -> Step:
-        """Return the step, in float64, with x and the fed back y held constant; by default none."""
+        """Return the step with x and the fed back y held constant; by default none."""
         if not isinstance(net, Network):
             raise BpttError(f"got a {type(net).__name__}; expected a bptt.Network")
         if net.recurrence == "output":
@@ -46,53 +58,66 @@ class Step:
         if not all(bool(p.isfinite().all()) for p in net.parameters()):
             raise BpttError("the network's weights are not finite; expected no NaN or infinity")
         net = enter(net)
-        weight = net.readout.weight
         base = net.project_x(None)
         if x is not None:
-            given = as_numbers("x", x).to(weight.device)
-            given = given if not given.is_floating_point() else given.to(weight.dtype)
-            base = net.project_x(net.inputs.checked("x", given[None, None], 1, 1, weight))[0, 0]
+            base = net.project_x(_constant("x", x, net.inputs, net.V))[0, 0]
         R = net.feedback_weight(None if x is None else torch.empty(0))
         if y is not None and R is not None:
-            given = as_numbers("y", y).to(weight.device)
-            given = given if not given.is_floating_point() else given.to(weight.dtype)
             encoding = net.likelihood.encoding
-            given = encoding.checked("y", given[None, None], 1, 1, weight)
-            base = base + encoding.project(given, R)[0, 0]
-        return cls(net, base.detach().double())
+            base = base + encoding.project(_constant("y", y, encoding, net.V), R)[0, 0]
+        return cls(net, base)
 
     @property
     def size(self) -> int:
         """How many numbers the state has."""
-        return sum(part.numel() for part in parts(self.net.recurrent.zero_state(1)))
+        return self.layers * sum(self.widths)
 
     def __call__(self, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
         """Return the states a step later."""
-        layer, H = self.net.recurrent, self.net.recurrent.hidden_size
-        layers = int(layer.num_layers)
-        pieces = s.split(H, dim=-1)
-        p, moved = self.base.expand(len(s), -1), list[plain_loop.State]()
-        for k in range(layers):
-            suffix = f"_l{k}"
-            if k > 0:
-                U, b = layer.part("weight_ih", suffix), layer.input_bias(suffix)
-                assert b is not None  # a Network's layers all have one
-                p = plain_loop.project(moved[-1][0], U.detach().double(), b.detach().double())
-            moved.append(self._cell(suffix)(p, pieces[k::layers]))
-        return torch.cat([state[i] for i in range(len(moved[0])) for state in moved], -1)
-
-    def _cell(self, suffix: str) -> plain_loop.Step:
-        """Return a layer's step in float64."""
-        layer = self.net.recurrent
-        assert isinstance(layer, Recurrent)  # what has no loop is refused before
-        recipe = layer.recipe(suffix)
-        exact = [None if t is None else t.detach().double() for t in recipe.tensors]
-        return recipe._replace(tensors=tuple(exact)).step
+        p, moved = self.base.expand(len(s), -1), list[Parts]()
+        for k, (recipe, before) in enumerate(zip(self.recipes, self._split(s), strict=True)):
+            p = self._project(k, moved[-1][0]) if k > 0 else p
+            moved.append(recipe.step(p, before))
+        return self._join(moved)
 
     def jacobian(self, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S S"]:
         """Return ∂F/∂s at every state."""
-        found: Tensor = torch.func.vmap(torch.func.jacrev(lambda one: self(one[None])[0]))(s)
-        return found
+        p, layers = self.base.expand(1, len(s), -1), list[Layer]()
+        for k, (recipe, before) in enumerate(zip(self.recipes, self._split(s), strict=True)):
+            derivative = derivative_at(recipe, p, [part.unsqueeze(0) for part in before])
+            layers.append(Layer(derivative, Parameters({}, [], []), [], self.inputs[k][0]))
+            if k + 1 < self.layers:
+                p = self._project(k + 1, recipe.step(p[0], before)[0]).unsqueeze(0)
+        eye = torch.eye(self.size, dtype=s.dtype, device=s.device).unsqueeze(1)
+        passed = back_through(layers, self._split(eye.expand(-1, len(s), -1)), slice(0, 1))
+        return self._join([one.before for one in passed]).transpose(0, 1)
+
+    def _project(self, k: int, h: Float[Tensor, "N H"]) -> Float[Tensor, "N G"]:
+        U, b = self.inputs[k]
+        assert b is not None  # a Network's layers all have one
+        return plain_loop.project(h, U, b.detach().double())
+
+    def _split(self, s: Float[Tensor, "... S"]) -> list[Parts]:
+        """Return the parts of every layer's state."""
+        sizes = [width for width in self.widths for _ in range(self.layers)]
+        pieces = s.split(sizes, dim=-1)
+        return [pieces[k :: self.layers] for k in range(self.layers)]
+
+    def _join(self, states: list[Parts]) -> Float[Tensor, "... S"]:
+        return torch.cat([part for same in zip(*states, strict=True) for part in same], dim=-1)
+
+
+def _exact(recipe: Recipe) -> Recipe:
+    """Return what makes a step, in float64."""
+    exact = [None if t is None else t.detach().double() for t in recipe.tensors]
+    return recipe._replace(tensors=tuple(exact))
+
+
+def _constant(name: str, values: Any, encoding: Encoding, like: Tensor) -> Tensor:
+    """Return one sequence of one step."""
+    given = as_numbers(name, values).to(like.device)
+    given = given if not given.is_floating_point() else given.to(like.dtype)
+    return encoding.checked(name, given[None, None], 1, 1, like)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from tests.gradient.test_watch_modes import Model, data, exact, make, trained
+from tests.gradient.analysis.test_watch_modes import Model, data, exact, make, trained
 
 
 def compiled_model(model: Model, x: Tensor, backend: str) -> None:

@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, bytes_as_text, memory_here, require_number, require_whole
-from bptt.gradient.advice import Remedy, remedies
-from bptt.gradient.chain import Chain, chain_of
-from bptt.gradient.growth import Growth
-from bptt.gradient.lags import ByLoss, Sums, Whole, lags, whole
-from bptt.gradient.plan import device_of
-from bptt.gradient.sequences import Sequences
+from bptt.gradient.analysis.chain import Chain, chain_of
+from bptt.gradient.analysis.derivative import StepPassed
+from bptt.gradient.analysis.growth import Growth
+from bptt.gradient.analysis.lags import ByLoss, Sums, lags, whole
+from bptt.gradient.analysis.parameters import Named, norms
+from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.network import Network
 from bptt.model.state import Regime
 
@@ -85,14 +85,6 @@ class GradientFlow:
             return "exploding"
         return "stable"
 
-    @property
-    def remedies(self) -> list[Remedy]:
-        """What would change the verdict: the options of bptt train, and in words what they do.
-
-        Empty where the gradient neither vanishes nor explodes, or gates could keep it already.
-        """
-        return remedies(self)
-
     def horizon(self, tolerance: float = 0.05) -> int | None:
         """Return the smallest window from which on every one is within the tolerance.
 
@@ -152,13 +144,12 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
     T, B = chain.scored.shape
     chain.require_finite()
     exact = whole(chain)
-    cut = Cut(exact, max_lag)
+    cut = Cut(chain, exact.gradient, max_lag)
     growth = Growth(T, B, max_lag)
     norms = np.full((T, max_lag + 1), np.nan)
     norms[np.arange(T)[:, None] >= np.arange(max_lag + 1)] = 0.0
-    sums = cut.short
-    group = ByLoss.losses_at_once(chain, sums)
-    own = ByLoss(chain, sums, 0, T) if group >= T and sums.sites else None
+    group = ByLoss.losses_at_once(chain)
+    own = ByLoss(chain, 0, T) if group >= T and chain.sites else None
     last = 0
     for one in lags(chain, max_lag):
         last = one.lag
@@ -169,7 +160,7 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
         if own is not None:
             own.add(one)
     cut.rest(last)
-    by_loss = _by_loss(chain, sums, group, max_lag) if own is None else own.norms(last)
+    by_loss = _by_loss(chain, group, max_lag) if own is None else own.norms(last)
     by_lag = np.sqrt(_mean(norms**2, 0))
     factor, interval = growth.fit()
     return GradientFlow(
@@ -188,14 +179,14 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
     )
 
 
-def _by_loss(chain: Chain, sums: Sums, group: int, max_lag: int) -> Float[Tensor, " T"]:
+def _by_loss(chain: Chain, group: int, max_lag: int) -> Float[Tensor, " T"]:
     """Return what every loss adds, a group of losses after the other."""
-    if not sums.sites:
+    if not chain.sites:
         return torch.zeros(chain.T, dtype=torch.float64)
     found = []
     for first in range(0, chain.T, group):
         stop = min(first + group, chain.T)
-        own = ByLoss(chain, sums, first, stop)
+        own = ByLoss(chain, first, stop)
         last = 0
         for one in lags(chain, max_lag, first, stop):
             own.add(one)
@@ -205,27 +196,29 @@ def _by_loss(chain: Chain, sums: Sums, group: int, max_lag: int) -> Float[Tensor
 
 
 class Cut:
-    """The gradient truncated to every window, against the exact one.
+    """The gradient truncated to every window, Σ_{ℓ<p} G_ℓ, against the exact one."""
 
-    short: Σ_{ℓ<p} G_ℓ − ∂L/∂W, what a window p lacks, as a negative.
-    """
-
-    def __init__(self, exact: Whole, max_lag: int) -> None:
-        self.exact, self.size = exact.gradient, exact.gradient.norm()
-        self.short = exact.gradient.negative()
+    def __init__(self, chain: Chain, exact: Named, max_lag: int) -> None:
+        self.exact, self.size = exact, float(norms(exact)) if exact else 0.0
+        self.truncated = Sums(chain)
         self.error, self.cosine = np.ones(max_lag + 2), np.zeros(max_lag + 2)
         if self.size == 0:
             self.error[:] = 0.0
             self.cosine[:] = np.nan
 
-    def add(self, lag: int, passed: Any, steps: slice) -> None:
+    def add(self, lag: int, passed: list[StepPassed], steps: slice) -> None:
         """Add G_ℓ; note how far the window ℓ + 1 is off."""
-        self.short.add(passed, steps)
+        self.truncated.add(passed, steps)
         if self.size == 0:
             return
-        missing, along = self.short.norm() / self.size, self.short.dot(self.exact) / self.size**2
-        self.error[lag + 1] = missing
-        length = math.sqrt(max(0.0, 1 + 2 * along + missing**2))  # of the truncated one
+        missing = {
+            name: part - self.exact[name] for name, part in self.truncated.gradient().items()
+        }
+        error = float(norms(missing)) / self.size
+        along = sum(float((part * self.exact[name]).sum()) for name, part in missing.items())
+        along /= self.size**2
+        self.error[lag + 1] = error
+        length = math.sqrt(max(0.0, 1 + 2 * along + error**2))  # of the truncated one
         self.cosine[lag + 1] = (1 + along) / length if length > 0 else 0.0
 
     def rest(self, last: int) -> None:

@@ -171,7 +171,7 @@ def test_exponents_are_the_growth_of_the_products_singular_values(cell):
     torch.manual_seed(0)
     net, y, x = make("hidden", cell, 41, B)
     found = bptt.lyapunov_exponents(net, y, x, transient=0)
-    assert found.steps == 40
+    assert found.steps.tolist() == [40] * B
     product = np.eye(4)
     for matrix in bptt.jacobians(net, y, x, steps=None).matrices:
         product = matrix @ product
@@ -189,9 +189,9 @@ def test_exponents_are_the_growth_of_the_products_singular_values(cell):
 
 def test_the_transient_does_not_count():
     net, y, x = make("hidden", T=60)
-    assert bptt.lyapunov_exponents(net, y, x).steps == 59 - 5
+    assert bptt.lyapunov_exponents(net, y, x).steps.tolist() == [59 - 5] * 3
     late = bptt.lyapunov_exponents(net, y, x, transient=20)
-    assert late.steps == 39
+    assert late.steps.tolist() == [39] * 3
     matrices = bptt.jacobians(net, y, x, steps=None).matrices[:39]
     volume = np.linalg.slogdet(matrices)[1].mean(0)
     np.testing.assert_allclose(late.per_sequence.sum(1), volume, atol=1e-9)
@@ -204,9 +204,32 @@ def test_exponents_sum_to_the_log_of_the_volume(cell):
     net, y, x = make("hidden", cell, 60, B)
     found = bptt.lyapunov_exponents(net, y, x)
     matrices = bptt.jacobians(net, y, x, steps=None).matrices
-    counted = matrices[: found.steps]  # back in time the first of them come last
+    counted = matrices[: found.steps[0]]  # back in time the first of them come last
     volume = np.linalg.slogdet(counted)[1].mean(0)
     np.testing.assert_allclose(found.per_sequence.sum(1), volume, atol=1e-9)
+
+
+@pytest.mark.parametrize("cell", ["tanh", "gru"])
+def test_each_stretch_of_a_ragged_batch_counts_as_if_it_were_alone(cell):
+    """Σ λ of a sequence with an end and a reset is the volume of both stretches, by their steps."""
+    torch.manual_seed(0)
+    net, y, x = make("hidden", cell, 60, 3)
+    lengths, resets = torch.tensor([60, 41, 1]), torch.zeros(60, 3, dtype=torch.bool)
+    resets[25, :2] = True
+    found = bptt.lyapunov_exponents(net, y, x, lengths=lengths, resets=resets)
+    how = {"lengths": lengths, "resets": resets}
+    matrices = bptt.jacobians(net, y, x, steps=None, **how).matrices  # [i] leads to step i + 1
+    # Going back from an end, the first tenth of a stretch's steps is for the directions to align.
+    counted = [[*range(24 - 2), *range(25, 59 - 3)], [*range(24 - 2), *range(25, 40 - 1)]]
+    assert found.steps.tolist() == [len(counted[0]), len(counted[1]), 0]
+    for b, steps in enumerate(counted):
+        volume = np.linalg.slogdet(matrices[steps, b])[1].mean()
+        np.testing.assert_allclose(found.per_sequence[b].sum(), volume, atol=1e-9)
+    assert np.isnan(found.per_sequence[2]).all()
+    shares = found.steps[:2] / found.steps.sum()
+    np.testing.assert_allclose(found.exponents, shares @ found.per_sequence[:2])
+    with pytest.raises(bptt.BpttError, match="no step counts"):
+        bptt.lyapunov_exponents(net, y, x, lengths=torch.tensor([1, 1, 1]))
 
 
 def henon(x: Tensor) -> Tensor:
@@ -312,9 +335,9 @@ def test_bad_arguments(monkeypatch):
         net.recurrent.weight_hh_l0[0, 0] = math.nan
     with pytest.raises(bptt.BpttError, match="not finite"):
         bptt.lyapunov_exponents(net, y, x)
-    monkeypatch.setattr("bptt.gradient.dynamics.memory_here", lambda: 5000)
+    monkeypatch.setattr("bptt.gradient.analysis.dynamics.memory_here", lambda: 5000)
     with pytest.raises(bptt.BpttError, match="steps of at most 13"):
         bptt.jacobians(*make("hidden", T=90, B=3))
-    monkeypatch.setattr("bptt.gradient.dynamics.memory_here", lambda: 383)  # one takes 384
+    monkeypatch.setattr("bptt.gradient.analysis.dynamics.memory_here", lambda: 383)  # one takes 384
     with pytest.raises(bptt.BpttError, match="expected fewer sequences or units"):
         bptt.jacobians(*make("hidden", T=90, B=3))

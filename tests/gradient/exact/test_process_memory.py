@@ -56,7 +56,7 @@ def growth(hidden: int, threads: int, window: int | None, has_gradients: bool) -
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="Linux tells a peak")
 def test_the_process_grows_by_no_more_than_the_budget() -> None:
-    command = [sys.executable, "-m", "tests.gradient.test_process_memory"]
+    command = [sys.executable, "-m", "tests.gradient.exact.test_process_memory"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, done.stderr
     grown = [Growth(*row) for row in json.loads(done.stdout)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bptt.gradient.schedule import Hold, Reverse, reruns, revolve
+from bptt.gradient.exact.schedule import Hold, Reverse, reruns, revolve
 from tests.oracles import fewest_reruns
 
 

@@ -6,22 +6,23 @@ product a lag, and G_ℓ = Σⱼ D_ℓ[j] · ∂h_{j−ℓ}/∂W is the part of 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from copy import copy
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.gradient.chain import Chain
-from bptt.gradient.steps import Parts, Passed
+from bptt.gradient.analysis.chain import Chain
+from bptt.gradient.analysis.derivative import Parts, StepPassed
+from bptt.gradient.analysis.parameters import Named, norms
 
 BLOCK = 16
 """Lags whose terms are added to the losses' own gradients together: one product for all of them."""
 MOST_BYTES = 256 << 20
 """What the losses' own gradients may take; more losses than that are swept in turns."""
+FEW_BYTES = 16 << 20
+"""What gradients of all parameters may take that are looked at together."""
 FORGOTTEN = {torch.float32: 1e-30, torch.float64: 1e-290}
 """Below this a gradient counts as 0: its parts would lose digits, and time, as denormal numbers."""
 
@@ -36,7 +37,7 @@ class Lag(NamedTuple):
     lag: int
     first: int
     norms: Float[Tensor, "J B"]
-    passed: list[Passed]
+    passed: list[StepPassed]
 
 
 def lags(chain: Chain, max_lag: int, first: int = 0, stop: int | None = None) -> Iterator[Lag]:
@@ -68,71 +69,34 @@ def _norms(d: list[Parts]) -> Float[Tensor, "J B"]:
 
 
 class Sums:
-    """Σ δ zᵀ at every site of a chain: a gradient of its parameters, being added up."""
+    """Σ δ zᵀ at every site of a chain, being added up: a gradient of its parameters."""
 
     def __init__(self, chain: Chain) -> None:
-        self.sites = [(k, site) for k, layer in enumerate(chain.layers) for site in layer.sites]
-        self.totals = [
-            site.z.new_zeros(len(chain.layers[k].U), site.z.shape[-1]) for k, site in self.sites
-        ]
+        self.chain = chain
+        self.totals = [site.z.new_zeros(site.size, site.z.shape[-1]) for _, site in chain.sites]
 
-    def add(self, passed: list[Passed], steps: slice) -> None:
+    def add(self, passed: list[StepPassed], steps: slice) -> None:
         """Add the terms of some steps."""
-        for total, (k, site) in zip(self.totals, self.sites, strict=True):
+        for total, (k, site) in zip(self.totals, self.chain.sites, strict=True):
             delta = site.delta(passed[k]).flatten(0, 1)
             total.addmm_(delta.t(), site.z[steps].flatten(0, 1))
 
-    def norm(self) -> float:
-        """Return the norm over all parameters."""
-        return math.sqrt(sum(_square(total) for total in self.totals))
-
-    def dot(self, other: Sums) -> float:
-        """Return the product with another gradient."""
-        pairs = zip(self.totals, other.totals, strict=True)
-        return sum(float(a.flatten() @ b.flatten()) for a, b in pairs)
-
-    def negative(self) -> Sums:
-        """Return the same gradient with its sign turned."""
-        turned = copy(self)
-        turned.totals = [-total for total in self.totals]
-        return turned
-
-    def named(self, shapes: dict[str, torch.Size]) -> dict[str, Tensor]:
-        """Return the gradient by parameter; shapes: of the parameters, by name."""
-        found: dict[str, Tensor] = {}
-        for total, (_, site) in zip(self.totals, self.sites, strict=True):
-            for name, start, stop, columns in site.columns:
-                rows = total[:, start:stop]
-                grad = found.setdefault(name, total.new_zeros(shapes[name]))
-                if grad.ndim == 1:
-                    grad += rows.squeeze(1)
-                elif columns is None:
-                    grad += rows
-                else:
-                    grad.index_add_(1, columns, rows)
-        return found
-
-
-def _square(values: Tensor) -> float:
-    norm: Tensor = torch.linalg.vector_norm(values)
-    return float(norm) ** 2
+    def gradient(self) -> Named:
+        """Return the gradient by parameter."""
+        return self.chain.gradient(self.totals)
 
 
 class Whole(NamedTuple):
     """One exact backward: the gradient, and the norm of what each step's use of W adds to it."""
 
-    gradient: Sums
+    gradient: Named
     by_use: Float[Tensor, " T"]
 
 
 def whole(chain: Chain) -> Whole:
     """Take all losses back together, one step after the other: ∂L/∂W, and its terms by use."""
     carried: list[Parts] | None = None
-    gradient = Sums(chain)
-    deltas = [
-        site.z.new_empty(*site.z.shape[:2], len(total))
-        for total, (_, site) in zip(gradient.totals, gradient.sites, strict=True)
-    ]
+    deltas = [site.z.new_empty(*site.z.shape[:2], site.size) for _, site in chain.sites]
     for t in reversed(range(chain.T)):
         d = chain.seed(t, t + 1)
         if carried is not None:
@@ -141,21 +105,29 @@ def whole(chain: Chain) -> Whole:
                 for some, later in zip(d, carried, strict=True)
             ]
         passed, carried = chain.back(d, slice(t, t + 1))
-        for delta, (k, site) in zip(deltas, gradient.sites, strict=True):
+        for delta, (k, site) in zip(deltas, chain.sites, strict=True):
             delta[t] = site.delta(passed[k])[0]
-    squares = deltas[0].new_zeros(chain.T, dtype=torch.float64)
-    for total, delta, (_, site) in zip(gradient.totals, deltas, gradient.sites, strict=True):
-        total.addmm_(delta.flatten(0, 1).t(), site.z.flatten(0, 1))
-        squares += _squares_of_outer(delta, site.z)
-    return Whole(gradient, squares.sqrt())
+    gradient: Named = {}
+    by_use = torch.zeros(chain.T, dtype=torch.float64)
+    for some in torch.arange(chain.T).split(at_once(chain)):
+        steps = slice(int(some[0]), int(some[-1]) + 1)
+        each = chain.gradient(
+            [
+                delta[steps].mT @ site.z[steps]
+                for delta, (_, site) in zip(deltas, chain.sites, strict=True)
+            ]
+        )
+        by_use[steps] = norms(each, lead=1)
+        for name, part in each.items():
+            total = part.sum(0)
+            gradient[name] = gradient[name] + total if name in gradient else total
+    return Whole(gradient, by_use)
 
 
-def _squares_of_outer(
-    delta: Float[Tensor, "T B G"], z: Float[Tensor, "T B Z"]
-) -> Float[Tensor, " T"]:
-    """Return ‖Σ_b δ zᵀ‖² of every step, from the products of the rows with each other."""
-    gram = (delta @ delta.mT) * (z @ z.mT)
-    return gram.sum((1, 2), dtype=torch.float64).clamp(min=0)
+def at_once(chain: Chain) -> int:
+    """Return how many gradients of all parameters are had at once."""
+    each = sum(site.size * site.z.shape[-1] * site.z.element_size() for _, site in chain.sites)
+    return max(1, FEW_BYTES // max(each, 1))
 
 
 class ByLoss:
@@ -164,22 +136,21 @@ class ByLoss:
     Terms of BLOCK lags are kept, and then added by one product of BLOCK · B rows for each loss.
     """
 
-    def __init__(self, chain: Chain, sums: Sums, first: int, stop: int) -> None:
-        self.first, self.stop, self.B = first, stop, chain.scored.shape[1]
-        self.sites = sums.sites
+    def __init__(self, chain: Chain, first: int, stop: int) -> None:
+        self.chain, self.first, self.stop = chain, first, stop
+        self.sites = chain.sites
         J = stop - first
-        self.totals = [total.new_zeros(J, *total.shape) for total in sums.totals]
-        self.kept = [total.new_zeros(J, BLOCK, self.B, len(total)) for total in sums.totals]
+        self.totals = [s.z.new_zeros(J, s.size, s.z.shape[-1]) for _, s in self.sites]
+        self.kept = [s.z.new_zeros(J, BLOCK, s.z.shape[1], s.size) for _, s in self.sites]
         pad = (0, 0, 0, 0, BLOCK - 1, 0)
         self.padded = [torch.nn.functional.pad(site.z, pad) for _, site in self.sites]
         self.filled = 0
 
     @staticmethod
-    def losses_at_once(chain: Chain, sums: Sums) -> int:
+    def losses_at_once(chain: Chain) -> int:
         """Return how many losses fit in MOST_BYTES."""
-        B = chain.scored.shape[1]
-        each = sum(total.numel() + BLOCK * B * len(total) for total in sums.totals)
-        return max(1, MOST_BYTES // (each * sums.totals[0].element_size()))
+        each = sum(s.size * (s.z.shape[-1] + BLOCK * chain.B) for _, s in chain.sites)
+        return max(1, MOST_BYTES // max(1, each * chain.seeds[0][0].element_size()))
 
     def add(self, lag: Lag) -> None:
         """Keep a lag's terms, the latest use first; add them when there are BLOCK lags of them."""
@@ -195,14 +166,14 @@ class ByLoss:
         """Add what is kept; lag: the last that was."""
         least = lag - self.filled + 1
         lo = max(self.first, least)
-        rows = BLOCK * self.B
         for total, kept, z in zip(self.totals, self.kept, self.padded, strict=True):
             if self.filled < BLOCK:
                 kept[:, : BLOCK - self.filled] = 0
             # The uses of loss j lie one after the other: from step j − least − (BLOCK − 1), which
             # the padding moves to row j − least.
-            Z, start = z.shape[-1], lo - least
-            uses = z.as_strided((self.stop - lo, rows, Z), (self.B * Z, Z, 1), start * self.B * Z)
+            B, Z = z.shape[1:]
+            of_loss, first = (self.stop - lo, BLOCK * B, Z), (lo - least) * B * Z
+            uses = z.as_strided(of_loss, (B * Z, Z, 1), first)
             delta = kept[lo - self.first :].flatten(1, 2)
             total[lo - self.first :].baddbmm_(delta.mT, uses)
         self.filled = 0
@@ -211,7 +182,8 @@ class ByLoss:
         """Return the norms; lag: the last that was added."""
         if self.filled:
             self._flush(lag)
-        squares = [
-            torch.linalg.vector_norm(total, dim=(1, 2)).double() ** 2 for total in self.totals
-        ]
-        return torch.stack(squares).sum(0).sqrt()
+        found = []
+        for some in torch.arange(self.stop - self.first).split(at_once(self.chain)):
+            losses = slice(int(some[0]), int(some[-1]) + 1)
+            found.append(norms(self.chain.gradient([t[losses] for t in self.totals]), lead=1))
+        return torch.cat(found)

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bptt.errors import BpttError
-from bptt.gradient import chunks
-from bptt.gradient.plan import Plan
-from bptt.gradient.schedule import Hold, revolve
+from bptt.gradient.exact import chunks
+from bptt.gradient.exact.plan import Plan
+from bptt.gradient.exact.schedule import Hold, revolve
 from bptt.gradient.sequences import Sequences
 
 RandomState = tuple[Tensor, ...]

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.gradient import chunks
-from bptt.gradient.plan import Plan
-from bptt.gradient.schedule import reruns
+from bptt.gradient.exact import chunks
+from bptt.gradient.exact.plan import Plan
+from bptt.gradient.exact.schedule import reruns
+from bptt.gradient.exact.sweep import sweep
 from bptt.gradient.sequences import Sequences
-from bptt.gradient.sweep import sweep
 from bptt.model.state import Regime
 from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS, UsersLSTM, flat_gradient, make

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import bptt
-from bptt.gradient import truncation
-from bptt.gradient.truncation import windows
+from bptt.gradient.exact import truncation
+from bptt.gradient.exact.truncation import windows
 from tests import oracles
 from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS, flat_gradient, make
@@ -123,7 +123,7 @@ def test_a_budget_changes_nothing_but_the_grouping(more: int, window: int, strid
     bptt.backward(net, y, x, window=window, stride=stride)
     expected = flat_gradient(net).clone()
     net.zero_grad()
-    with mock.patch("bptt.gradient.truncation.sweep", wraps=truncation.sweep) as sweep:
+    with mock.patch("bptt.gradient.exact.truncation.sweep", wraps=truncation.sweep) as sweep:
         bptt.backward(net, y, x, window=window, stride=stride, memory=memory)
     torch.testing.assert_close(flat_gradient(net), expected, **FLOAT64)
     calls = sweep.call_count

@@ -7,13 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import nn
 
 from bptt.errors import BpttError, as_bytes, bytes_as_text, require_kind, require_whole
-from bptt.gradient.memory import Costs, copies_of_gradients, measure
-from bptt.gradient.schedule import reruns
-from bptt.gradient.sequences import Sequences
+from bptt.gradient.exact.memory import Costs, copies_of_gradients, measure
+from bptt.gradient.exact.schedule import reruns
+from bptt.gradient.sequences import Sequences, device_of
 from bptt.kernel.ops import ROWS_AT_ONCE
 from bptt.model.network import Network
 from bptt.model.state import Regime
@@ -205,11 +204,6 @@ def parallel_rows(net: nn.Module, sequences: Sequences) -> int | None:
     """Return how many rows a step has if no step waits for another, else None."""
     is_parallel = isinstance(net, Network) and net.is_parallel(sequences.regime)
     return sequences.B if is_parallel else None
-
-
-def device_of(net: nn.Module) -> torch.device:
-    """Return where the model's weights are."""
-    return next((p.device for p in net.parameters()), torch.device("cpu"))
 
 
 def _some_up_to(most: int) -> list[int]:

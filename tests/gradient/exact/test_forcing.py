@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.gradient.plan import Plan
+from bptt.gradient.exact.plan import Plan
+from bptt.gradient.exact.sweep import sweep
 from bptt.gradient.sequences import Sequences
-from bptt.gradient.sweep import sweep
 from bptt.model.state import Regime
 from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS, flat_gradient, make

@@ -19,12 +19,12 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bptt.errors import BpttError, as_bytes, require_choice, require_window
-from bptt.gradient import chunks
-from bptt.gradient.memory import Costs, copies_of_gradients, measure
-from bptt.gradient.plan import choose, choose_by, device_of, parallel_rows, require_model
-from bptt.gradient.sequences import Sequences
-from bptt.gradient.sweep import sweep
-from bptt.gradient.truncation import Truncation, sweep_windows
+from bptt.gradient.exact import chunks
+from bptt.gradient.exact.memory import Costs, copies_of_gradients, measure
+from bptt.gradient.exact.plan import choose, choose_by, parallel_rows, require_model
+from bptt.gradient.exact.sweep import sweep
+from bptt.gradient.exact.truncation import Truncation, sweep_windows
+from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.chance import undrawn_on_failure
 from bptt.model.dropout import units_dropped
 from bptt.model.entry import require_steady
@@ -62,7 +62,7 @@ def backward(
 ) -> Backward:
     """Add the gradient of the loss to .grad, of the parameters and of x and state if they ask.
 
-    net: a Network, or any module called like one (see `bptt.gradient.chunks`).
+    net: a Network, or any module called like one (see `bptt.gradient.exact.chunks`).
     y, x: tensors, or numpy arrays, of which only the chunk at hand is read: they may be mapped from
     files larger than memory.
     window: None for the exact gradient. p: the losses j in (is, e], with e = min((i + 1)s, T),

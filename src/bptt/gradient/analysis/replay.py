@@ -16,13 +16,14 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.errors import BpttError
-from bptt.gradient.chain import CELLS, Chain, Enters, layer_at
-from bptt.gradient.steps import Parts
+from bptt.gradient.analysis.chain import Chain
+from bptt.gradient.analysis.derivative import Parts
+from bptt.gradient.analysis.layer import Rows, layer_at
 from bptt.kernel.layout import Layout, Packing
-from bptt.model.layers import GRU, LSTM, RNN, Recurrent
+from bptt.model.entry import copy_of
+from bptt.model.layers import FASTER, Recurrent
 from bptt.model.state import parts
 
-CLASSES = {"tanh": RNN, "relu": RNN, "gru": GRU, "lstm": LSTM}
 CLOSE = {
     torch.float64: (1e-2, 1e-4),
     torch.float32: (1e-2, 1e-4),
@@ -248,25 +249,15 @@ def chains_of(name: str, call: Call) -> dict[str, Chain]:
 
 def _twin(call: Call) -> Recurrent:
     """Return a layer of ours with the weights that the call had, of float32 at least."""
-    layer, cell = call.layer, CELLS[call.layer.mode]
+    layer = call.layer
     like = next(iter(call.weights.values())).value
     dtype = torch.promote_types(like.dtype, torch.float32)
-    more = {"nonlinearity": cell} if cell in ("tanh", "relu") else {}
-    twin: Recurrent = CLASSES[cell](
-        layer.input_size,
-        layer.hidden_size,
-        num_layers=layer.num_layers,
-        bias=layer.bias,
-        dropout=layer.dropout,
-        bidirectional=layer.bidirectional,
-        device=like.device,
-        dtype=dtype,
-        **more,
-    )
-    for weight_name, (weight, _) in call.weights.items():
-        value = nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
-        setattr(twin, weight_name, value)
-    twin.train(layer.training)
+    twin = copy_of(layer)
+    twin.__class__ = next(ours for its, ours in FASTER.items() if isinstance(layer, its | ours))
+    for name, (weight, _) in call.weights.items():
+        twin.__dict__.pop(name, None)
+        twin._parameters[name] = nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
+    assert isinstance(twin, Recurrent)
     return twin
 
 
@@ -340,26 +331,23 @@ def _direction(
 
 def _stack(twin: Recurrent, runs: list[Ran], form: Form) -> Chain:
     """Return the chain of layers that go the same way."""
-    cell, zero = CELLS[twin.mode], torch.zeros_like(form.grad)
+    zero = torch.zeros_like(form.grad)
     layers = [
-        layer_at(twin, run.suffix, cell, [Enters(run.enters)], run.h, run.start, mask=run.mask)
-        for run in runs
+        layer_at(twin, run.suffix, [Rows(run.enters)], run.start, mask=run.mask)[0] for run in runs
     ]
     seeds = [_seed(zero, run.grad_last, form.alive) for run in runs[:-1]]
     seeds.append(_seed(form.grad, runs[-1].grad_last, form.alive))
-    return Chain(layers, seeds, _scored(seeds))
+    return Chain(layers, seeds, _scored(seeds), twin.closed_by)
 
 
 def _alone(twin: Recurrent, run: Ran, form: Form) -> Chain:
     """Return the chain of one layer in one direction, in its own order of time."""
-    grad = torch.zeros_like(run.h) if run.h.grad is None else run.h.grad
-    h, enters = run.h.detach(), run.enters
+    grad, enters = torch.zeros_like(run.h) if run.h.grad is None else run.h.grad, run.enters
     if run.suffix.endswith("_reverse"):
-        h, enters, grad = (_reversed(values, form.alive) for values in (h, enters, grad))
+        enters, grad = (_reversed(values, form.alive) for values in (enters, grad))
     seeds = [_seed(grad, run.grad_last, form.alive)]
-    cell = CELLS[twin.mode]
-    layer = layer_at(twin, run.suffix, cell, [Enters(enters)], h, run.start)
-    return Chain([layer], seeds, _scored(seeds))
+    layer, _ = layer_at(twin, run.suffix, [Rows(enters)], run.start)
+    return Chain([layer], seeds, _scored(seeds), twin.closed_by)
 
 
 def _ends(alive: Tensor | None, T: int, B: int) -> Int[Tensor, " B"]:
@@ -371,7 +359,7 @@ def _seed(grad: Tensor, grad_last: tuple[Tensor, ...], alive: Tensor | None) -> 
     """Return the gradient that arrives at the states: at every h, and at the last h (and c)."""
     T, B = grad.shape[:2]
     at = (_ends(alive, T, B).to(grad.device), torch.arange(B, device=grad.device))
-    seed = [grad.clone(), *(torch.zeros_like(grad) for _ in grad_last[1:])]
+    seed = [grad.clone(), *(grad.new_zeros(T, B, last.shape[-1]) for last in grad_last[1:])]
     for part, last in zip(seed, grad_last, strict=True):
         part[at] += last
     return tuple(seed)
