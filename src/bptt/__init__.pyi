@@ -31,9 +31,16 @@ from .model.layers import LSTM as LSTM
 from .model.layers import RNN as RNN
 from .model.layers import accelerate as accelerate
 from .model.likelihoods import Bernoulli as Bernoulli
+from .model.likelihoods import Beta as Beta
 from .model.likelihoods import Categorical as Categorical
 from .model.likelihoods import Gaussian as Gaussian
+from .model.likelihoods import GaussianMixture as GaussianMixture
+from .model.likelihoods import Laplace as Laplace
 from .model.likelihoods import Likelihood as Likelihood
+from .model.likelihoods import NegativeBinomial as NegativeBinomial
+from .model.likelihoods import PenStrokes as PenStrokes
+from .model.likelihoods import Poisson as Poisson
+from .model.likelihoods import StudentT as StudentT
 from .model.network import Network as Network
 from .model.state import Output as Output
 from .model.state import State as State

@@ -30,7 +30,7 @@ from bptt.model.encodings import BLANK, Tokens
 from bptt.model.entry import copy_of
 from bptt.model.given import Given, where
 from bptt.model.layers import Feedforward, Hidden, Recurrent
-from bptt.model.likelihoods import KINDS, Likelihood
+from bptt.model.likelihoods.likelihood import Likelihood, is_of_the_package
 from bptt.model.state import parts
 
 if TYPE_CHECKING:
@@ -98,7 +98,7 @@ class LikelihoodKind:
             *(name for name, value in vars(likelihood).items() if isinstance(value, Tensor)),
         ]
         self.key: Hashable
-        if type(likelihood) in KINDS.values():
+        if is_of_the_package(likelihood):
             self.key = *likelihood.config().items(), *self.names
         else:  # a class of the user's own, which may read whatever it likes
             self.key = likelihood, constants_of_instance(likelihood)

@@ -25,7 +25,7 @@ from bptt.model.given import (
     start_of,
 )
 from bptt.model.layers import Hidden
-from bptt.model.likelihoods import require_temperature
+from bptt.model.likelihoods.likelihood import require_temperature
 from bptt.model.reading import state_after
 from bptt.model.state import Regime, State, each, parts
 

@@ -32,7 +32,7 @@ from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
 from bptt.model.given import Given, batch_size, checked, start_of
 from bptt.model.initial import Initial, initialise
 from bptt.model.layers import GRU, LSTM, RNN, Feedforward
-from bptt.model.likelihoods import Likelihood, likelihood_from_config
+from bptt.model.likelihoods.likelihood import Likelihood, likelihood_from_config
 from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
 from bptt.model.reading import read, state_after
 from bptt.model.state import Output, Regime, State

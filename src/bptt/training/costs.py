@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from bptt.errors import BpttError, as_bytes, memory_here, require_choice, require_whole
 from bptt.gradient.exact.backward import backward
-from bptt.model.likelihoods import Categorical
+from bptt.model.likelihoods.categorical import Categorical
 from bptt.model.network import Network
 from bptt.model.state import State
 

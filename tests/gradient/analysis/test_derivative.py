@@ -56,7 +56,9 @@ def test_gradients_at_many_steps_at_once(name: str, way: str) -> None:
         by_autograd(run, t, [part[i] for part in d]) for i, t in enumerate(range(T)[STEPS_BACK])
     ]
     torch.testing.assert_close(passed.p, torch.stack([e[0] for e in expected]), **FLOAT64)
-    for part, wanted in zip(passed.before, zip(*[e[1] for e in expected], strict=True), strict=True):
+    for part, wanted in zip(
+        passed.before, zip(*[e[1] for e in expected], strict=True), strict=True
+    ):
         torch.testing.assert_close(part, torch.stack(wanted), **FLOAT64)
     made_of = {str(i): tensor for i, tensor in enumerate(run[0].tensors)}
     parameters = Parameters(made_of, found.weights, found.is_turned)
