@@ -36,9 +36,7 @@ def make(maker: object) -> tuple[bptt.Likelihood, Tensor, Tensor]:
     likelihood = maker().double()
     for parameter in likelihood.parameters():
         if parameter.requires_grad:
-            torch.nn.init.normal_(
-                parameter, mean=1.5, std=0.5
-            )  # tails that are not too heavy
+            torch.nn.init.normal_(parameter, mean=1.5, std=0.5)  # tails that are not too heavy
     o = torch.randn(T, B, likelihood.outputs).double()
     noise = likelihood.noise(T, B, o)
     return likelihood, o, likelihood.draw(torch.zeros_like(o), noise)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+from bptt.errors import require_kind
 from bptt.gradient.analysis.flow import GradientFlow
 from bptt.model.looped import MOST_DELAY
 
@@ -37,6 +38,7 @@ def advice(flow: GradientFlow) -> list[Remedy]:
     >>> [remedy.options for remedy in advice(bptt.gradient_flow(net, torch.randint(5, (30, 4))))]
     []
     """
+    require_kind("flow", flow, GradientFlow, "what bptt.gradient_flow returned")
     if flow.verdict == "exploding":
         return _for_exploding(flow)
     if flow.verdict != "vanishing" or flow.closed_by == "gates":
