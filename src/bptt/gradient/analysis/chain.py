@@ -18,6 +18,7 @@ from bptt.gradient.sequences import Sequences
 from bptt.model.closed_loop import as_rows, mean_step
 from bptt.model.entry import enter
 from bptt.model.given import checked, where
+from bptt.model.modules import Modules
 from bptt.model.network import Network
 from bptt.model.reading import Reading, read
 from bptt.model.state import parts
@@ -118,33 +119,33 @@ class Chain:
 def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
     """Run the network over the sequences, and return the run."""
     require_precision(net, "be looked into")
-    net = enter(net)
+    modules = enter(net.parts)
     part = sequences.part(0, sequences.T)
     regime = part.regime
-    given = checked(net, part.y, part.x, state, regime)
+    given = checked(modules, part.y, part.x, state, regime)
     reading = Reading(given, [], None)
     if given.forced is not None:  # what it said itself has to be known
-        reading = read(net, given, regime.feedback)
+        reading = read(modules, given, regime.feedback)
         given = reading.given
-    enters, layers, starts = _enters(net, reading), list[Layer](), list[Parts]()
-    fresh = (net.V.new_zeros(given.B, net.recurrent.hidden_size),)
-    h = net.V.new_empty(0)
-    for k in range(net.recurrent.num_layers):
+    enters, layers, starts = _enters(modules, reading), list[Layer](), list[Parts]()
+    fresh = (modules.V.new_zeros(given.B, modules.recurrent.hidden_size),)
+    h = modules.V.new_empty(0)
+    for k in range(modules.recurrent.num_layers):
         starts.append(tuple([one[k] for one in parts(given.hidden)]) or fresh)
-        layer, h = layer_at(net.recurrent, f"_l{k}", enters, starts[-1], resets=given.resets)
+        layer, h = layer_at(modules.recurrent, f"_l{k}", enters, starts[-1], resets=given.resets)
         layers.append(layer)
         enters = [Rows(h)]
     kept = None if given.resets is None else (~given.resets).unsqueeze(-1).to(h.dtype)
-    closed, R, not_own = None, net.feedback_weight(given.x), given.not_own
+    closed, R, not_own = None, modules.feedback_weight(given.x), given.not_own
     if regime.feedback == "mean" and R is not None and not_own is not None:
         fed = (~not_own).unsqueeze(-1).to(R.dtype)
-        of_mean = h.new_zeros(*h.shape[:2], net.likelihood.encoding.width)
-        closed = Closed(R.detach(), fed, derivative_at(mean_step(net), h, (of_mean,)))
-    seeds, scored = _seeds(net, part.y, part.weights, h, given.alive, starts)
-    return Chain(layers, seeds, scored, net.recurrent.closed_by, kept, closed)
+        of_mean = h.new_zeros(*h.shape[:2], modules.likelihood.encoding.width)
+        closed = Closed(R.detach(), fed, derivative_at(mean_step(modules), h, (of_mean,)))
+    seeds, scored = _seeds(modules, part.y, part.weights, h, given.alive, starts)
+    return Chain(layers, seeds, scored, modules.recurrent.closed_by, kept, closed)
 
 
-def _previous(net: Network, reading: Reading) -> Shaped[Tensor, "T B *y"] | None:
+def _previous(net: Modules, reading: Reading) -> Shaped[Tensor, "T B *y"] | None:
     """Return what entered as yᵗ⁻¹: the true one, or the network's own."""
     given, encoding = reading.given, net.likelihood.encoding
     if net.feedback_weight(given.x) is None:
@@ -159,7 +160,7 @@ def _previous(net: Network, reading: Reading) -> Shaped[Tensor, "T B *y"] | None
     return where(not_own, true, said)
 
 
-def _enters(net: Network, reading: Reading) -> list[Rows]:
+def _enters(net: Modules, reading: Reading) -> list[Rows]:
     """Return what entered the first layer."""
     at, found = 0, list[Rows]()
     given = reading.given
@@ -181,7 +182,7 @@ def _as_columns(values: Tensor, offset: int, width: int) -> Rows:
 
 
 def _seeds(
-    net: Network,
+    net: Modules,
     y: Tensor,
     weights: Float[Tensor, "T B"] | None,
     top: Float[Tensor, "T B H"],

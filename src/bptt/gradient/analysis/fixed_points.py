@@ -19,6 +19,7 @@ from bptt.kernel.ops import Recipe
 from bptt.model.encodings import Encoding
 from bptt.model.entry import enter
 from bptt.model.given import as_numbers
+from bptt.model.modules import Modules
 from bptt.model.network import Network
 from bptt.model.state import parts
 
@@ -33,7 +34,7 @@ class Step:
     S counts the full state: every layer's h, one after the other, and then every layer's c.
     """
 
-    def __init__(self, net: Network, base: Float[Tensor, " G"]) -> None:
+    def __init__(self, net: Modules, base: Float[Tensor, " G"]) -> None:
         layer = net.recurrent
         self.base = base.detach().double()
         self.layers = int(layer.num_layers)
@@ -57,15 +58,15 @@ class Step:
             )
         if not all(bool(p.isfinite().all()) for p in net.parameters()):
             raise BpttError("the network's weights are not finite; expected no NaN or infinity")
-        net = enter(net)
-        base = net.project_x(None)
+        modules = enter(net.parts)
+        base = modules.project_x(None)
         if x is not None:
-            base = net.project_x(_constant("x", x, net.inputs, net.V))[0, 0]
-        R = net.feedback_weight(None if x is None else torch.empty(0))
+            base = modules.project_x(_constant("x", x, net.inputs, modules.V))[0, 0]
+        R = modules.feedback_weight(None if x is None else torch.empty(0))
         if y is not None and R is not None:
             encoding = net.likelihood.encoding
-            base = base + encoding.project(_constant("y", y, encoding, net.V), R)[0, 0]
-        return cls(net, base)
+            base = base + encoding.project(_constant("y", y, encoding, modules.V), R)[0, 0]
+        return cls(modules, base)
 
     @property
     def size(self) -> int:

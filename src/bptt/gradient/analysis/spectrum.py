@@ -99,7 +99,7 @@ def spectrum(net: Network, layer: int = 0) -> Spectrum:
             "the whole loop see bptt.jacobians"
         )
     require_precision(net, "be looked into")
-    W = enter(net).recurrent.part("weight_hh", f"_l{layer}").detach().cpu().numpy()
+    W = enter(net.parts).recurrent.part("weight_hh", f"_l{layer}").detach().cpu().numpy()
     if not np.isfinite(W).all():
         raise BpttError("W is not finite; expected a network without NaN or infinity")
     values = np.linalg.eigvals(W).astype(complex)
