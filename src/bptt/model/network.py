@@ -205,8 +205,8 @@ class Network(DropsUnits):
     def forward(
         self,
         y: Shaped[Tensor, "T B *y"] | None = None,
-        x: Shaped[Tensor, "T B *x"] | None = None,
         *,
+        x: Shaped[Tensor, "T B *x"] | None = None,
         state: State | None = None,
         forcing: float | Bool[Tensor, "T B"] = 1.0,
         feedback: str = "sample",
@@ -239,8 +239,8 @@ class Network(DropsUnits):
     def advance(
         self,
         y: Shaped[Tensor, "T B *y"] | None = None,
-        x: Shaped[Tensor, "T B *x"] | None = None,
         *,
+        x: Shaped[Tensor, "T B *x"] | None = None,
         state: State | None = None,
         **regime: Any,
     ) -> State:
@@ -267,8 +267,8 @@ class Network(DropsUnits):
         self,
         steps: Sequence[int],
         y: Shaped[Tensor, "T B *y"],
-        x: Shaped[Tensor, "T B *x"] | None = None,
         *,
+        x: Shaped[Tensor, "T B *x"] | None = None,
         state: State | None = None,
         **regime: Any,
     ) -> list[State]:

@@ -50,8 +50,8 @@ class Exposure:
 def exposure(
     net: Network,
     y: Shaped[Tensor | np.ndarray, "T B *y"],
-    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     *,
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     steps: int,
     starts: int = 100,
     feedback: str = "sample",
@@ -105,7 +105,7 @@ def _runs(
         part = sequences.windows(some, steps + 1, 0).part(0, steps + 1)
         state = side_by_side(list(known.values()), axes)
         runs = [
-            net(part.y, part.x, state=state, forcing=forcing, feedback=feedback)
+            net(part.y, x=part.x, state=state, forcing=forcing, feedback=feedback)
             for forcing in (1.0, 0.0)
         ]
         one = {"forced": runs[0].nll, "free": runs[1].nll}

@@ -305,7 +305,7 @@ class Trainer:
             done = backward(
                 self.net,
                 batch.y,
-                batch.x,
+                x=batch.x,
                 state=None if batch.is_start else self.carried,
                 window=self.settings.reach,
                 stride=self.settings.stride,

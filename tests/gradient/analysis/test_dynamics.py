@@ -29,7 +29,7 @@ def flat(state: bptt.State) -> Tensor:
 def jacobian_by_autograd(net, y, x, how, m) -> Tensor:
     """∂sₘ/∂sₘ₋₁ of one public step, the path through the network's own output included."""
     regime = Regime(**how)
-    before = net(y[:m], x[:m], **regime.part(0, m).options()).state
+    before = net(y[:m], x=x[:m], **regime.part(0, m).options()).state
 
     def move(s: Tensor) -> Tensor:
         H, layers = net.recurrent.hidden_size, net.recurrent.num_layers
@@ -39,7 +39,7 @@ def jacobian_by_autograd(net, y, x, how, m) -> Tensor:
             own = net.likelihood.mean(net.readout(hidden[0][-1]))
         state = bptt.State(tuple(hidden) if len(hidden) > 1 else hidden[0], before.y, own)
         options = regime.part(m, m + 1).options()
-        return flat(net(y[m : m + 1], x[m : m + 1], state=state, **options).state)
+        return flat(net(y[m : m + 1], x=x[m : m + 1], state=state, **options).state)
 
     s = flat(before).detach()
     whole = torch.autograd.functional.jacobian(move, s)  # (B, S, B, S)
@@ -58,7 +58,7 @@ def test_jacobians_are_those_of_a_step(looped, layers, way):
         how["resets"] = torch.rand(T, B) < 0.3
     if way == "mean":
         how |= {"forcing": torch.rand(T, B) < 0.4, "feedback": "mean"}
-    found = bptt.jacobians(net, y, x, steps=None, **how)
+    found = bptt.jacobians(net, y, x=x, steps=None, **how)
     assert found.steps.tolist() == [2, 3, 4, 5, 6]
     for m, matrix in zip(found.steps, found.matrices, strict=True):
         expected = jacobian_by_autograd(net, y, x, how, int(m) - 1)
@@ -72,7 +72,7 @@ def test_jacobians_through_the_output_alone(cell, layers):
     torch.manual_seed(4)
     net, y, x = make("output", cell, T, B, layers=layers)
     how = {"forcing": torch.rand(T, B) < 0.4, "feedback": "mean"}
-    found = bptt.jacobians(net, y, x, steps=None, **how)
+    found = bptt.jacobians(net, y, x=x, steps=None, **how)
     assert found.matrices.shape == (T - 1, B, 4 * layers, 4 * layers)
     assert (found.matrices[..., : 4 * (layers - 1)] == 0).all()
     for m, matrix in zip(found.steps, found.matrices, strict=True):
@@ -85,12 +85,12 @@ def test_jacobians_through_the_output_alone(cell, layers):
 def top_jacobian_through_the_mean(net, y, x, how, m) -> Tensor:
     """By autograd of one public step of a network without a hidden state."""
     regime = Regime(**how)
-    before = net(y[:m], x[:m], **regime.part(0, m).options())
+    before = net(y[:m], x=x[:m], **regime.part(0, m).options())
 
     def move(h: Tensor) -> Tensor:
         state = before.state._replace(own=net.likelihood.mean(net.readout(h)))
         options = regime.part(m, m + 1).options()
-        return net(y[m : m + 1], x[m : m + 1], state=state, **options).hidden[0]
+        return net(y[m : m + 1], x=x[m : m + 1], state=state, **options).hidden[0]
 
     whole = torch.autograd.functional.jacobian(move, before.hidden[-1].detach())
     return torch.stack([whole[b, :, b] for b in range(B)])
@@ -98,12 +98,12 @@ def top_jacobian_through_the_mean(net, y, x, how, m) -> Tensor:
 
 def test_values_of_the_jacobians():
     net, y, x = make("hidden", "tanh", 40, B)
-    found = bptt.jacobians(net, y, x, steps=5)
+    found = bptt.jacobians(net, y, x=x, steps=5)
     assert found.steps[0] == 2
     assert found.steps[-1] == 40
     assert len(found.steps) == 5
     for i, m in enumerate(found.steps):
-        h = net(y[:m], x[:m]).hidden[-1]
+        h = net(y[:m], x=x[:m]).hidden[-1]
         for b in range(B):
             J = torch.diag(1 - h[b] ** 2) @ net.recurrent.weight_hh_l0  # equation 10.22
             np.testing.assert_allclose(found.matrices[i, b], J.detach(), atol=1e-12)
@@ -115,8 +115,8 @@ def test_values_of_the_jacobians():
 
 def test_forced_output_recurrence_has_jacobians_of_zero():
     net, y, x = make("output", "tanh", 5, B)
-    assert (bptt.jacobians(net, y, x).matrices == 0).all()
-    exponents = bptt.lyapunov_exponents(net, y, x).exponents
+    assert (bptt.jacobians(net, y, x=x).matrices == 0).all()
+    exponents = bptt.lyapunov_exponents(net, y, x=x).exponents
     assert (exponents == -np.inf).all()
 
 
@@ -124,16 +124,16 @@ def test_eigenvalues_are_complex_even_where_all_are_real():
     net, y, x = make("hidden", T=5)
     with torch.no_grad():
         net.recurrent.weight_hh_l0.copy_(torch.eye(4))
-    assert bptt.jacobians(net, y, x).eigenvalues.dtype == np.complex128
-    assert bptt.jacobians(net.float(), y, x.float()).eigenvalues.dtype == np.complex64
+    assert bptt.jacobians(net, y, x=x).eigenvalues.dtype == np.complex128
+    assert bptt.jacobians(net.float(), y, x=x.float()).eigenvalues.dtype == np.complex64
 
 
 @pytest.mark.parametrize("cell", ["tanh", "lstm"])
 def test_beyond_a_sequences_end_there_is_no_jacobian(cell):
     net, y, x = make("both", cell, T, 3)
     lengths = torch.tensor([6, 1, 4])
-    found = bptt.jacobians(net, y, x, steps=None, lengths=lengths)
-    whole = bptt.jacobians(net, y, x, steps=None)
+    found = bptt.jacobians(net, y, x=x, steps=None, lengths=lengths)
+    whole = bptt.jacobians(net, y, x=x, steps=None)
     ended = found.steps[:, None] > lengths.numpy()
     assert np.isnan(found.matrices[ended]).all()
     for name in ("matrices", "singular_values", "eigenvalues", "spectral_radius"):
@@ -157,11 +157,11 @@ def linear(diagonal: list[float], T: int) -> tuple[bptt.Network, Tensor, Tensor]
 def test_exponents_of_a_diagonal_network_are_the_logs_of_its_eigenvalues():
     diagonal = [0.9, 0.3, 0.6, 0.1]
     net, y, x = linear(diagonal, 1500)
-    found = bptt.lyapunov_exponents(net, y, x)
+    found = bptt.lyapunov_exponents(net, y, x=x)
     expected = np.log(sorted(diagonal, reverse=True))
     np.testing.assert_allclose(found.exponents, expected, atol=1e-8)
     assert found.per_sequence.shape == (B, 4)
-    largest = bptt.lyapunov_exponents(net, y, x, count=2)
+    largest = bptt.lyapunov_exponents(net, y, x=x, count=2)
     np.testing.assert_allclose(largest.exponents, expected[:2], atol=1e-8)
 
 
@@ -170,17 +170,17 @@ def test_exponents_are_the_growth_of_the_products_singular_values(cell):
     """Of 40 steps the smallest still stand above rounding; of 400 the largest is nearer."""
     torch.manual_seed(0)
     net, y, x = make("hidden", cell, 41, B)
-    found = bptt.lyapunov_exponents(net, y, x, transient=0)
+    found = bptt.lyapunov_exponents(net, y, x=x, transient=0)
     assert found.steps.tolist() == [40] * B
     product = np.eye(4)
-    for matrix in bptt.jacobians(net, y, x, steps=None).matrices:
+    for matrix in bptt.jacobians(net, y, x=x, steps=None).matrices:
         product = matrix @ product
     sizes = np.log(np.linalg.svd(product, compute_uv=False)) / 40
     np.testing.assert_allclose(found.per_sequence, sizes, atol=3 / 40)  # O(1 / steps): the start
     _, y, x = make("hidden", cell, 401, B)
-    top = bptt.lyapunov_exponents(net, y, x, count=1, transient=0).per_sequence[:, 0]
+    top = bptt.lyapunov_exponents(net, y, x=x, count=1, transient=0).per_sequence[:, 0]
     product, size = np.eye(4), 0.0
-    for matrix in bptt.jacobians(net, y, x, steps=None).matrices:
+    for matrix in bptt.jacobians(net, y, x=x, steps=None).matrices:
         product = matrix @ product
         scale = np.linalg.norm(product, 2, axis=(1, 2))
         product, size = product / scale[:, None, None], size + np.log(scale)
@@ -189,10 +189,10 @@ def test_exponents_are_the_growth_of_the_products_singular_values(cell):
 
 def test_the_transient_does_not_count():
     net, y, x = make("hidden", T=60)
-    assert bptt.lyapunov_exponents(net, y, x).steps.tolist() == [59 - 5] * 3
-    late = bptt.lyapunov_exponents(net, y, x, transient=20)
+    assert bptt.lyapunov_exponents(net, y, x=x).steps.tolist() == [59 - 5] * 3
+    late = bptt.lyapunov_exponents(net, y, x=x, transient=20)
     assert late.steps.tolist() == [39] * 3
-    matrices = bptt.jacobians(net, y, x, steps=None).matrices[:39]
+    matrices = bptt.jacobians(net, y, x=x, steps=None).matrices[:39]
     volume = np.linalg.slogdet(matrices)[1].mean(0)
     np.testing.assert_allclose(late.per_sequence.sum(1), volume, atol=1e-9)
 
@@ -202,8 +202,8 @@ def test_exponents_sum_to_the_log_of_the_volume(cell):
     """Σ λ is the mean log |det ∂hₘ/∂hₘ₋₁|, whatever the directions were."""
     torch.manual_seed(0)
     net, y, x = make("hidden", cell, 60, B)
-    found = bptt.lyapunov_exponents(net, y, x)
-    matrices = bptt.jacobians(net, y, x, steps=None).matrices
+    found = bptt.lyapunov_exponents(net, y, x=x)
+    matrices = bptt.jacobians(net, y, x=x, steps=None).matrices
     counted = matrices[: found.steps[0]]  # back in time the first of them come last
     volume = np.linalg.slogdet(counted)[1].mean(0)
     np.testing.assert_allclose(found.per_sequence.sum(1), volume, atol=1e-9)
@@ -216,9 +216,9 @@ def test_each_stretch_of_a_ragged_batch_counts_as_if_it_were_alone(cell):
     net, y, x = make("hidden", cell, 60, 3)
     lengths, resets = torch.tensor([60, 41, 1]), torch.zeros(60, 3, dtype=torch.bool)
     resets[25, :2] = True
-    found = bptt.lyapunov_exponents(net, y, x, lengths=lengths, resets=resets)
+    found = bptt.lyapunov_exponents(net, y, x=x, lengths=lengths, resets=resets)
     how = {"lengths": lengths, "resets": resets}
-    matrices = bptt.jacobians(net, y, x, steps=None, **how).matrices  # [i] leads to step i + 1
+    matrices = bptt.jacobians(net, y, x=x, steps=None, **how).matrices  # [i] leads to step i + 1
     # Going back from an end, the first tenth of a stretch's steps is for the directions to align.
     counted = [[*range(24 - 2), *range(25, 59 - 3)], [*range(24 - 2), *range(25, 40 - 1)]]
     assert found.steps.tolist() == [len(counted[0]), len(counted[1]), 0]
@@ -229,7 +229,7 @@ def test_each_stretch_of_a_ragged_batch_counts_as_if_it_were_alone(cell):
     shares = found.steps[:2] / found.steps.sum()
     np.testing.assert_allclose(found.exponents, shares @ found.per_sequence[:2])
     with pytest.raises(bptt.BpttError, match="no step counts"):
-        bptt.lyapunov_exponents(net, y, x, lengths=torch.tensor([1, 1, 1]))
+        bptt.lyapunov_exponents(net, y, x=x, lengths=torch.tensor([1, 1, 1]))
 
 
 def henon(x: Tensor) -> Tensor:
@@ -297,8 +297,8 @@ def test_a_step_of_trained_weights_leaves_no_graph_behind():
 def test_torchs_random_numbers_and_the_network_are_left_alone():
     net, y, x = make("hidden", T=30)
     before, mode = torch.get_rng_state(), net.training
-    bptt.lyapunov_exponents(net, y, x)
-    bptt.jacobians(net, y, x)
+    bptt.lyapunov_exponents(net, y, x=x)
+    bptt.jacobians(net, y, x=x)
     assert torch.equal(before, torch.get_rng_state())
     assert net.training == mode
     assert all(p.grad is None for p in net.parameters())
@@ -307,13 +307,13 @@ def test_torchs_random_numbers_and_the_network_are_left_alone():
 def test_bad_arguments(monkeypatch):
     net, y, x = make("hidden", T=9)
     with pytest.raises(bptt.BpttError, match="y has 1 step"):
-        bptt.jacobians(net, y[:1], x[:1])
+        bptt.jacobians(net, y[:1], x=x[:1])
     with pytest.raises(bptt.BpttError, match="steps is 0"):
-        bptt.jacobians(net, y, x, steps=0)
+        bptt.jacobians(net, y, x=x, steps=0)
     with pytest.raises(bptt.BpttError, match=r"count is 5; expected a whole number from 1 to 4"):
-        bptt.lyapunov_exponents(net, y, x, count=5)
+        bptt.lyapunov_exponents(net, y, x=x, count=5)
     with pytest.raises(bptt.BpttError, match="got a Linear"):
-        bptt.jacobians(torch.nn.Linear(2, 2), y, x)
+        bptt.jacobians(torch.nn.Linear(2, 2), y, x=x)
     with pytest.raises(bptt.BpttError, match=r"step returned shape \(1,\); expected \(2,\)"):
         bptt.lyapunov_spectrum(lambda v: v[:1], torch.zeros(2), 5)
     with pytest.raises(bptt.BpttError, match="infinite in step 39"):
@@ -328,16 +328,17 @@ def test_bad_arguments(monkeypatch):
         with pytest.raises(bptt.BpttError, match=r"x0 has shape .*; expected \(n,\) or \(B, n\)"):
             bptt.lyapunov_spectrum(henon, x0, 5)
     with pytest.raises(bptt.BpttError, match=r"transient is 8; expected .* from 0 to 7"):
-        bptt.lyapunov_exponents(net, y, x, transient=8)
+        bptt.lyapunov_exponents(net, y, x=x, transient=8)
     with pytest.raises(bptt.BpttError, match="lengths"):
-        bptt.jacobians(net, y, x, lengths=torch.tensor([10, 1, 1]))
+        bptt.jacobians(net, y, x=x, lengths=torch.tensor([10, 1, 1]))
     with torch.no_grad():
         net.recurrent.weight_hh_l0[0, 0] = math.nan
     with pytest.raises(bptt.BpttError, match="not finite"):
-        bptt.lyapunov_exponents(net, y, x)
+        bptt.lyapunov_exponents(net, y, x=x)
+    net, y, x = make("hidden", T=90, B=3)
     monkeypatch.setattr("bptt.gradient.analysis.dynamics.memory_here", lambda: 5000)
     with pytest.raises(bptt.BpttError, match="steps of at most 13"):
-        bptt.jacobians(*make("hidden", T=90, B=3))
+        bptt.jacobians(net, y, x=x)
     monkeypatch.setattr("bptt.gradient.analysis.dynamics.memory_here", lambda: 383)  # one takes 384
     with pytest.raises(bptt.BpttError, match="expected fewer sequences or units"):
-        bptt.jacobians(*make("hidden", T=90, B=3))
+        bptt.jacobians(net, y, x=x)

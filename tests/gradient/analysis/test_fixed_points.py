@@ -38,13 +38,14 @@ def trained() -> tuple[bptt.Network, Tensor]:
     for step in range(400):
         y, x = flip_flop(30, 32)
         optimizer.zero_grad()
-        bptt.backward(net, y, x)
+        bptt.backward(net, y, x=x)
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = 5e-3 * (1 - step / 400)
         optimizer.step()
     with torch.no_grad():
-        return net, net(*flip_flop(30, 8)).hidden
+        y, x = flip_flop(30, 8)
+        return net, net(y, x=x).hidden
 
 
 def test_a_flip_flop_rests_in_eight_places(trained: tuple[bptt.Network, Tensor]):
@@ -69,7 +70,7 @@ def test_the_step_is_the_networks(recurrence, cell, layers):
     for one in s:
         hidden = one.view(-1, layers, 1, net.recurrent.hidden_size)
         state = bptt.State(tuple(hidden) if len(hidden) > 1 else hidden[0], y[0])
-        after = parts(net(y, x, state=state).state.hidden)
+        after = parts(net(y, x=x, state=state).state.hidden)
         moved.append(torch.cat([part.flatten() for part in after]))
     torch.testing.assert_close(step(s), torch.stack(moved), rtol=0, atol=1e-12)
 
@@ -142,7 +143,7 @@ def test_gated_cells_come_to_rest_where_the_network_stands_still(cell, layers):
     assert found.stable.any()
     hidden = torch.from_numpy(found.points[0]).view(-1, layers, 1, 4)
     state = bptt.State(tuple(hidden) if cell == "lstm" else hidden[0], y[0])
-    after = net(y, x, state=state).state.hidden
+    after = net(y, x=x, state=state).state.hidden
     for was, now in zip(hidden, parts(after), strict=True):
         torch.testing.assert_close(now.detach(), was, rtol=0, atol=1e-12)
 

@@ -61,7 +61,7 @@ def norms_one_by_one(net, y, x, how, weights) -> Tensor:
     is_mean = how.get("feedback") == "mean"
     for k in range(T):
         options = regime.part(0, k + 1).options()
-        before = net(y[: k + 1], part(x, 0, k + 1), **options)
+        before = net(y[: k + 1], x=part(x, 0, k + 1), **options)
         leaves = [h.detach().clone().requires_grad_() for h in parts(before.state.hidden)]
         leaves = leaves or [before.hidden[-1:].detach().clone().requires_grad_()]
         top = leaves[0][-1]
@@ -74,7 +74,7 @@ def norms_one_by_one(net, y, x, how, weights) -> Tensor:
         if k + 1 < T:
             state = bptt.State(hidden, before.state.y, own)
             options = regime.part(k + 1, T).options()
-            nll += list(net(y[k + 1 :], part(x, k + 1, T), state=state, **options).nll)
+            nll += list(net(y[k + 1 :], x=part(x, k + 1, T), state=state, **options).nll)
         for j, losses in enumerate(nll, start=k):
             scored = weights[j] != 0
             loss = (losses * weights[j])[scored].sum()
@@ -90,7 +90,7 @@ def norms_one_by_one(net, y, x, how, weights) -> Tensor:
 @pytest.mark.parametrize(("recurrence", "cell", "way", "layers"), CASES)
 def test_norms_are_autograds_one_loss_and_one_step_at_a_time(recurrence, cell, way, layers):
     net, y, x, how, weights = setting(way, recurrence, cell, layers)
-    flow = bptt.gradient_flow(net, y, x, loss_weights=weights, **how)
+    flow = bptt.gradient_flow(net, y, x=x, loss_weights=weights, **how)
     expected = norms_one_by_one(net, y, x, how, weights)
     torch.testing.assert_close(torch.from_numpy(flow.norms), expected, equal_nan=True, **FLOAT64)
 
@@ -107,7 +107,7 @@ def test_the_lags_below_a_window_sum_to_the_gradient_truncated_to_it(recurrence,
             one = taken[p - 1]
             sums.add(one.passed, slice(one.first - one.lag, T - one.lag))
         net.zero_grad()
-        bptt.backward(net, y, x, window=p, stride=1, reduction="sum", loss_weights=weights, **how)
+        bptt.backward(net, y, x=x, window=p, stride=1, reduction="sum", loss_weights=weights, **how)
         named = sums.gradient()
         assert set(named) == set(trained)
         for name, parameter in trained.items():
@@ -125,7 +125,7 @@ def test_the_whole_is_the_exact_gradient_and_the_sum_of_its_lags(recurrence, cel
     for name, grad in sums.gradient().items():
         torch.testing.assert_close(grad, exact[name], **FLOAT64)
     if way != "sample":
-        bptt.backward(net, y, x, reduction="sum", loss_weights=weights, **how)
+        bptt.backward(net, y, x=x, reduction="sum", loss_weights=weights, **how)
         for name, grad in exact.items():
             torch.testing.assert_close(grad, net.recurrent.get_parameter(name).grad, **FLOAT64)
 
@@ -140,7 +140,9 @@ def own_copies(net: nn.Module, y, x, how) -> tuple[list[dict[str, Tensor]], Tens
             if p.requires_grad
         }
         options = {"state": state, **regime.part(t, t + 1).options()}
-        out = torch.func.functional_call(net, copy, (y[t : t + 1], part(x, t, t + 1)), options)
+        out = torch.func.functional_call(
+            net, copy, (y[t : t + 1],), {"x": part(x, t, t + 1), **options}
+        )
         state = out.state
         losses.append(out.nll[0])
         copies.append(copy)
@@ -152,7 +154,7 @@ def own_copies(net: nn.Module, y, x, how) -> tuple[list[dict[str, Tensor]], Tens
 )
 def test_both_summations_of_the_textbook(recurrence, cell, way, layers):
     net, y, x, how, weights = setting(way, recurrence, cell, layers)
-    flow = bptt.gradient_flow(net, y, x, loss_weights=weights, **how)
+    flow = bptt.gradient_flow(net, y, x=x, loss_weights=weights, **how)
     copies, losses = own_copies(net, y, x, how)
     losses = losses if weights is None else losses * weights
     every = [p for copy in copies for p in copy.values()]
@@ -177,25 +179,25 @@ def test_both_summations_of_the_textbook(recurrence, cell, way, layers):
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])
 def test_losses_taken_in_groups_add_the_same(cell, B, monkeypatch):
     net, y, x = make("both", cell, 41, B)
-    once = bptt.gradient_flow(net, y, x)
+    once = bptt.gradient_flow(net, y, x=x)
     monkeypatch.setattr(lag_module, "MOST_BYTES", 1)
-    each = bptt.gradient_flow(net, y, x)
+    each = bptt.gradient_flow(net, y, x=x)
     np.testing.assert_allclose(each.by_loss, once.by_loss, rtol=1e-12)
     apart = []
     for j in (0, 15, 16, 31, 40):
         weights = torch.zeros(41, B).double()
         weights[j] = 1
-        apart.append(bptt.gradient_flow(net, y, x, loss_weights=weights).by_loss[j])
+        apart.append(bptt.gradient_flow(net, y, x=x, loss_weights=weights).by_loss[j])
     np.testing.assert_allclose(apart, once.by_loss[[0, 15, 16, 31, 40]], rtol=1e-12)
 
 
 def test_errors_and_cosines_are_those_of_truncated_gradients():
     net, y, x = make("both", T=12)
-    flow = bptt.gradient_flow(net, y, x)
+    flow = bptt.gradient_flow(net, y, x=x)
 
     def gradient(**how) -> Tensor:
         net.zero_grad()
-        bptt.backward(net, y, x, reduction="sum", **how)
+        bptt.backward(net, y, x=x, reduction="sum", **how)
         trained = [p for p in net.recurrent.parameters() if p.requires_grad]
         return torch.cat([p.grad.flatten() for p in trained])
 
@@ -215,8 +217,8 @@ def test_errors_and_cosines_are_those_of_truncated_gradients():
 
 def test_a_small_max_lag_does_not_flatter():
     net, y, x = make("hidden", T=20)
-    whole_flow = bptt.gradient_flow(net, y, x)
-    short = bptt.gradient_flow(net, y, x, max_lag=4)
+    whole_flow = bptt.gradient_flow(net, y, x=x)
+    short = bptt.gradient_flow(net, y, x=x, max_lag=4)
     np.testing.assert_allclose(short.norms, whole_flow.norms[:, :5], atol=1e-12)
     np.testing.assert_allclose(short.truncation_error, whole_flow.truncation_error[:6], atol=1e-12)
     np.testing.assert_allclose(short.by_use, whole_flow.by_use, atol=1e-12)
@@ -246,7 +248,7 @@ def linear(factor: float, T: int = 60, B: int = 5) -> tuple[bptt.Network, Tensor
 )
 def test_growth_and_verdict_of_a_linear_network(factor, window, verdict):
     net, y, x = linear(factor)
-    flow = bptt.gradient_flow(net, y, x, window=window)
+    flow = bptt.gradient_flow(net, y, x=x, window=window)
     assert flow.growth == pytest.approx(factor, abs=1e-9)
     assert flow.growth_interval == pytest.approx((factor, factor), abs=1e-9)
     assert flow.verdict == verdict
@@ -254,7 +256,7 @@ def test_growth_and_verdict_of_a_linear_network(factor, window, verdict):
 
 def test_means_over_losses_and_the_slope_between_them():
     net, y, x = make("hidden", T=12, B=1)
-    flow = bptt.gradient_flow(net, y, x)
+    flow = bptt.gradient_flow(net, y, x=x)
     for lag in (0, 1, 11):
         norms = flow.norms[lag:, lag]
         assert flow.by_lag[lag] == pytest.approx(np.sqrt((norms**2).mean()))
@@ -273,25 +275,25 @@ def test_means_over_losses_and_the_slope_between_them():
 def test_the_interval_holds_the_growth_and_is_not_a_point(B):
     torch.manual_seed(1)
     net, y, x = make("hidden", T=40, B=B)
-    flow = bptt.gradient_flow(net, y, x)
+    flow = bptt.gradient_flow(net, y, x=x)
     low, high = flow.growth_interval
     assert low < flow.growth < high < 1
 
 
 def test_teacher_forced_output_recurrence_has_no_path_through_time():
     net, y, x = make("output", T=9)
-    flow = bptt.gradient_flow(net, y, x)
+    flow = bptt.gradient_flow(net, y, x=x)
     assert flow.verdict == "no path through time"
     assert np.nanmax(flow.norms[:, 1:]) == 0
     assert flow.horizon(1e-12) == 1
-    closed = bptt.gradient_flow(net, y, x, forcing=0.0, feedback="mean")
+    closed = bptt.gradient_flow(net, y, x=x, forcing=0.0, feedback="mean")
     assert closed.verdict != "no path through time"
     assert np.nanmin(closed.norms[:, 1]) > 0
 
 
 def test_one_step_is_no_time():
     net, y, x = make("hidden", T=1)
-    flow = bptt.gradient_flow(net, y, x)
+    flow = bptt.gradient_flow(net, y, x=x)
     assert flow.norms.shape == (1, 1)
     assert math.isnan(flow.growth)
     assert (flow.verdict, flow.horizon()) == ("no path through time", 1)
@@ -300,7 +302,7 @@ def test_one_step_is_no_time():
 def test_relu_units_that_are_dead_pass_nothing():
     net, y, x = make("hidden", "relu")
     torch.nn.init.constant_(net.recurrent.bias_ih_l0, -100.0)
-    flow = bptt.gradient_flow(net, y, x)
+    flow = bptt.gradient_flow(net, y, x=x)
     assert (flow.by_use == 0).all()
     assert (flow.truncation_error == 0).all()
     assert flow.horizon() == 1
@@ -312,7 +314,7 @@ def test_the_model_is_left_as_it_was():
     net.train()
     net.readout.weight.grad = torch.ones_like(net.readout.weight)
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
-    bptt.gradient_flow(net, y, x)
+    bptt.gradient_flow(net, y, x=x)
     assert net.training
     assert (net.readout.weight.grad == 1).all()
     assert net.recurrent.weight_hh_l0.grad is None
@@ -322,11 +324,11 @@ def test_the_model_is_left_as_it_was():
 def test_only_trained_weights_count():
     net, y, x = make("both", T=12)
     net.recurrent.weight_ih_l0.requires_grad_(False)
-    flow = bptt.gradient_flow(net, y, x)
+    flow = bptt.gradient_flow(net, y, x=x)
     errors = []
     for p in (3, 12):
         net.zero_grad()
-        bptt.backward(net, y, x, window=p, stride=1)
+        bptt.backward(net, y, x=x, window=p, stride=1)
         grads = (net.recurrent.weight_hh_l0.grad, net.recurrent.bias_ih_l0.grad)
         errors.append(torch.cat([g.flatten() for g in grads]))
     error = (errors[0] - errors[1]).norm() / errors[1].norm()
@@ -348,12 +350,12 @@ def test_a_float32_flow_that_underflows_is_zero_and_not_slow_noise():
 
 def test_a_state_and_numpy_data():
     net, y, x = make("both", T=10)
-    out = net(y[:4], x[:4])
+    out = net(y[:4], x=x[:4])
     state = bptt.State(out.state.hidden.detach(), out.state.y)
     weights = torch.ones(10, B).double()
     weights[:4] = 0
-    whole_flow = bptt.gradient_flow(net, y, x, loss_weights=weights)
-    rest = bptt.gradient_flow(net, y[4:].numpy(), x[4:].numpy(), state=state)
+    whole_flow = bptt.gradient_flow(net, y, x=x, loss_weights=weights)
+    rest = bptt.gradient_flow(net, y[4:].numpy(), x=x[4:].numpy(), state=state)
     known = ~np.isnan(rest.norms)
     np.testing.assert_allclose(whole_flow.norms[4:, :6][known], rest.norms[known], atol=1e-12)
 
@@ -371,7 +373,7 @@ def test_a_state_and_numpy_data():
 def test_bad_arguments(how, words):
     net, y, x = make("both")
     with pytest.raises(bptt.BpttError, match=words):
-        bptt.gradient_flow(net, y, x, **how)
+        bptt.gradient_flow(net, y, x=x, **how)
 
 
 def test_a_network_with_nan_is_refused():
@@ -379,7 +381,7 @@ def test_a_network_with_nan_is_refused():
     with torch.no_grad():
         net.recurrent.weight_hh_l0[0, 0] = math.nan
     with pytest.raises(bptt.BpttError, match="not finite"):
-        bptt.gradient_flow(net, y, x)
+        bptt.gradient_flow(net, y, x=x)
 
 
 def test_other_models_are_sent_to_watch():
@@ -391,17 +393,17 @@ def test_too_many_lags_for_the_memory_says_how_many_would_fit(monkeypatch):
     monkeypatch.setattr("bptt.gradient.analysis.flow.memory_here", lambda: 16 * 7 * 3)
     net, y, x = make("both")
     with pytest.raises(bptt.BpttError, match="max_lag of at most 2"):
-        bptt.gradient_flow(net, y, x)
-    assert bptt.gradient_flow(net, y, x, max_lag=2).max_lag == 2
+        bptt.gradient_flow(net, y, x=x)
+    assert bptt.gradient_flow(net, y, x=x, max_lag=2).max_lag == 2
 
 
 def test_a_tolerance_below_zero():
     net, y, x = make("both")
     with pytest.raises(bptt.BpttError, match="tolerance"):
-        bptt.gradient_flow(net, y, x).horizon(-0.1)
+        bptt.gradient_flow(net, y, x=x).horizon(-0.1)
 
 
 def test_flow_of_a_chain_needs_no_network():
     net, y, x, how, weights = setting("plain", "both", "tanh")
     flow = flow_of(chain(net, y, x, how, weights), 3)
-    np.testing.assert_array_equal(flow.norms, bptt.gradient_flow(net, y, x, max_lag=3).norms)
+    np.testing.assert_array_equal(flow.norms, bptt.gradient_flow(net, y, x=x, max_lag=3).norms)

@@ -29,10 +29,10 @@ def problem(likelihood: bptt.Likelihood, recurrence: str, cell: str = "tanh") ->
     return net, likelihood.draw(o, likelihood.noise(T, B, o)), x, torch.rand(T, B) < 0.5
 
 
-def expected_gradient(net: bptt.Network, *data: Tensor, **options: Any) -> Tensor:
+def expected_gradient(net: bptt.Network, y: Tensor, x: Tensor, **options: Any) -> Tensor:
     """Return the gradient that autograd finds of the mean loss, from one call."""
     net.zero_grad()
-    net(*data, **options).nll.mean().backward()
+    net(y, x=x, **options).nll.mean().backward()
     return flat_gradient(net).clone()
 
 
@@ -61,7 +61,7 @@ def test_a_closed_loop_in_bounded_memory_is_exact(
         torch.testing.assert_close(flat_gradient(net), expected, **EXACT)
     for memory in ("200kB", "10MB"):
         net.zero_grad()
-        bptt.backward(net, y, x, memory=memory, **options)
+        bptt.backward(net, y, x=x, memory=memory, **options)
         torch.testing.assert_close(flat_gradient(net), expected, **EXACT)
 
 
@@ -80,7 +80,7 @@ def test_samples_are_drawn_the_same_when_a_chunk_is_run_again(likelihood: bptt.L
     torch.manual_seed(1)
     losses, state = [], None
     for start in range(0, T, 6):
-        out = net(y[start : start + 6], x[start : start + 6], state=state, forcing=0.5)
+        out = net(y[start : start + 6], x=x[start : start + 6], state=state, forcing=0.5)
         losses.append(out.nll.sum())
         state = out.state
     torch.testing.assert_close(found[0][1], sum(losses).detach(), **EXACT)
@@ -89,14 +89,14 @@ def test_samples_are_drawn_the_same_when_a_chunk_is_run_again(likelihood: bptt.L
 @pytest.mark.parametrize("recurrence", ["hidden", "output", "both"])
 def test_resets_make_one_stream_of_several_sequences(recurrence: str) -> None:
     net, y, x, _ = problem(bptt.Categorical(5), recurrence)
-    bptt.backward(net, y, x)
+    bptt.backward(net, y, x=x)
     expected = flat_gradient(net).clone()
     net.zero_grad()
     in_a_row = [rows.transpose(0, 1).flatten(0, 1).unsqueeze(1) for rows in (y, x)]
     resets = (torch.arange(T * B) % T == 0).unsqueeze(1)
     for how in ({}, {"memory": "200kB"}, {"window": 40}, {"window": 40, "stride": 5}):
         net.zero_grad()
-        bptt.backward(net, *in_a_row, resets=resets, **how)
+        bptt.backward(net, in_a_row[0], x=in_a_row[1], resets=resets, **how)
         if "window" in how and "stride" not in how:
             assert recurrence == "output" or not torch.allclose(flat_gradient(net), expected)
         else:  # with the stride at least 36 steps back, and no sequence is longer than 30
@@ -107,9 +107,9 @@ def test_resets_make_one_stream_of_several_sequences(recurrence: str) -> None:
 def test_windows_that_overlap_must_not_each_draw_their_own(options: dict[str, Any]) -> None:
     net, y, x, mask = problem(bptt.Categorical(5), "both")
     with pytest.raises(bptt.BpttError, match="stride is 2 with forcing by chance; expected the wi"):
-        bptt.backward(net, y, x, window=10, stride=2, **options)
-    bptt.backward(net, y, x, window=10, **options)
-    bptt.backward(net, y, x, window=10, stride=2, forcing=mask, feedback="mean")
+        bptt.backward(net, y, x=x, window=10, stride=2, **options)
+    bptt.backward(net, y, x=x, window=10, **options)
+    bptt.backward(net, y, x=x, window=10, stride=2, forcing=mask, feedback="mean")
     assert flat_gradient(net).isfinite().all()
 
 
@@ -123,26 +123,28 @@ def test_a_closed_loop_truncated_with_a_stride_is_the_cut_sum() -> None:
         state = None
         if start > 0:
             some = slice(0, start)
-            state = net(y[some], x[some], forcing=mask[some], feedback="mean").state
+            state = net(y[some], x=x[some], forcing=mask[some], feedback="mean").state
             state = torch.utils._pytree.tree_map_only(Tensor, Tensor.detach, state)
         some = slice(start, j + 1)
         total = (
             total
-            + net(y[some], x[some], state=state, forcing=mask[some], feedback="mean").nll[-1].sum()
+            + net(y[some], x=x[some], state=state, forcing=mask[some], feedback="mean")
+            .nll[-1]
+            .sum()
         )
     (total / (T * B)).backward()
     expected = flat_gradient(net).clone()
     net.zero_grad()
-    bptt.backward(net, y, x, window=window, stride=stride, **options)
+    bptt.backward(net, y, x=x, window=window, stride=stride, **options)
     torch.testing.assert_close(flat_gradient(net), expected, **EXACT)
 
 
 def test_bad_input() -> None:
     net, y, x, mask = problem(bptt.Categorical(5), "both")
     with pytest.raises(bptt.BpttError, match=r"forcing has shape \(29, 3\); expected \(T, B\)"):
-        bptt.backward(net, y, x, forcing=mask[1:])
+        bptt.backward(net, y, x=x, forcing=mask[1:])
     with pytest.raises(bptt.BpttError, match="resets is a list; expected a tensor"):
-        bptt.backward(net, y, x, resets=[1])
+        bptt.backward(net, y, x=x, resets=[1])
     with pytest.raises(bptt.BpttError, match="feedback is 'mode'; expected one of"):
-        bptt.backward(net, y, x, feedback="mode")
+        bptt.backward(net, y, x=x, feedback="mode")
     assert all(p.grad is None for p in net.parameters())

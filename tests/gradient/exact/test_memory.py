@@ -39,10 +39,10 @@ def plans(T: int) -> Iterator[Plan]:
             yield Plan(T, chunk, room, None)
 
 
-def least_memory(net: torch.nn.Module, *data: Any, **options: Any) -> int:
+def least_memory(net: torch.nn.Module, y: Any, x: Any = None, **options: Any) -> int:
     """Return what the message for a budget that is too small names."""
     with pytest.raises(bptt.BpttError) as caught:
-        bptt.backward(net, *data, **options, memory=1)
+        bptt.backward(net, y, x=x, **options, memory=1)
     return int(str(caught.value).split("at least ")[1].split(", which")[0].replace(",", ""))
 
 
@@ -60,7 +60,7 @@ def test_every_plan_is_exact_and_runs_what_it_predicts(
     leaves += [] if hidden is None else list(torch.utils._pytree.tree_leaves(hidden))
     for leaf in leaves:
         leaf.requires_grad_()
-    out = net(y, x, state=bptt.State(hidden), lengths=lengths)
+    out = net(y, x=x, state=bptt.State(hidden), lengths=lengths)
     expected = torch.autograd.grad(out.nll.sum(), leaves, allow_unused=True)
     for plan in plans(T):
         x.grad = None
@@ -132,19 +132,19 @@ def test_a_mapped_file_is_read_a_chunk_at_a_time(tmp_path: Path, dtype: str) -> 
     x.numpy().tofile(tmp_path / "x")
     mapped = Watched(tmp_path / "y", dtype, "r", shape=(T, 2))
     inputs = Watched(tmp_path / "x", "float64", "r", shape=(T, 2, 3))
-    done = bptt.backward(net, y, x)
+    done = bptt.backward(net, y, x=x)
     expected = flat_gradient(net).clone()
     net.zero_grad()
     Watched.longest = 0
-    again = bptt.backward(net, mapped, inputs, memory="200kB")
+    again = bptt.backward(net, mapped, x=inputs, memory="200kB")
     torch.testing.assert_close(flat_gradient(net), expected, **EXACT)
     assert float(again.loss) == pytest.approx(float(done.loss))
     assert Watched.longest < T / 4
     net.zero_grad()
-    bptt.backward(net, mapped, inputs, window=20, stride=5, memory="200kB")
+    bptt.backward(net, mapped, x=inputs, window=20, stride=5, memory="200kB")
     truncated = flat_gradient(net).clone()
     net.zero_grad()
-    bptt.backward(net, y, x, window=20, stride=5)
+    bptt.backward(net, y, x=x, window=20, stride=5)
     torch.testing.assert_close(truncated, flat_gradient(net), **EXACT)
 
 
@@ -157,12 +157,12 @@ def test_the_gradient_reaches_an_encoder_and_a_learned_first_state() -> None:
     def state() -> bptt.State:
         return bptt.State(h0.expand(1, 2, 4))
 
-    net(y, encoder(x), state=state()).nll.mean().backward()
+    net(y, x=encoder(x), state=state()).nll.mean().backward()
     expected = [leaf.grad.clone() for leaf in leaves]
     for leaf in leaves:
         leaf.grad = None
     least = least_memory(net, y, encoder(x), state=state())
-    bptt.backward(net, y, encoder(x), state=state(), memory=least + MORE)
+    bptt.backward(net, y, x=encoder(x), state=state(), memory=least + MORE)
     torch.testing.assert_close([leaf.grad for leaf in leaves], expected, **EXACT)
 
 
@@ -187,7 +187,7 @@ def test_whatever_is_raised_half_way_leaves_every_grad_as_it_was(
     raw = x.clone().requires_grad_()
     leaves = [raw, *encoder.parameters(), *net.parameters()]
     if has_gradient:
-        bptt.backward(net, y, encoder(raw))
+        bptt.backward(net, y, x=encoder(raw))
     if "memory" in options:  # so much more than the least
         rest = {name: value for name, value in options.items() if name != "memory"}
         least = least_memory(net, y, encoder(raw), **rest)
@@ -207,19 +207,19 @@ def test_whatever_is_raised_half_way_leaves_every_grad_as_it_was(
         lambda p: fail_at_the_third(p.grad)
     )
     with pytest.raises(error):
-        bptt.backward(net, y, encoder(raw), **options)
+        bptt.backward(net, y, x=encoder(raw), **options)
     hook.remove()
     assert calls == 3
     for leaf, was, its_object in zip(leaves, before, objects, strict=True):
         assert leaf.grad is its_object
         assert leaf.grad is None or torch.equal(leaf.grad, was)
-    done = bptt.backward(net, y, encoder(raw), **options)  # and it can go on
+    done = bptt.backward(net, y, x=encoder(raw), **options)  # and it can go on
     assert done.loss.isfinite()
 
 
 def test_a_nan_found_by_torchs_anomaly_mode_leaves_every_grad_as_it_was() -> None:
     net, y, x = make("both", T=200, B=2)
-    bptt.backward(net, y, x)
+    bptt.backward(net, y, x=x)
     before = flat_gradient(net).clone()
     x[30] = math.nan
     with (
@@ -227,7 +227,7 @@ def test_a_nan_found_by_torchs_anomaly_mode_leaves_every_grad_as_it_was() -> Non
         torch.autograd.detect_anomaly(check_nan=True),
         pytest.raises(RuntimeError, match="returned nan values"),
     ):
-        bptt.backward(net, y, x, memory="200kB")
+        bptt.backward(net, y, x=x, memory="200kB")
     assert torch.equal(flat_gradient(net), before)
 
 
@@ -235,23 +235,23 @@ def test_nothing_is_left_in_memory_after_an_error() -> None:
     net, y, x = make("both", T=200, B=2)
     gc.collect()
     with pytest.raises(bptt.BpttError):
-        bptt.backward(net, torch.full_like(y, 99), x, memory="200kB")
+        bptt.backward(net, torch.full_like(y, 99), x=x, memory="200kB")
     assert all(p.grad is None for p in net.parameters())
 
 
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (([[1, 2]],), "y is a list; expected a tensor or a numpy array"),
-        ((None,), "y is missing; expected the targets of the loss"),
-        ((torch.zeros(3, dtype=torch.int64),), r"y has shape \(3,\); expected \(T, B\)"),
+        (([[1, 2]], None), "y is a list; expected a tensor or a numpy array"),
+        ((None, None), "y is missing; expected the targets of the loss"),
+        ((torch.zeros(3, dtype=torch.int64), None), r"y has shape \(3,\); expected \(T, B\)"),
         ((torch.zeros(3, 1, dtype=torch.int64), "x"), "x is 'x'; expected a tensor or"),
     ],
 )
 def test_bad_input(data: tuple[Any, ...], message: str) -> None:
     net, *_ = make("both", with_x=False)
     with pytest.raises(bptt.BpttError, match=message):
-        bptt.backward(net, *data)
+        bptt.backward(net, data[0], x=data[1])
 
 
 class Odd(torch.nn.Module):
@@ -262,7 +262,7 @@ class Odd(torch.nn.Module):
         self.weight = torch.nn.Parameter(torch.ones(()))
         self.returns = returns
 
-    def forward(self, y: Tensor, x: Tensor | None, *, state: Any = None) -> Any:
+    def forward(self, y: Tensor, x: Tensor | None = None, *, state: Any = None) -> Any:
         return self.returns(self.weight * torch.ones(y.shape))
 
 

@@ -80,13 +80,13 @@ def test_more_memory_never_costs_time(net: bptt.Network) -> None:
 def test_uses_what_it_says(recurrence: str, cell: str, share: float) -> None:
     T, B = 150, 64
     net, y, x = make(recurrence, cell, T, B, layers=2)
-    bptt.backward(net, y, x)  # .grad, which is not counted, is there from now on
+    bptt.backward(net, y, x=x)  # .grad, which is not counted, is there from now on
     budget = max(least_memory(net, T, B), int(share * bptt.plan(net, T, B).memory))
     plan = bptt.plan(net, T, B, budget)
     gc.collect()
     tally = Tally()
     with tally:
-        bptt.backward(net, y, x, memory=budget)
+        bptt.backward(net, y, x=x, memory=budget)
     used = max(tally.curve)
     assert used <= 1.05 * plan.memory
     # Where no step waits for another, fewer rows than the kernel takes at once count as so many.

@@ -59,11 +59,11 @@ def test_equals_the_double_sum_cut_to_the_window(
     reach = oracles.reach(T, window, stride)
     loss, expected = oracles.double_sum(net, y, x, lengths, first=reach)
     done = bptt.backward(
-        net, y, x, window=window, stride=stride, lengths=torch.tensor(lengths), reduction="sum"
+        net, y, x=x, window=window, stride=stride, lengths=torch.tensor(lengths), reduction="sum"
     )
     assert float(done.loss) == pytest.approx(loss, abs=1e-10)
     torch.testing.assert_close(vars(oracles.gradients(net)), vars(expected), **FLOAT64)
-    torch.testing.assert_close(done.state, net(y, x, lengths=torch.tensor(lengths)).state)
+    torch.testing.assert_close(done.state, net(y, x=x, lengths=torch.tensor(lengths)).state)
 
 
 def one_by_one(
@@ -81,8 +81,8 @@ def one_by_one(
         before = state
         if start > 0:
             with torch.no_grad():
-                before = net(y[:start], x[:start], state=state).state
-        nll = net(y[start : j + 1], x[start : j + 1], state=before).nll
+                before = net(y[:start], x=x[:start], state=state).state
+        nll = net(y[start : j + 1], x=x[start : j + 1], state=before).nll
         total = total + (nll[-1] * w[j]).sum()
     return total
 
@@ -108,7 +108,7 @@ def test_every_cell_with_weights_and_the_gradients_of_x_and_the_first_state(
     for leaf in leaves:
         leaf.grad = None
     bptt.backward(
-        net, y, x, state=state, window=window, stride=stride, loss_weights=w, reduction="sum"
+        net, y, x=x, state=state, window=window, stride=stride, loss_weights=w, reduction="sum"
     )
     torch.testing.assert_close([leaf.grad for leaf in leaves], expected, **FLOAT64)
 
@@ -118,13 +118,13 @@ def test_every_cell_with_weights_and_the_gradients_of_x_and_the_first_state(
 def test_a_budget_changes_nothing_but_the_grouping(more: int, window: int, stride: int) -> None:
     net, y, x = make("both", T=43, B=2)
     with pytest.raises(bptt.BpttError, match="expected at least") as refused:
-        bptt.backward(net, y, x, window=window, stride=stride, memory=1)
+        bptt.backward(net, y, x=x, window=window, stride=stride, memory=1)
     memory = more + int(re.findall(r"at least ([\d,]+)", str(refused.value))[0].replace(",", ""))
-    bptt.backward(net, y, x, window=window, stride=stride)
+    bptt.backward(net, y, x=x, window=window, stride=stride)
     expected = flat_gradient(net).clone()
     net.zero_grad()
     with mock.patch("bptt.gradient.exact.truncation.sweep", wraps=truncation.sweep) as sweep:
-        bptt.backward(net, y, x, window=window, stride=stride, memory=memory)
+        bptt.backward(net, y, x=x, window=window, stride=stride, memory=memory)
     torch.testing.assert_close(flat_gradient(net), expected, **FLOAT64)
     calls = sweep.call_count
     assert calls > 1
@@ -133,7 +133,7 @@ def test_a_budget_changes_nothing_but_the_grouping(more: int, window: int, strid
 def test_windows_that_overlap_are_run_side_by_side() -> None:
     net, y, x = make("both", T=100, B=1)
     with mock.patch.object(net, "forward", wraps=net.forward) as forward:
-        bptt.backward(net, y, x, window=10, stride=1)
+        bptt.backward(net, y, x=x, window=10, stride=1)
     rows = [call.args[0].shape for call in forward.call_args_list]
     # The first 10 losses share a window; the other 90 have one each, which all start at 1 to 90.
     # Ten windows of 10 steps keep as many states as the exact gradient would.
@@ -152,5 +152,5 @@ def test_windows_that_overlap_are_run_side_by_side() -> None:
 def test_bad_input(arguments: dict[str, object], message: str) -> None:
     net, y, x = make("both")
     with pytest.raises(bptt.BpttError, match=message):
-        bptt.backward(net, y, x, **arguments)
+        bptt.backward(net, y, x=x, **arguments)
     assert all(p.grad is None for p in net.parameters())

@@ -64,8 +64,8 @@ class Jacobians:
 def jacobians(
     net: Network,
     y: Shaped[Tensor | np.ndarray, "T B *y"],
-    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     *,
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     state: Any = None,
     steps: int | None = STEPS,
     forcing: float | Bool[Tensor, "T B"] = 1.0,
@@ -128,8 +128,8 @@ class Lyapunov:
 def lyapunov_exponents(
     net: Network,
     y: Shaped[Tensor | np.ndarray, "T B *y"],
-    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     *,
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     count: int | None = None,
     transient: int | None = None,
     state: Any = None,

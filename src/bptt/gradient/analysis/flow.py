@@ -101,8 +101,8 @@ class GradientFlow:
 def gradient_flow(
     net: Network,
     y: Shaped[Tensor | np.ndarray, "T B *y"],
-    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     *,
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     state: Any = None,
     max_lag: int | None = None,
     window: int | None = None,

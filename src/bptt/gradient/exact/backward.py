@@ -47,8 +47,8 @@ class Backward(NamedTuple):
 def backward(
     net: nn.Module,
     y: Shaped[Tensor | np.ndarray, "T B *y"],
-    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     *,
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     state: Any = None,
     window: int | None = None,
     stride: int | None = None,

@@ -1,6 +1,6 @@
 """One chunk of time: run a model over it without a graph, or with one and back.
 
-A model is a Network, or any module that is called like one: `net(y, x, state=state)`, with
+A model is a Network, or any module that is called like one: `net(y, state=state)`, with `x=`,
 `lengths=`, `resets=`, `forcing=` and `feedback=` where they are given, returns the nll, (T, B), and
 the state, as a pair or as attributes of these names. Its state is a tensor or any nesting of
 tuples, lists and dicts of tensors; it takes state=None for a fresh one.
@@ -61,7 +61,7 @@ def without_graph(net: nn.Module, part: Part, state: Any) -> Any:
     """Return the state at the end of the chunk."""
     with torch.no_grad():
         if isinstance(net, Network):
-            return net.advance(part.y, part.x, state=state, **part.regime.options())
+            return net.advance(part.y, x=part.x, state=state, **part.regime.options())
         return detach(_call(net, part, state)[1])
 
 
@@ -70,7 +70,7 @@ def states_after(net: nn.Module, part: Part, state: Any, steps: Sequence[int]) -
     options = part.regime.options()
     if isinstance(net, Network) and net.cell != "lstm" and "forcing" not in options:
         with torch.no_grad():
-            return net.states_after(steps, part.y, part.x, state=state, **options)
+            return net.states_after(steps, part.y, x=part.x, state=state, **options)
     states, at = [], 0
     for step in steps:
         state = without_graph(net, part.steps(at, step), state) if step > at else detach(state)
@@ -111,7 +111,8 @@ def unsynchronised(net: nn.Module) -> AbstractContextManager[None]:
 
 
 def _call(net: nn.Module, part: Part, state: Any) -> tuple[Tensor, Any]:
-    out = net(part.y, part.x, state=state, **part.regime.options())
+    given = {} if part.x is None else {"x": part.x}
+    out = net(part.y, state=state, **given, **part.regime.options())
     if hasattr(out, "nll") and hasattr(out, "state"):
         nll, after = out.nll, out.state
     elif isinstance(out, tuple) and len(out) == 2:
