@@ -53,6 +53,10 @@ class Recipe(NamedTuple):
         return self.make(*self.tensors, *self.options)
 
 
+Run = Callable[..., tuple[Tensor, State]]
+"""What runs a step over time, as `run` does."""
+
+
 def run(
     recipe: Recipe,
     source: Source,

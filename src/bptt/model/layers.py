@@ -20,14 +20,14 @@ from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.cells import by_name
-from bptt.cells.by_name import ACTIVATIONS, Run
+from bptt.cells.by_name import ACTIVATIONS
 from bptt.cells.elman import feedforward
 from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import binding, ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
-from bptt.kernel.ops import Recipe
+from bptt.kernel.ops import Recipe, Run
 from bptt.kernel.plain import are_plain, is_traced, is_transformed, leave_to_python
 from bptt.kernel.plain_loop import State
 
