@@ -45,7 +45,7 @@ Run = Callable[..., tuple[Tensor, State]]
 
 def layer(
     cell: str, given: Given, layout: Layout = DENSE, *, run: Run = ops.run
-) -> tuple[Float[Tensor, "... H"], Float[Tensor, "B H"]]:
+) -> tuple[Tensor, Tensor]:
     """Run a layer in one direction over time; return every hᵗ, laid out as x, and the last ones.
 
     cell: "tanh", "relu" or "gru". Without W there is no loop, and no last state.
@@ -72,7 +72,7 @@ def looped_layer(
     omega: OmegaTerm | None = None,
     *,
     run: Run = ops.run,
-) -> tuple[Float[Tensor, "... H"], Float[Tensor, "D B H"]]:
+) -> tuple[Tensor, Tensor]:
     """Run a tanh or relu layer with more in its loop; return every hᵗ and each row's last D.
 
     given: with h0 (D, B, H): h⁰, h⁻¹, …, D being the farthest delay. omega: see `ops.run`.

@@ -187,7 +187,7 @@ def _mean(*arguments: Any) -> Step:
     return lambda h, _: (likelihood.mean(torch.nn.functional.linear(h, V, c)),)
 
 
-def _as_noise(columns: Float[Tensor, "B n"], shape: tuple[int, ...]) -> Float[Tensor, "B *noise"]:
+def _as_noise(columns: Float[Tensor, "B n"], shape: tuple[int, ...]) -> Float[Tensor, " B *noise"]:
     if len(shape) == 1:
         return columns
     return columns[:, 0] if not shape else columns.reshape(-1, *shape)

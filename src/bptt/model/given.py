@@ -30,7 +30,7 @@ class Given(NamedTuple):
     T: int
     B: int
     hidden: Hidden
-    y0: Shaped[Tensor, "B *y"]
+    y0: Shaped[Tensor, " B *y"]
     own0: Tensor
     y: Shaped[Tensor, "T B *y"] | None = None
     x: Shaped[Tensor, "T B *x"] | None = None

@@ -193,7 +193,7 @@ class Padded(Batches):
 
 
 def streams(
-    series: Shaped[Tensor | np.ndarray, "N *y"], batch: int
+    series: Shaped[Tensor | np.ndarray, " N *y"], batch: int
 ) -> Shaped[Tensor | np.ndarray, "L B *y"]:
     """Cut a series into `batch` equal parts that run side by side; up to batch − 1 steps stay out.
 

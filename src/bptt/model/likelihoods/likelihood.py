@@ -77,7 +77,7 @@ class Likelihood(nn.Module):
         """Return what print(net) shows of it."""
         return ", ".join(map(str, self.arguments.values()))
 
-    def blank(self, B: int, like: Tensor) -> Shaped[Tensor, "B *y"]:
+    def blank(self, B: int, like: Tensor) -> Shaped[Tensor, " B *y"]:
         """Return the y⁰ of B fresh sequences, which is zero when fed back."""
         return self.encoding.blank(B, like)
 
@@ -128,7 +128,7 @@ class Likelihood(nn.Module):
         outputs: Float[Tensor, "B O"],
         temperature: float = 1.0,
         generator: torch.Generator | None = None,
-    ) -> Shaped[Tensor, "B *y"]:
+    ) -> Shaped[Tensor, " B *y"]:
         """Draw y from p(y | o), at a temperature as in `draw`."""
         require_temperature(temperature)
         noise = self.noise(1, len(outputs), outputs, generator)[0]
