@@ -8,9 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bptt.cells.by_name import ACTIVATIONS, loop_recipe, recipe
 from bptt.cells.elman import feedforward
-from bptt.cells.looped import PLAIN, Loop
+from bptt.cells.looped import PLAIN, Loop, looped_recipe
+from bptt.cells.registry import CELLS
 from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
@@ -56,11 +56,11 @@ def layer(
         assert U is not None
         B = int(layout.batch_sizes[0]) if layout.batch_sizes is not None else given.x.shape[1]
         h, _ = run(
-            Recipe(feedforward, (), (ACTIVATIONS[cell],)), source, (U.new_empty(B, len(U)),), layout
+            Recipe(feedforward, (), (CELLS[cell].f,)), source, (U.new_empty(B, len(U)),), layout
         )
         return h, h.new_empty(0, h.shape[-1])
     tensors = (given.W, given.b_hh) if cell == "gru" else (given.W,)
-    h, (last,) = run(recipe(cell, *tensors), source, (given.h0,), layout)
+    h, (last,) = run(CELLS[cell].recipe(*tensors), source, (given.h0,), layout)
     return h, last
 
 
@@ -79,6 +79,6 @@ def looped_layer(
     """
     assert given.W is not None
     assert given.h0 is not None
-    step, more = loop_recipe(cell, given.W, loop), () if omega is None else (omega,)
+    step, more = looped_recipe(CELLS[cell].f, given.W, loop), () if omega is None else (omega,)
     h, last = run(step, given.source(cell), tuple(given.h0), layout, *more)
     return h, torch.stack(last)

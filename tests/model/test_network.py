@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.cells import by_name
+from bptt.cells import elman
 from bptt.kernel import ops
 from tests.networks import RECURRENT_CELLS
 from tests.oracles import FLOAT32, FLOAT64, one_hot
@@ -87,7 +87,7 @@ def test_output_recurrence_has_no_loop_over_time(monkeypatch: pytest.MonkeyPatch
         net(y[t : t + 1], x=x[t : t + 1], state=net(y[:t], x=x[:t]).state) for t in range(1, T)
     ]
     with monkeypatch.context() as without_kernel:
-        without_kernel.setattr(by_name, "ROWS_AT_ONCE", 10**6)  # one step has all rows
+        without_kernel.setattr(elman, "ROWS_AT_ONCE", 10**6)  # one step has all rows
         without_kernel.setattr(ops, "native", lambda *_: "not here")
         outs = [net(y, x=x)]
     monkeypatch.setattr(ops, "run_steps", no_loop)

@@ -48,6 +48,7 @@ def _positive_cycle(gains: dict[Edge, Fraction]) -> list[Edge] | None:
         other = largest.setdefault(edge[:2], edge)
         largest[edge[:2]] = edge if gain > gains[other] else other
     graph, start = nx.DiGraph(), object()
+    graph.add_node(start)
     for pair, edge in largest.items():
         graph.add_edge(*pair, weight=-gains[edge])
         graph.add_edge(start, pair[0], weight=0)

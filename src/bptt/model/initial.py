@@ -9,14 +9,15 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bptt.cells.kind import Kind
+from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_choice, require_number, require_whole
 from bptt.model.encodings import Tokens
-from bptt.model.layers import LSTM
+from bptt.model.layers import KINDS as BY_MODE
 from bptt.model.looped import LoopOptions
 from bptt.model.modules import Modules
 
 KINDS = ("orthogonal", "identity", "gaussian")
-GATED = ("gru", "lstm")
 STD = 0.1
 """The spread of Gaussian weights, unless told."""
 SMALL = 0.001
@@ -82,7 +83,7 @@ class Initial:
 
     def require(self, cell: str, recurrence: str) -> None:
         """Raise BpttError unless this goes with the cell and the recurrence."""
-        is_gated = cell in GATED
+        is_gated = CELLS[cell].keeps is not None
         if self.W == "identity" and is_gated:
             raise BpttError(
                 f'W is to start as the identity with cell "{cell}"; expected tanh or relu, or '
@@ -123,7 +124,7 @@ def initialise(net: Modules, loop: LoopOptions, initial: Initial) -> None:
     if initial.forget_bias is not None or initial.chrono is not None:
         for name, parameter in layer.named_parameters():
             if name.startswith("bias_ih"):
-                _gate_biases(isinstance(layer, LSTM), parameter, initial)
+                _gate_biases(BY_MODE[str(layer.mode)], parameter, initial)
 
 
 def _first_others(net: Modules, initial: Initial) -> None:
@@ -150,12 +151,13 @@ def _first_w(W: Tensor, initial: Initial) -> None:
         W *= initial.radius / float(torch.linalg.eigvals(W).abs().max())
 
 
-def _gate_biases(is_lstm: bool, bias: Tensor, initial: Initial) -> None:
-    """Set the biases of the gates that keep the state: z of a GRU; f of an LSTM, and i."""
-    H = len(bias) // (4 if is_lstm else 3)
-    kept = torch.full((H,), initial.forget_bias or 0.0)
+def _gate_biases(kind: Kind, bias: Tensor, initial: Initial) -> None:
+    """Set the biases of the gate that keeps the state, and of the one that lets in what is new."""
+    gates = bias.chunk(kind.gates)
+    start = torch.full_like(gates[0], initial.forget_bias or 0.0)
     if initial.chrono is not None:
-        kept = torch.empty(H).uniform_(1, initial.chrono - 1).log()
-    bias[H : 2 * H] = kept
-    if is_lstm and initial.chrono is not None:
-        bias[:H] = -kept
+        start = torch.empty(len(start)).uniform_(1, initial.chrono - 1).log().to(start)
+    assert kind.keeps is not None  # Initial.require has seen to it
+    gates[kind.keeps].copy_(start)
+    if kind.lets_in is not None and initial.chrono is not None:
+        gates[kind.lets_in].copy_(-start)

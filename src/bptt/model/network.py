@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from bptt.cells.registry import CELLS
 from bptt.errors import (
     BpttError,
     require_choice,
@@ -31,7 +32,7 @@ from bptt.model.entry import enter, leave_out
 from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
 from bptt.model.given import Given, batch_size, checked, fresh_state
 from bptt.model.initial import Initial, initialise
-from bptt.model.layers import GRU, LSTM, RNN, Feedforward
+from bptt.model.layers import ELMAN, GRU, LSTM, RNN, Feedforward
 from bptt.model.likelihoods.likelihood import Likelihood, likelihood_from_config
 from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
 from bptt.model.modules import Modules
@@ -42,7 +43,6 @@ MOST_UNITS = 2**31 - 1
 """What the kernel's loops can count."""
 MOST_LAYERS = 1024
 """Each is a few modules, which take time to make however small they are."""
-GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
 
 
 class Network(DropsUnits):
@@ -92,7 +92,7 @@ class Network(DropsUnits):
             require_flag(name, flag)
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
-        require_choice("cell", cell, list(GATES))
+        require_choice("cell", cell, list(CELLS))
         require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
         self.init.require(cell, recurrence)
@@ -105,7 +105,7 @@ class Network(DropsUnits):
         self.recurrence, self.cell = recurrence, cell
         width = self.inputs.width + (likelihood.encoding.width if self.feeds_back else 0)
         loops = len(self.loop.delays)
-        weights = GATES[cell] * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
+        weights = CELLS[cell].gates * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
         require_memory(
             f"a network of {layers:,} x {hidden:,} hidden units",
             4 * (weights + hidden * likelihood.outputs),
@@ -279,8 +279,11 @@ class Network(DropsUnits):
         require_kind(
             "steps", steps, (list, tuple, range), "numbers of steps, which rise, in a list"
         )
-        if self.cell == "lstm":
-            raise BpttError('states_after is asked of cell "lstm"; expected another, or advance')
+        if CELLS[self.cell].states > 1:
+            raise BpttError(
+                f'states_after is asked of cell "{self.cell}"; expected one whose state is h, or '
+                "advance"
+            )
         most = y.shape[0] if isinstance(y, Tensor) and y.ndim > 0 else None
         for step in steps:
             require_whole("a number of steps", step, 0, most)
@@ -351,10 +354,10 @@ class Network(DropsUnits):
     def _recurrent_layer(
         self, width: int, hidden: int, layers: int
     ) -> RNN | GRU | LSTM | LoopedRNN | Feedforward:
-        cell = self.cell
-        if self.recurrence == "output" and cell in ("gru", "lstm"):
+        cell, kind = self.cell, CELLS[self.cell]
+        if self.recurrence == "output" and kind.f is None:
             raise BpttError(
-                f'recurrence is "output" with cell "{cell}"; expected tanh or relu, '
+                f'recurrence is "output" with cell "{cell}"; expected {" or ".join(ELMAN)}, '
                 "since a gated cell carries h in its gates"
             )
         if self.recurrence == "output":
@@ -363,10 +366,10 @@ class Network(DropsUnits):
         layer: RNN | GRU | LSTM | LoopedRNN
         if self.loop.beside_w:
             layer = LoopedRNN(columns, hidden, layers, cell, self.loop)
-        elif cell in ("tanh", "relu"):
+        elif kind.f is not None:
             layer = RNN(columns, hidden, layers, nonlinearity=cell)
         else:
-            layer = (GRU if cell == "gru" else LSTM)(columns, hidden, layers)
+            layer = (GRU if kind.states == 1 else LSTM)(columns, hidden, layers)
         if width == 0:  # nothing comes in but the state, which torch's constructors refuse
             layer.input_size = 0
             layer.weight_ih_l0 = nn.Parameter(layer.weight_ih_l0.detach()[:, :0])

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Complex, Float
 
+from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_shape, require_whole
 from bptt.gradient.precision import require_precision
 from bptt.model.entry import enter
 from bptt.model.given import as_numbers
+from bptt.model.layers import ELMAN
 from bptt.model.network import Network
 
 GAMMA = 1.0
@@ -86,10 +88,10 @@ def spectrum(net: Network, layer: int = 0) -> Spectrum:
     if not isinstance(net, Network):
         raise BpttError(f"got a {type(net).__name__}; expected a bptt.Network")
     require_whole("layer", layer, 0, int(net.recurrent.num_layers) - 1)
-    if net.cell not in ("tanh", "relu"):
+    if CELLS[net.cell].f is None:
         raise BpttError(
-            f'the cell is "{net.cell}"; expected tanh or relu, for gates multiply more than W: see '
-            "bptt.jacobians"
+            f'the cell is "{net.cell}"; expected {" or ".join(ELMAN)}, for gates multiply '
+            "more than W: see bptt.jacobians"
         )
     if net.recurrence == "output":
         raise BpttError('the recurrence is "output"; expected "hidden" or "both", which have a W')
