@@ -4,12 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from fractions import Fraction
-from itertools import pairwise
 from typing import NamedTuple
-
-import lazy_loader
-
-nx = lazy_loader.load("networkx")  # which takes a while, and is not needed to train
 
 
 class Edge(NamedTuple):
@@ -43,17 +38,20 @@ def largest_ratio(
 
 def _positive_cycle(gains: dict[Edge, Fraction]) -> list[Edge] | None:
     """Return a cycle whose gains sum to more than 0, or None (Bellman and Ford)."""
-    largest: dict[tuple[str, str], Edge] = {}
-    for edge, gain in gains.items():
-        other = largest.setdefault(edge[:2], edge)
-        largest[edge[:2]] = edge if gain > gains[other] else other
-    graph, start = nx.DiGraph(), object()
-    graph.add_node(start)
-    for pair, edge in largest.items():
-        graph.add_edge(*pair, weight=-gains[edge])
-        graph.add_edge(start, pair[0], weight=0)
-    try:
-        nodes = nx.find_negative_cycle(graph, start)
-    except nx.NetworkXError:  # there is none
-        return None
-    return [largest[pair] for pair in pairwise(nodes)]
+    names = {name for edge in gains for name in edge[:2]}
+    best, came_by = dict.fromkeys(names, Fraction(0)), dict[str, Edge]()
+    changed = ""
+    for _ in range(len(names) + 1):
+        changed = ""
+        for edge, gain in gains.items():
+            if best[edge.source] + gain > best[edge.target]:
+                best[edge.target], came_by[edge.target] = best[edge.source] + gain, edge
+                changed = edge.target
+        if not changed:
+            return None
+    for _ in names:  # back far enough to be on the cycle
+        changed = came_by[changed].source
+    cycle = [came_by[changed]]
+    while cycle[-1].source != changed:
+        cycle.append(came_by[cycle[-1].source])
+    return cycle
