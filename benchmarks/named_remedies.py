@@ -20,6 +20,7 @@ import numpy as np
 import torch
 
 import bptt
+from bptt import advice
 from bptt.training.compare import Comparison, compare, comparison_of_flags
 
 LENGTH, UPDATES, LEFT = 60, 300, 0.1
@@ -60,7 +61,7 @@ def main() -> None:
     assert flow.verdict == "vanishing"
     print(f"without: a tenth is left {statistics.median(before):.0f} steps back; {before}")
     failed = []
-    for i, remedy in enumerate(flow.remedies):
+    for i, remedy in enumerate(advice(flow)):
         what = comparison_of_flags("task:order", [f"it: {remedy.options}"], COMMON, options.seeds)
         (after,) = reaches(what, folder / f"remedy-{i}").values()
         longer = sum(a > b for a, b in zip(after, before, strict=True))

@@ -32,9 +32,9 @@ def job(task: bptt.Task, net: bptt.Network, B: int, omega: float) -> float:
     optimizer.zero_grad()
     if omega > 0:
         with Omega(net, omega, sequences=B):
-            bptt.backward(net, y, x, loss_weights=weights)
+            bptt.backward(net, y, x=x, loss_weights=weights)
     else:
-        bptt.backward(net, y, x, loss_weights=weights)
+        bptt.backward(net, y, x=x, loss_weights=weights)
     torch.nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
     return time.perf_counter() - began
@@ -65,7 +65,7 @@ def check() -> None:
     for weight in (0.0, 1.0):
         net.zero_grad()
         with Omega(net, weight, sequences=4):
-            bptt.backward(net, y, x)
+            bptt.backward(net, y, x=x)
         grad = net.recurrent.get_parameter("weight_hh_l0").grad
         assert grad is not None
         grads.append(grad.clone())

@@ -92,7 +92,7 @@ def trainer(net: bptt.Network) -> Callable[[Batch], float]:
 
     def step(batch: Batch) -> float:
         optimizer.zero_grad()
-        done = bptt.backward(net, batch.y, batch.x, loss_weights=batch.weights)
+        done = bptt.backward(net, batch.y, x=batch.x, loss_weights=batch.weights)
         optimizer.step()
         return float(done.loss)
 
@@ -107,7 +107,7 @@ def train(task: Task, recurrence: str, seed: int) -> Trained:
     curve = [step(task.batch(T, B, bits)) for _ in range(STEPS)]
     y, x, _ = task.batch(T, HELD_OUT, torch.Generator().manual_seed(TEST_SEED))
     with torch.no_grad():
-        out = net(y, x)
+        out = net(y, x=x)
     own = net.generate(T, x=x, temperature=0)
 
     def accuracy(said: Tensor) -> float:
@@ -138,8 +138,8 @@ def check() -> None:
     y, x, _ = delayed.batch(9, 5)
     for recurrence in RECURRENCES:
         net = network(recurrence, 8)
-        whole = net(y, x).nll[-1]
-        alone = net(y[-1:], x[-1:], state=bptt.State(y=y[-2])).nll[0]
+        whole = net(y, x=x).nll[-1]
+        alone = net(y[-1:], x=x[-1:], state=bptt.State(y=y[-2])).nll[0]
         assert torch.allclose(whole, alone) == (recurrence == "output")
 
 

@@ -80,7 +80,7 @@ def kernel(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
     """Return the training step of our kernel alone, without torch's graph."""
     import torch
 
-    from bptt.cells import by_name
+    from bptt.cells.registry import CELLS
     from bptt.kernel import ops
     from bptt.kernel.layout import DENSE
     from bptt.kernel.native_step import Inputs, Needs, Source
@@ -89,7 +89,7 @@ def kernel(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
     torch.set_num_threads(threads)
     x, U, W, b, grad = (torch.from_numpy(array) for array in data(cell, shape))
     source, h0 = Source(x, U, b), torch.zeros(x.shape[1], len(W))
-    traced = ops.native(by_name.recipe(cell, W), source, (h0,))
+    traced = ops.native(CELLS[cell].recipe(W), source, (h0,))
     assert isinstance(traced, Traced), traced
     native, inputs = traced.step, Inputs(source, [h0], [W], DENSE)
 

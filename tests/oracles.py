@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -187,13 +188,44 @@ def unrolled(
     return torch.stack(rows, 1)
 
 
+def _beta(likelihood: bptt.Beta, o: Tensor) -> torch.distributions.Distribution:
+    mean, concentration = torch.sigmoid(o[..., : likelihood.d]), o[..., likelihood.d :].exp()
+    return torch.distributions.Beta(mean * concentration, (1 - mean) * concentration)
+
+
+def _mixture(likelihood: bptt.GaussianMixture, o: Tensor) -> torch.distributions.Distribution:
+    K, d = likelihood.components, likelihood.d
+    kinds = o[..., K:].unflatten(-1, (2, d, K)).mT  # (..., 2, K, d)
+    normal = torch.distributions.Normal(kinds[..., 0, :, :], kinds[..., 1, :, :].exp())
+    return torch.distributions.MixtureSameFamily(
+        torch.distributions.Categorical(logits=o[..., :K]),
+        torch.distributions.Independent(normal, 1),
+    )
+
+
+def _negative_binomial(likelihood: bptt.NegativeBinomial, o: Tensor) -> Any:
+    size = likelihood.log_size.exp()
+    return torch.distributions.NegativeBinomial(size, probs=o.exp() / (o.exp() + size))
+
+
+DISTRIBUTIONS: dict[type, Callable[[Any, Tensor], Any]] = {
+    bptt.Categorical: lambda _, o: torch.distributions.Categorical(logits=o),
+    bptt.Bernoulli: lambda _, o: torch.distributions.Bernoulli(logits=o),
+    bptt.Gaussian: lambda self, o: torch.distributions.Normal(o, self.log_scale.exp()),
+    bptt.Laplace: lambda self, o: torch.distributions.Laplace(o, self.log_scale.exp()),
+    bptt.StudentT: lambda self, o: torch.distributions.StudentT(
+        self.degrees, o, self.log_scale.exp()
+    ),
+    bptt.Poisson: lambda _, o: torch.distributions.Poisson(o.exp()),
+    bptt.NegativeBinomial: _negative_binomial,
+    bptt.Beta: _beta,
+    bptt.GaussianMixture: _mixture,
+}
+
+
 def distribution(likelihood: bptt.Likelihood, o: Tensor) -> torch.distributions.Distribution:
     """Return p(y | o) as torch has it."""
-    if isinstance(likelihood, bptt.Categorical):
-        return torch.distributions.Categorical(logits=o)
-    if isinstance(likelihood, bptt.Bernoulli):
-        return torch.distributions.Bernoulli(logits=o)
-    return torch.distributions.Normal(o, likelihood.log_scale.exp())
+    return DISTRIBUTIONS[type(likelihood)](likelihood, o)
 
 
 def said(likelihood: bptt.Likelihood, o: Tensor, noise: Tensor, feedback: str) -> Tensor:

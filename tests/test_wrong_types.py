@@ -23,7 +23,7 @@ from torch import nn
 
 import bptt
 from bptt.errors import BpttError
-from bptt.gradient import fixed_points
+from bptt.gradient.analysis import fixed_points
 
 T, B, N, H = 12, 2, 5, 3
 Y = torch.arange(T * B).view(T, B) % N
@@ -417,7 +417,22 @@ CASES = [
     Case("Tokens", bptt.Tokens, {"/width": value(2)}, {"/width": {"5"}}),
     Case("Categorical", bptt.Categorical, {"/n": value(2)}, {"/n": {"5"}}),
     Case("Bernoulli", bptt.Bernoulli, {"/d": value(2)}, {"/d": {"5"}}),
-    Case("Gaussian", bptt.Gaussian, {"/d": value(2), "scale": value("fixed")}, {"/d": {"5"}}),
+    *[
+        Case(kind.__name__, kind, {"/d": value(2), "scale": value("fixed")}, {"/d": {"5"}})
+        for kind in (bptt.Gaussian, bptt.Laplace, bptt.StudentT)
+    ],
+    *[
+        Case(kind.__name__, kind, {"/d": value(2)}, {"/d": {"5"}})
+        for kind in (bptt.Poisson, bptt.NegativeBinomial, bptt.Beta)
+    ],
+    Case(
+        "GaussianMixture",
+        bptt.GaussianMixture,
+        {"/d": value(2), "components": value(3)},
+        {"/d": {"5"}, "components": {"5"}},
+    ),
+    Case("PenStrokes", bptt.PenStrokes, {"components": value(3)}, {"components": {"5"}}),
+    Case("advice", bptt.advice, {"/flow": lambda: bptt.gradient_flow(symbols(), Y)}),
     Case(
         "Initial",
         bptt.Initial,
@@ -826,6 +841,7 @@ def _is_the_same(case: Case, name: str, wrong: str) -> bool:
 def test_every_public_name_is_walked() -> None:
     results = {"Jacobians", "Lyapunov", "CompositionProfile", "FixedPoints", "GradientFlow", "Plan"}
     results |= {
+        "Remedy",
         "Spectrum",
         "Watch",
         "Watched",

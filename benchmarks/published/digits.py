@@ -66,7 +66,7 @@ def accuracy(shape: dict[str, Any], seed: int, epochs: int) -> float:
         order = trained[torch.randperm(len(trained))]
         for some in order[: len(order) // BATCH * BATCH].split(BATCH):
             optimizer.zero_grad()
-            bptt.backward(net, y[some].expand(len(x), BATCH), x[:, some], loss_weights=weights)
+            bptt.backward(net, y[some].expand(len(x), BATCH), x=x[:, some], loss_weights=weights)
             clip_gradient(parameters, CLIP)
             optimizer.step()
             schedule.step()

@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 import bptt
-from bptt.gradient.schedule import Hold, revolve
+from bptt.gradient.exact.schedule import Hold, revolve
 
 LEAST = 600_000
 """Bytes of the smallest budget that is drawn: a step and the threads of a few cores fit in it."""

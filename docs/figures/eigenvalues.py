@@ -39,7 +39,7 @@ def trained() -> bptt.Network:
     for step in range(UPDATES):
         y, x = flip_flop(40, 64)
         optimizer.zero_grad()
-        bptt.backward(net, y, x)
+        bptt.backward(net, y, x=x)
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0)
         optimizer.param_groups[0]["lr"] = 3e-3 * (1 - step / UPDATES)
         optimizer.step()

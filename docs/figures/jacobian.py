@@ -27,8 +27,8 @@ def measure(factor: float) -> tuple[np.ndarray, bptt.Lyapunov]:
         net.recurrent.get_parameter("weight_hh_l0").mul_(factor)
         net.recurrent.get_parameter("weight_ih_l0").mul_(0.1)
     x, y = torch.randn(T, 1, 1), torch.zeros(T, 1, 1)
-    values = bptt.jacobians(net, y, x, steps=3).singular_values[1, 0]
-    return values, bptt.lyapunov_exponents(net, y, x)
+    values = bptt.jacobians(net, y, x=x, steps=3).singular_values[1, 0]
+    return values, bptt.lyapunov_exponents(net, y, x=x)
 
 
 def draw(found: dict[float, tuple[np.ndarray, bptt.Lyapunov]]) -> go.Figure:

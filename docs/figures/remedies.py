@@ -41,7 +41,7 @@ def look(net: bptt.Network, task: bptt.Task) -> bptt.GradientFlow:
     assert x is not None
     weights = torch.zeros(LENGTH, SEQUENCES)
     weights[-1] = 1
-    return bptt.gradient_flow(net, y[:, :SEQUENCES], x[:, :SEQUENCES], loss_weights=weights)
+    return bptt.gradient_flow(net, y[:, :SEQUENCES], x=x[:, :SEQUENCES], loss_weights=weights)
 
 
 def tried(

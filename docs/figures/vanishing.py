@@ -28,7 +28,7 @@ def scaled(factor: float) -> bptt.GradientFlow:
         net.recurrent.get_parameter("weight_hh_l0").mul_(factor)
         net.recurrent.get_parameter("weight_ih_l0").mul_(0.1)
     x, y = torch.randn(T, B, 1), torch.randn(T, B, 1)
-    return bptt.gradient_flow(net, y, x)
+    return bptt.gradient_flow(net, y, x=x)
 
 
 def trained(cell: str, text: bptt.Text) -> bptt.GradientFlow:

@@ -84,7 +84,7 @@ def window_by_window(
             part["lengths"] = (how["lengths"] - start).clamp(0, stop - start)
         if "resets" in how:
             part["resets"] = how["resets"][start:stop]
-        return net(y[start:stop], None if x is None else x[start:stop], state=state, **part)
+        return net(y[start:stop], x=None if x is None else x[start:stop], state=state, **part)
 
     for first in range(0, T, stride):
         stop = min(first + stride, T)
@@ -113,7 +113,7 @@ def test_every_window_and_budget(data: st.DataObject) -> None:
         more["memory"] = budget(net, y, x, more, data.draw(st.integers(0, 4)))
     reach = T if window is None or window >= T else window
     expected = window_by_window(net, y, x, reach, T if reach == T else stride, how)
-    bptt.backward(net, y, x, **more)
+    bptt.backward(net, y, x=x, **more)
     torch.testing.assert_close(gradient(net), expected, **FLOAT64)
 
 
@@ -124,11 +124,11 @@ def test_any_budget_of_longer_sequences_gives_the_same_gradient(data: st.DataObj
     net, T, B = data.draw(networks()), data.draw(st.integers(1, 70)), data.draw(st.integers(1, 3))
     y, x = data_for(net, T, B)
     how = data.draw(options(T, B))
-    done = bptt.backward(net, y, x, **how)
+    done = bptt.backward(net, y, x=x, **how)
     expected = gradient(net)
     least = budget(net, y, x, how, 0)
     memory = data.draw(st.integers(least, max(least, 2000 * (T + 100))))
-    again = bptt.backward(net, y, x, **how, memory=memory)
+    again = bptt.backward(net, y, x=x, **how, memory=memory)
     torch.testing.assert_close(gradient(net), expected, **EXACT)
     torch.testing.assert_close(again.loss, done.loss, **EXACT)
     torch.testing.assert_close(again.state, done.state, **EXACT)
@@ -137,7 +137,7 @@ def test_any_budget_of_longer_sequences_gives_the_same_gradient(data: st.DataObj
 def budget(net: bptt.Network, y: Tensor, x: Tensor | None, how: dict[str, Any], much: int) -> int:
     """Return a budget of memory from the least that does up."""
     with pytest.raises(bptt.BpttError, match="expected at least") as refused:
-        bptt.backward(net, y, x, **how, memory=1)
+        bptt.backward(net, y, x=x, **how, memory=1)
     (least,) = re.findall(r"expected at least ([\d,]+)", str(refused.value))
     return int(least.replace(",", "")) * (4 + much) // 4
 

@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import bptt
-from bptt.cells import by_name
-from bptt.cells.by_name import Given
 from bptt.cells.looped import Loop
 from bptt.kernel import binding
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import run_plainly
 from tests.fuzz.campaign import fuzz
+from tests.kernel import one_layer
+from tests.kernel.one_layer import Given
 from tests.oracles import FLOAT64
 
 pytestmark = pytest.mark.skipif(binding.native is None, reason="the native kernel is not built")
@@ -82,8 +82,8 @@ def test_layers(data: st.DataObject) -> None:
     layout = data.draw(layouts(*sizes[:2]))
     arguments = data.draw(inputs(cell, Loop(), layout, sizes))
     arguments = arguments._replace(h0=numbers(sizes[1], sizes[3]))
-    expected = results(by_name.layer(cell, arguments, layout, run=run_plainly), list(arguments))
-    check(results(by_name.layer(cell, arguments, layout), list(arguments)), expected)
+    expected = results(one_layer.layer(cell, arguments, layout, run=run_plainly), list(arguments))
+    check(results(one_layer.layer(cell, arguments, layout), list(arguments)), expected)
 
 
 @fuzz(weight=1)
@@ -98,9 +98,9 @@ def test_looped_layers(data: st.DataObject) -> None:
     loop = Loop((1, *more), leak, *norm)
     arguments = data.draw(inputs(cell, loop, layout, sizes))
     tensors = [*arguments, *loop[1:]]
-    plain = by_name.looped_layer(cell, arguments, loop, layout, run=run_plainly)
+    plain = one_layer.looped_layer(cell, arguments, loop, layout, run=run_plainly)
     expected = results(plain, tensors)
-    check(results(by_name.looped_layer(cell, arguments, loop, layout), tensors), expected)
+    check(results(one_layer.looped_layer(cell, arguments, loop, layout), tensors), expected)
 
 
 Change = Callable[[Tensor], Tensor]
@@ -145,8 +145,8 @@ def check_what_does_not_fit(
 
     def run(**how: Any) -> tuple[Tensor, ...]:
         if loop is None:
-            return by_name.layer(cell, arguments, layout, **how)
-        return by_name.looped_layer(cell, arguments, loop, layout, **how)
+            return one_layer.layer(cell, arguments, layout, **how)
+        return one_layer.looped_layer(cell, arguments, loop, layout, **how)
 
     expected, got = outcome(lambda: run(run=run_plainly)), outcome(run)
     if isinstance(got, bptt.BpttError):

@@ -177,7 +177,7 @@ def called(net: bptt.Network, call: Call) -> tuple[Tensor, bptt.State]:
         torch.manual_seed(i)
         call.noise += list(net.likelihood.noise(T, B, net.readout.weight))
         torch.manual_seed(i)
-        out = net(part.pop("y"), part.pop("x"), state=state, **part)
+        out = net(part.pop("y"), x=part.pop("x"), state=state, **part)
         rows.append(out.nll)
         state = out.state
     assert state is not None

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 
 import bptt
-from bptt.cells import by_name
-from bptt.cells.by_name import Given
 from bptt.cells.looped import Loop
 from bptt.kernel.ops import run_plainly
+from tests.kernel import one_layer
+from tests.kernel.one_layer import Given
 from tests.oracles import FLOAT64
 
 T, B, I, H = 4, 3, 2, 3  # noqa: E741
@@ -140,9 +140,9 @@ def test_looped_layers(made: str) -> None:
         return compute
 
     wanted = list(first.values())
-    plain = partial(by_name.looped_layer, run=run_plainly)
+    plain = partial(one_layer.looped_layer, run=run_plainly)
     expected = derivatives(compute_by(plain), inputs, wanted)
-    assert_same(derivatives(compute_by(by_name.looped_layer), inputs, wanted), expected)
+    assert_same(derivatives(compute_by(one_layer.looped_layer), inputs, wanted), expected)
 
 
 @pytest.mark.parametrize("cell", ["tanh", "gru", "lstm"])

@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from bptt.cells import by_name
-from bptt.cells.by_name import Given
 from bptt.cells.looped import Loop
 from bptt.kernel import binding
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.ops import run_plainly
 from tests.covering import pairs
+from tests.kernel import one_layer
+from tests.kernel.one_layer import Given
 from tests.kernel.test_ops import LAYOUTS, layout_of, pytestmark, way  # noqa: F401
 from tests.oracles import FLOAT32, FLOAT64
 
@@ -31,7 +31,7 @@ LOOPS = [
 """Delays, whether there is a leak, and whether a normalisation."""
 
 
-plain_looped_layer = partial(by_name.looped_layer, run=run_plainly)
+plain_looped_layer = partial(one_layer.looped_layer, run=run_plainly)
 
 
 def tensors(
@@ -107,7 +107,7 @@ def test_equals_the_reference(
     dtype: torch.dtype,
 ) -> None:
     for cell, layout, given, grads, expected in answers(loop, kind, dtype):
-        mine = call(by_name.looped_layer, cell, loop[0])(*given, layout=layout)
+        mine = call(one_layer.looped_layer, cell, loop[0])(*given, layout=layout)
         got = torch.autograd.grad(mine, [t for t in given if t is not None], grads)
         for a, b in zip((*mine, *got), expected, strict=True):
             assert_close(a, b, dtype)
@@ -120,7 +120,7 @@ def test_the_last_states_are_those_that_a_second_call_goes_on_from(
     T, B, H = 11, 3, 5
     x, *weights = tensors(DENSE, (T, B, H), loop)
     resets = torch.rand(T, B) < 0.2
-    run = call(by_name.looped_layer, "tanh", loop[0])
+    run = call(one_layer.looped_layer, "tanh", loop[0])
     U, W, b, _, *more = weights
     whole, end = run(x, *weights, layout=Layout(resets=resets))
     for cut in range(1, T):
@@ -142,7 +142,7 @@ def test_first_and_second_derivatives_by_finite_differences(
     def run(*some: Tensor) -> tuple[Tensor, Tensor]:
         left = iter(some)
         filled = [None if t is None else next(left) for t in given]
-        return call(by_name.looped_layer, "tanh", loop[0])(*filled, layout=layout)
+        return call(one_layer.looped_layer, "tanh", loop[0])(*filled, layout=layout)
 
     assert torch.autograd.gradcheck(run, there, check_batched_grad=True)
     assert torch.autograd.gradgradcheck(run, there, fast_mode=True)
@@ -151,7 +151,7 @@ def test_first_and_second_derivatives_by_finite_differences(
 @pytest.mark.parametrize("loop", LOOPS)
 def test_any_subset_of_gradients(loop: tuple[tuple[int, ...], bool, bool]) -> None:
     given = tensors(DENSE, (6, 3, 5), loop)
-    run = call(by_name.looped_layer, "tanh", loop[0])
+    run = call(one_layer.looped_layer, "tanh", loop[0])
     there = [i for i, t in enumerate(given) if t is not None]
     every = torch.autograd.grad(run(*given)[0].sum(), [given[i] for i in there])
     for left_out in there:
@@ -171,7 +171,7 @@ def test_transforms_of_torch_func_and_forward_mode(
     def of(run: Callable[..., tuple[Tensor, Tensor]]) -> Callable[[Tensor], Tensor]:
         return lambda x: call(run, "tanh", loop[0])(x, *rest)[0]
 
-    mine, its = of(by_name.looped_layer), of(plain_looped_layer)
+    mine, its = of(one_layer.looped_layer), of(plain_looped_layer)
     tangent = torch.randn_like(x)
     for transform in (
         torch.func.jacrev,
@@ -190,8 +190,8 @@ def test_transforms_of_torch_func_and_forward_mode(
 def test_with_w_alone_it_is_the_plain_layer(kind: str, cell: str) -> None:
     layout = layout_of(kind, 8, 4)
     x, U, W, b, h0, *_ = tensors(layout, (8, 4, 5), ((1,), False, False))
-    h, (last,) = by_name.looped_layer(cell, Given(x, U, W, b, None, h0), layout=layout)
-    expected = by_name.layer(cell, Given(x, U, W, b, None, h0[0]), layout)
+    h, (last,) = one_layer.looped_layer(cell, Given(x, U, W, b, None, h0), layout=layout)
+    expected = one_layer.layer(cell, Given(x, U, W, b, None, h0[0]), layout)
     torch.testing.assert_close((h, last), expected, **FLOAT64)
     grads = torch.randn_like(h), torch.randn_like(last)
     given = [x, U, W, b, h0]
@@ -206,5 +206,5 @@ def test_threads_change_no_bit_of_the_states(monkeypatch: pytest.MonkeyPatch) ->
     found = []
     for count in (1, 2, 3):
         torch.set_num_threads(count)
-        found.append(call(by_name.looped_layer, "tanh", LOOPS[3][0])(*given, layout=layout)[0])
+        found.append(call(one_layer.looped_layer, "tanh", LOOPS[3][0])(*given, layout=layout)[0])
     assert all(torch.equal(found[0], other) for other in found[1:])

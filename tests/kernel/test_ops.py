@@ -18,13 +18,14 @@ import torch
 from torch import Tensor, library
 
 import bptt
-from bptt.cells import by_name
-from bptt.cells.by_name import Given
+from bptt.cells import registry
 from bptt.kernel import binding, compiled, ops
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.kernel.ops import run_plainly
 from bptt.kernel.record import Traced
 from tests.covering import pairs
+from tests.kernel import one_layer
+from tests.kernel.one_layer import Given
 from tests.oracles import FLOAT32, FLOAT64
 
 CELLS = ("tanh", "relu", "gru")
@@ -66,11 +67,11 @@ def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 def native(cell: str, layout: Layout) -> Run:
-    return lambda *given: by_name.layer(cell, Given(*given), layout)
+    return lambda *given: one_layer.layer(cell, Given(*given), layout)
 
 
 def plain(cell: str, layout: Layout) -> Run:
-    return lambda *given: by_name.layer(cell, Given(*given), layout, run=run_plainly)
+    return lambda *given: one_layer.layer(cell, Given(*given), layout, run=run_plainly)
 
 
 def layout_of(kind: str, T: int, B: int, reverse: bool = False) -> Layout:
@@ -274,7 +275,7 @@ def test_registered_operation_is_well_behaved(
     layout, (columns, tokens) = layout_of(kind, 6, 4), enter
     rest = (layout.batch_sizes, layout.resets, layout.reverse)
     given = Given(*inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens))
-    step = by_name.recipe(cell, *([given.W, given.b_hh] if cell == "gru" else [given.W]))
+    step = registry.CELLS[cell].recipe(*([given.W, given.b_hh] if cell == "gru" else [given.W]))
     traced = ops.native(step, given.source(cell), (given.h0,), layout)
     assert isinstance(traced, Traced)
     there = [t for t in step.tensors if t is not None]
@@ -304,7 +305,7 @@ def test_nan_and_infinity_go_through_as_in_torch(nonlinearity: str, value: float
     W = theirs.weight_hh_l0.detach().requires_grad_()
     p = (x @ theirs.weight_ih_l0.T).detach().requires_grad_()
     expected, _ = theirs(x)
-    h, _ = by_name.layer(nonlinearity, Given(p, None, W, None, None, torch.zeros(2, 4)))
+    h, _ = one_layer.layer(nonlinearity, Given(p, None, W, None, None, torch.zeros(2, 4)))
     torch.testing.assert_close(h, expected, equal_nan=True, **FLOAT32)
     expected.sum().backward()
     h.sum().backward()

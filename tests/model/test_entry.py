@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import bptt
-from bptt.gradient.fixed_points import Step
+from bptt.gradient.analysis.fixed_points import Step
 from bptt.model.dropout import every_unit
 from tests.oracles import FLOAT64
 

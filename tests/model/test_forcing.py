@@ -89,7 +89,7 @@ def test_equals_the_network_unrolled_by_hand(
     likelihood, mask = said
     net, y, x = make(likelihood, recurrence)
     noise = noise_of(net, 3)
-    out = net(y, x, forcing=MASKS[mask], feedback=feedback, resets=resets)
+    out = net(y, x=x, forcing=MASKS[mask], feedback=feedback, resets=resets)
     expected = oracles.unrolled(
         net, y, x, MASKS[mask], feedback=feedback, noise=noise, resets=resets
     )
@@ -104,7 +104,7 @@ def test_a_probability_of_one_or_zero_is_a_mask(number: float, mask: str, feedba
     outs = []
     for forcing in (number, MASKS[mask], MASKS[mask].bool()):
         torch.manual_seed(5)
-        outs.append(net(y, x, forcing=forcing, feedback=feedback).nll)
+        outs.append(net(y, x=x, forcing=forcing, feedback=feedback).nll)
     torch.testing.assert_close(outs[0], outs[1], **FLOAT64)
     torch.testing.assert_close(outs[0], outs[2], **FLOAT64)
 
@@ -147,7 +147,7 @@ def test_the_kernels_free_run_is_the_plain_loops(
     net, y, x = make(likelihood, recurrence, cell, layers=layers)
     net, x = net.to(dtype), x.to(dtype)
     y = y if likelihood == "categorical" else y.to(dtype)
-    state = net(y, x).state
+    state = net(y, x=x).state
     for forcing, temperature in ((MASKS["mixed"], 1.0), (None, 0.5), (None, 0.0)):
         said = []
         for native in (natively, by_the_plain_loop):
@@ -156,7 +156,7 @@ def test_the_kernels_free_run_is_the_plain_loops(
                 if forcing is None:
                     said.append(net.generate(T, x=x, state=state, temperature=temperature))
                 else:
-                    out = net(y, x, state=state, forcing=forcing, resets=RESETS)
+                    out = net(y, x=x, state=state, forcing=forcing, resets=RESETS)
                     said.append(out.nll.double())
                 assert asked.called or (recurrence == "hidden" and forcing is not None)
         tolerance = FLOAT64 if dtype == torch.float64 else {"rtol": 1e-4, "atol": 1e-4}
@@ -197,7 +197,7 @@ def test_ragged_sequences_in_a_closed_loop_are_each_as_if_alone(
     net, y, x = make(likelihood, recurrence, cell, layers=layers)
     lengths, mask = torch.tensor([6, 4, 0]), MASKS["mixed"]
     noise = noise_of(net, 3)
-    out = net(y, x, forcing=mask, feedback=feedback, lengths=lengths, resets=RESETS)
+    out = net(y, x=x, forcing=mask, feedback=feedback, lengths=lengths, resets=RESETS)
     for i, length in enumerate(lengths.tolist()):
         assert (out.nll[length:, i] == 0).all()
         if length == 0:
@@ -205,7 +205,7 @@ def test_ragged_sequences_in_a_closed_loop_are_each_as_if_alone(
         some = (slice(0, length), slice(i, i + 1))
         with mock.patch.object(type(net.likelihood), "noise", lambda *_, some=some: noise[some]):
             alone = net(
-                y[some], x[some], forcing=mask[some], feedback=feedback, resets=RESETS[some]
+                y[some], x=x[some], forcing=mask[some], feedback=feedback, resets=RESETS[some]
             )
         torch.testing.assert_close(out.nll[some], alone.nll, **FLOAT64)
         mine, its = (torch.utils._pytree.tree_leaves(o.state) for o in (out, alone))
@@ -225,11 +225,11 @@ def test_chunks_that_hand_on_the_state_are_one_run(
     recurrence, cell = looped
     net, y, x = make(likelihood, recurrence, cell)
     mask, noise = MASKS["mixed"], noise_of(net, 3)
-    whole = net(y, x, forcing=mask, feedback=feedback)
+    whole = net(y, x=x, forcing=mask, feedback=feedback)
     state, nll = None, []
     for chunk in (slice(0, 1), slice(1, 4), slice(4, 6)):
         with mock.patch.object(type(net.likelihood), "noise", lambda *_, c=chunk: noise[c]):
-            out = net(y[chunk], x[chunk], state=state, forcing=mask[chunk], feedback=feedback)
+            out = net(y[chunk], x=x[chunk], state=state, forcing=mask[chunk], feedback=feedback)
         nll.append(out.nll)
         state = out.state
     torch.testing.assert_close(torch.cat(nll), whole.nll, **FLOAT64)
@@ -247,7 +247,7 @@ def test_the_closed_loops_gradient(likelihood: str, looped: tuple[str, str], lay
     def loss(*parameters: Tensor) -> Tensor:
         options = {"forcing": MASKS["mixed"][:3], "feedback": "mean"}
         values = dict(zip(names, parameters, strict=True))
-        return torch.func.functional_call(net, values, (y, x), options).nll.sum()
+        return torch.func.functional_call(net, values, (y,), {"x": x, **options}).nll.sum()
 
     values = [dict(net.named_parameters())[n].detach().requires_grad_() for n in names]
     assert torch.autograd.gradcheck(loss, values, fast_mode=True)
@@ -263,14 +263,14 @@ def test_the_kernels_loop_of_means_is_the_plain_one(
 ) -> None:
     recurrence, cell = looped
     net, y, x = make(likelihood, recurrence, cell, layers=layers)
-    state = net(y, x, forcing=MASKS["mixed"], feedback="mean").state
+    state = net(y, x=x, forcing=MASKS["mixed"], feedback="mean").state
     found = []
     for native in (natively, by_the_plain_loop):
         leaves = torch.utils._pytree.tree_map_only(
             Tensor, lambda t: t.detach().requires_grad_(t.is_floating_point()), state
         )
         with mock.patch.object(ops, "native", native):
-            out = net(y, x, state=leaves, forcing=MASKS["mixed"], feedback="mean", resets=RESETS)
+            out = net(y, x=x, state=leaves, forcing=MASKS["mixed"], feedback="mean", resets=RESETS)
         ends = [t for t in tree_leaves(out.state) if t is not None and t.requires_grad]
         loss = (out.nll * torch.arange(B)).sum() + sum(t.square().sum() for t in ends)
         asked = [p for p in net.parameters() if p.requires_grad]
@@ -285,7 +285,7 @@ def test_the_loop_of_means_can_be_differentiated_twice_by_torch_func() -> None:
     def loss(W: Tensor) -> Tensor:
         options = {"forcing": 0.0, "feedback": "mean"}
         return torch.func.functional_call(
-            net, {"recurrent.weight_hh_l0": W}, (y, x), options
+            net, {"recurrent.weight_hh_l0": W}, (y,), {"x": x, **options}
         ).nll.sum()
 
     W = net.recurrent.weight_hh_l0.detach()
@@ -298,12 +298,12 @@ def test_the_loop_of_means_can_be_differentiated_twice_by_torch_func() -> None:
 
 def test_the_mean_of_symbols_goes_on_in_a_run_of_samples_only_when_it_is_forced() -> None:
     net, y, x = make()
-    state = net(y, x, forcing=0.0, feedback="mean").state
+    state = net(y, x=x, forcing=0.0, feedback="mean").state
     assert state.own.shape == (B, 5)
     with pytest.raises(bptt.BpttError, match=r'state.own holds means; expected samples: .*"mean"'):
-        net(y, x, state=state, forcing=0.0)
-    state = net(y, x, forcing=0.0).state
-    mixed = net(y, x, state=state, forcing=0.0, feedback="mean")
+        net(y, x=x, state=state, forcing=0.0)
+    state = net(y, x=x, forcing=0.0).state
+    mixed = net(y, x=x, state=state, forcing=0.0, feedback="mean")
     assert mixed.nll.isfinite().all()
 
 
@@ -312,14 +312,14 @@ def test_the_mean_of_symbols_goes_on_in_a_run_of_samples_only_when_it_is_forced(
 def test_y_may_be_left_out_in_a_free_run(likelihood: str, feedback: str) -> None:
     net, y, x = make(likelihood)
     torch.manual_seed(2)
-    with_y = net(y, x, forcing=0.0, feedback=feedback)
+    with_y = net(y, x=x, forcing=0.0, feedback=feedback)
     torch.manual_seed(2)
     without = net(x=x, forcing=0.0, feedback=feedback)
     assert without.nll is None
     torch.testing.assert_close(without.outputs, with_y.outputs, **FLOAT64)
     assert without.state.y is None
     torch.manual_seed(4)
-    expected = net(y, x, state=with_y.state, forcing=0.0, feedback=feedback).outputs
+    expected = net(y, x=x, state=with_y.state, forcing=0.0, feedback=feedback).outputs
     torch.manual_seed(4)
     on = net(x=x, state=without.state, forcing=0.0, feedback=feedback).outputs
     torch.testing.assert_close(on, expected, **FLOAT64)
@@ -333,11 +333,11 @@ def test_a_prompt_is_teacher_forcing_and_then_a_free_run(
     net, y, x = make(likelihood, recurrence, cell)
     further = torch.randn(4, B, FEATURES).double()
     run = net.generate(4, prompt=y, x=torch.cat([x, further]), temperature=0.0)
-    state, expected = net(y, x).state, []
+    state, expected = net(y, x=x).state, []
     for now in further:
-        o = net.readout(net(state.y.unsqueeze(0), now.unsqueeze(0), state=state).hidden[0])
+        o = net.readout(net(state.y.unsqueeze(0), x=now.unsqueeze(0), state=state).hidden[0])
         expected.append(net.likelihood.draw(o, net.likelihood.noise(1, B, o)[0], 0.0))
-        moved = net(expected[-1].unsqueeze(0), now.unsqueeze(0), state=state).state
+        moved = net(expected[-1].unsqueeze(0), x=now.unsqueeze(0), state=state).state
         state = bptt.State(moved.hidden, expected[-1])
     torch.testing.assert_close(run, torch.stack(expected), **FLOAT64)
 
@@ -369,7 +369,7 @@ def test_hidden_recurrence_on_the_previous_symbol_is_closed_like_both() -> None:
 def test_bad_input(options: dict[str, object], message: str) -> None:
     net, y, x = make()
     with pytest.raises(bptt.BpttError, match=message):
-        net(y, x, **options)
+        net(y, x=x, **options)
 
 
 def test_more_bad_input() -> None:
@@ -377,7 +377,7 @@ def test_more_bad_input() -> None:
     with pytest.raises(bptt.BpttError, match="y is missing; expected the true values"):
         net(x=x, forcing=MASKS["mixed"])
     with pytest.raises(bptt.BpttError, match=r"state.own has shape \(3, 4\); expected \(B, Y\)"):
-        net(y, x, state=bptt.State(own=torch.zeros(B, 4).double()), forcing=0.0)
+        net(y, x=x, state=bptt.State(own=torch.zeros(B, 4).double()), forcing=0.0)
     relu, *_ = make("gaussian", cell="relu", inputs=0)
     torch.nn.init.constant_(relu.recurrent.weight_hh_l0, 1e200)
     with pytest.raises(bptt.BpttError, match="the free run's state became infinite or not a numb"):

@@ -23,7 +23,7 @@ def test_the_mean_is_the_closed_loop_of_means(cell: str) -> None:
     net, y = make(inputs=3, cell=cell)
     x = torch.randn(T + STEPS, B, 3).double()
     ahead = net.forecast(STEPS, prompt=y, x=x, paths=3)
-    state = net(y, x[:T]).state
+    state = net(y, x=x[:T]).state
     expected = net(
         x=x[T:], state=bptt.State(state.hidden, None, state.y), forcing=0.0, feedback="mean"
     )

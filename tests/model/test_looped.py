@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.gradient.chain import chain_of
+from bptt.gradient.analysis.chain import chain_of
 from bptt.gradient.sequences import Sequences
 from bptt.model.dropout import units_dropped, units_of
 from bptt.model.looped import LoopedRNN
@@ -83,13 +83,13 @@ def test_equals_the_equations_step_by_step(loop: dict[str, object], with_resets:
     net, y, x = network(**loop)
     resets = torch.rand(T, B) < 0.2 if with_resets else None
     nll, hidden = by_hand(net, y, x, resets)
-    out = net(y, x, resets=resets)
+    out = net(y, x=x, resets=resets)
     torch.testing.assert_close(out.nll, nll, **FLOAT64)
     torch.testing.assert_close(out.hidden, hidden, **FLOAT64)
     nll.sum().backward()
     expected = flat_gradient(net)
     net.zero_grad()
-    bptt.backward(net, y, x, resets=resets, reduction="sum")
+    bptt.backward(net, y, x=x, resets=resets, reduction="sum")
     torch.testing.assert_close(flat_gradient(net), expected, **FLOAT64)
 
 
@@ -97,9 +97,9 @@ def test_equals_the_equations_step_by_step(loop: dict[str, object], with_resets:
 def test_sequences_that_end_are_as_if_by_themselves(loop: dict[str, object]) -> None:
     net, y, x = network(**loop)
     lengths = torch.tensor([7, T, 1])
-    out = net(y, x, lengths=lengths)
+    out = net(y, x=x, lengths=lengths)
     for i, length in enumerate(lengths.tolist()):
-        alone = net(y[:length, i : i + 1], x[:length, i : i + 1])
+        alone = net(y[:length, i : i + 1], x=x[:length, i : i + 1])
         torch.testing.assert_close(out.nll[:length, i : i + 1], alone.nll, **FLOAT64)
         for mine, other in zip(parts(out.state.hidden), parts(alone.state.hidden), strict=True):
             torch.testing.assert_close(mine[:, i : i + 1], other, **FLOAT64)
@@ -109,12 +109,12 @@ def test_sequences_that_end_are_as_if_by_themselves(loop: dict[str, object]) -> 
 def test_the_exact_gradient_within_a_budget(loop: dict[str, object]) -> None:
     net, y, x = network(**loop)
     y, x = y.repeat(100, 1), x.repeat(100, 1, 1)
-    bptt.backward(net, y, x)
+    bptt.backward(net, y, x=x)
     expected = flat_gradient(net)
     net.zero_grad()
     planned = bptt.plan(net, len(y), B, "200KB", y=y, x=x)
     assert planned.chunks > 1
-    bptt.backward(net, y, x, memory="200KB")
+    bptt.backward(net, y, x=x, memory="200KB")
     torch.testing.assert_close(flat_gradient(net), expected, **FLOAT64)
 
 
@@ -125,12 +125,12 @@ def test_the_parts_by_lag_are_those_of_truncation(
 ) -> None:
     net, y, x = network(**loop)
     how = {"resets": torch.rand(T, B) < 0.1} if with_resets else {}
-    flow = bptt.gradient_flow(net, y, x, **how)
+    flow = bptt.gradient_flow(net, y, x=x, **how)
     own = [p for p in net.recurrent.parameters() if p.requires_grad]
 
     def gradient(**cut: int) -> Tensor:
         net.zero_grad()
-        bptt.backward(net, y, x, **how, **cut)
+        bptt.backward(net, y, x=x, **how, **cut)
         return torch.cat([p.grad.flatten() for p in own])
 
     exact = gradient()
@@ -143,7 +143,7 @@ def test_the_parts_by_lag_are_those_of_truncation(
 @pytest.mark.parametrize("loop", LOOPS)
 def test_jacobians_are_those_of_autograd(loop: dict[str, object]) -> None:
     net, y, x = network(**loop)
-    found = bptt.jacobians(net, y, x, steps=None)
+    found = bptt.jacobians(net, y, x=x, steps=None)
     layers, states = net.recurrent.num_layers, net.recurrent.states
     chain = chain_of(net, Sequences.checked(y, x, Regime(), None, torch.device("cpu")), None)
     assert len(chain.seeds[0]) == states
@@ -152,12 +152,12 @@ def test_jacobians_are_those_of_autograd(loop: dict[str, object]) -> None:
         apart = flat.view(layers, states, 1, H).unbind(1)
         hidden = apart if states > 1 else apart[0]
         state = bptt.State(hidden, y[t - 1, :1])
-        after = net(y[t : t + 1, :1], x[t : t + 1, :1], state=state).state.hidden
+        after = net(y[t : t + 1, :1], x=x[t : t + 1, :1], state=state).state.hidden
         after = after if states > 1 else (after,)
         return torch.stack(after, 1).flatten()
 
     for t in (1, 6):
-        before = net(y[:t, :1], x[:t, :1]).state.hidden
+        before = net(y[:t, :1], x=x[:t, :1]).state.hidden
         before = before if states > 1 else (before,)
         flat = torch.stack(before, 1).flatten().detach()
         expected = torch.autograd.functional.jacobian(lambda s, t=t: step(s, t), flat)
@@ -171,7 +171,7 @@ def test_a_free_run_is_the_network_on_what_it_said(loop: dict[str, object]) -> N
     said = net.generate(9, x=x, generator=torch.Generator().manual_seed(1))
     whole = net.generate(9, x=x, temperature=0.0)
     assert torch.equal(net.generate(4, x=x[:4], temperature=0.0), whole[:4])
-    out = net(whole, x)
+    out = net(whole, x=x)
     assert torch.equal(out.outputs.argmax(-1), whole)
     assert said.shape == whole.shape
     mean = net(y=whole, x=x, forcing=0.0, feedback="mean")
@@ -189,7 +189,7 @@ def test_a_network_comes_back_from_its_config(loop: dict[str, object]) -> None:
     assert isinstance(other.recurrent, LoopedRNN)
     assert other.loop == net.loop
     other.load_state_dict(net.state_dict())
-    assert torch.equal(other(y, x).nll, net(y, x).nll)
+    assert torch.equal(other(y, x=x).nll, net(y, x=x).nll)
 
 
 def test_a_fixed_point_rests_also_with_skips() -> None:
@@ -200,7 +200,7 @@ def test_a_fixed_point_rests_also_with_skips() -> None:
     assert torch.allclose(point[:H], point[2 * H :], atol=1e-6)  # all delays hold the same
     state = tuple(part.view(1, 1, H) for part in point.split(H))
     x, y = torch.zeros(1, 1, FEATURES).double(), torch.zeros(1, 1, dtype=torch.int64)
-    after = net(y, x, state=bptt.State(state)).state.hidden
+    after = net(y, x=x, state=bptt.State(state)).state.hidden
     for before, now in zip(state, after, strict=True):
         torch.testing.assert_close(now, before, rtol=0, atol=1e-5)
 
@@ -251,7 +251,7 @@ def test_dropout_leaves_units_out_of_every_step_alike(
         bptt.Categorical(N), inputs=3, hidden=12, recurrence=recurrence, dropout=0.4, **more
     )
     y, x = torch.randint(N, (60, B)), torch.randn(60, B, 3)
-    bptt.backward(net, y, x, **how)
+    bptt.backward(net, y, x=x, **how)
     out = columns_left_out(net)
     layers = net.recurrent.num_layers
     for k in range(layers):
@@ -270,27 +270,27 @@ def test_dropout_is_the_network_with_dropped_weights() -> None:
     torch.manual_seed(3)
     with units_dropped(net):
         dropped, top = units_of(net)
-        out = net(y, x)
-        assert torch.equal(net(y, x).nll, out.nll)  # of one draw
+        out = net(y, x=x)
+        assert torch.equal(net(y, x=x).nll, out.nll)  # of one draw
     other = bptt.Network.from_config({**net.config(), "dropout": 0.0}).double()
     other.load_state_dict(net.state_dict())
     with torch.no_grad():
         for name, scale in dropped.items():
             other.recurrent.get_parameter(name).mul_(scale)
         other.readout.weight.mul_(top)
-    torch.testing.assert_close(other(y, x).nll, out.nll, **FLOAT64)
+    torch.testing.assert_close(other(y, x=x).nll, out.nll, **FLOAT64)
     values = torch.cat(list(dropped.values()))
     assert set(values.unique().tolist()) <= {0.0, 1 / 0.7}
 
 
 def test_dropout_is_for_training_alone() -> None:
     net, y, x = make("both", T=T, B=B, dropout=0.5)
-    one, two = net(y, x).nll, net(y, x).nll
+    one, two = net(y, x=x).nll, net(y, x=x).nll
     assert not torch.equal(one, two)
     net.eval()
-    assert torch.equal(net(y, x).nll, net(y, x).nll)
-    flow = bptt.gradient_flow(net.train(), y, x)
-    again = bptt.gradient_flow(net, y, x)
+    assert torch.equal(net(y, x=x).nll, net(y, x=x).nll)
+    flow = bptt.gradient_flow(net.train(), y, x=x)
+    again = bptt.gradient_flow(net, y, x=x)
     assert (flow.truncation_error == again.truncation_error).all()
 
 
@@ -331,7 +331,7 @@ def test_what_looks_at_w_alone_says_so() -> None:
 def test_a_state_of_another_network_is_refused() -> None:
     net, y, x = network(skips=(3,))
     with pytest.raises(bptt.BpttError, match=r"state.hidden is another network's: it has 1 parts"):
-        net(y, x, state=bptt.State(torch.zeros(1, B, H).double()))
+        net(y, x=x, state=bptt.State(torch.zeros(1, B, H).double()))
 
 
 def test_all_of_it_can_be_combined() -> None:
@@ -339,7 +339,7 @@ def test_all_of_it_can_be_combined() -> None:
         (None, 0.5), ((), (2,)), (False, True), (0.0, 0.2)
     ):
         net, y, x = network(leak=leak, skips=skips, norm=norm, dropout=dropout)
-        bptt.backward(net, y, x, forcing=0.5)
+        bptt.backward(net, y, x=x, forcing=0.5)
         assert bool(flat_gradient(net).isfinite().all())
 
 
@@ -347,13 +347,13 @@ def test_all_of_it_can_be_combined() -> None:
 def test_the_states_after_some_steps_are_those_of_shorter_runs(loop: dict[str, object]) -> None:
     net, y, x = network(**loop)
     resets, lengths = torch.rand(T, B) < 0.2, torch.tensor([T, 5, 0])
-    found = net.states_after([0, 3, 4, T], y, x, resets=resets, lengths=lengths)
+    found = net.states_after([0, 3, 4, T], y, x=x, resets=resets, lengths=lengths)
     for steps, state in zip((0, 3, 4, T), found, strict=True):
         if steps == 0:
             assert all(not bool(part.any()) for part in parts(state.hidden))
             continue
         short = {"resets": resets[:steps], "lengths": lengths.clamp(max=steps)}
-        expected = net.advance(y[:steps], x[:steps], **short)
+        expected = net.advance(y[:steps], x=x[:steps], **short)
         for mine, its in zip(parts(state.hidden), parts(expected.hidden), strict=True):
             torch.testing.assert_close(mine, its, **FLOAT64)
 
@@ -369,11 +369,11 @@ def test_what_runs_freely_or_is_measured_has_all_units() -> None:
 def test_a_run_shorter_than_a_skip_with_resets_can_be_looked_into() -> None:
     net, y, x = make("both", T=3, B=2, skips=5)
     resets = torch.tensor([[False, False], [False, True], [False, False]])
-    flow = bptt.gradient_flow(net, y, x, resets=resets)
-    bptt.backward(net, y, x, resets=resets, window=1, stride=1)
+    flow = bptt.gradient_flow(net, y, x=x, resets=resets)
+    bptt.backward(net, y, x=x, resets=resets, window=1, stride=1)
     truncated = torch.cat([p.grad.flatten() for p in net.recurrent.parameters() if p.requires_grad])
     net.zero_grad()
-    bptt.backward(net, y, x, resets=resets)
+    bptt.backward(net, y, x=x, resets=resets)
     exact = torch.cat([p.grad.flatten() for p in net.recurrent.parameters() if p.requires_grad])
     error = float((truncated - exact).norm() / exact.norm())
     assert flow.truncation_error[1] == pytest.approx(error)

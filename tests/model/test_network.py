@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.cells import by_name
+from bptt.cells import elman
 from bptt.kernel import ops
 from tests.networks import RECURRENT_CELLS
 from tests.oracles import FLOAT32, FLOAT64, one_hot
@@ -29,7 +29,7 @@ def symbols() -> Tensor:
 @pytest.mark.parametrize("recurrence", ["hidden", "output", "both"])
 def test_matches_the_equations_step_by_step(recurrence: str) -> None:
     net, y, x = network(recurrence, inputs=2), symbols(), torch.randn(T, B, 2).double()
-    out = net(y, x)
+    out = net(y, x=x)
     layer, h = net.recurrent, torch.zeros(B, H).double()
     previous = torch.zeros(B, N).double()
     for t in range(T):
@@ -83,18 +83,20 @@ def test_output_recurrence_has_no_loop_over_time(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("there is a loop over time")
 
     net, y, x = network("output", layers=2, inputs=2), symbols(), torch.randn(T, B, 2).double()
-    apart = [net(y[t : t + 1], x[t : t + 1], state=net(y[:t], x[:t]).state) for t in range(1, T)]
+    apart = [
+        net(y[t : t + 1], x=x[t : t + 1], state=net(y[:t], x=x[:t]).state) for t in range(1, T)
+    ]
     with monkeypatch.context() as without_kernel:
-        without_kernel.setattr(by_name, "ROWS_AT_ONCE", 10**6)  # one step has all rows
+        without_kernel.setattr(elman, "ROWS_AT_ONCE", 10**6)  # one step has all rows
         without_kernel.setattr(ops, "native", lambda *_: "not here")
-        outs = [net(y, x)]
+        outs = [net(y, x=x)]
     monkeypatch.setattr(ops, "run_steps", no_loop)
-    outs.append(net(y, x))  # where the kernel has it, rows are only rows
+    outs.append(net(y, x=x))  # where the kernel has it, rows are only rows
     for out in outs:
         torch.testing.assert_close(out.nll[1:], torch.cat([o.nll for o in apart]), **FLOAT64)
     monkeypatch.setattr(ops, "run", no_loop)
     with pytest.raises(AssertionError, match="there is a loop"):
-        network("hidden", inputs=2)(symbols(), torch.randn(T, B, 2).double())
+        network("hidden", inputs=2)(symbols(), x=torch.randn(T, B, 2).double())
 
 
 def test_hidden_recurrence_on_the_previous_symbol_is_the_same_network_as_both() -> None:
@@ -102,7 +104,7 @@ def test_hidden_recurrence_on_the_previous_symbol_is_the_same_network_as_both() 
     hidden.load_state_dict(both.state_dict())
     y = symbols()
     x = torch.cat([torch.full((1, B), -1), y[:-1]])
-    torch.testing.assert_close(hidden(y, x).nll, both(y).nll, **FLOAT64)
+    torch.testing.assert_close(hidden(y, x=x).nll, both(y).nll, **FLOAT64)
     torch.testing.assert_close(hidden(y).nll, both(y).nll, **FLOAT64)  # x is yᵗ⁻¹ unless given
     first = hidden(y[:3])
     torch.testing.assert_close(hidden(y[3:], state=first.state).nll, both(y).nll[3:], **FLOAT64)
@@ -115,20 +117,20 @@ def test_y_may_be_left_out_where_nothing_of_it_is_needed() -> None:
     net, y, x = network("hidden", inputs=2), symbols(), torch.randn(T, B, 2).double()
     out = net(x=x)
     assert out.nll is None
-    assert torch.equal(out.outputs, net(y, x).outputs)
+    assert torch.equal(out.outputs, net(y, x=x).outputs)
 
 
 @pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)
 def test_ragged_sequences_are_each_as_if_alone(recurrence: str, cell: str) -> None:
     net = network(recurrence, cell=cell, layers=2, inputs=2)
     y, x, lengths = symbols(), torch.randn(T, B, 2).double(), torch.tensor([7, 0, 4])
-    out = net(y, x, lengths=lengths)
+    out = net(y, x=x, lengths=lengths)
     for i, length in enumerate(lengths.tolist()):
         assert (out.nll[length:, i] == 0).all()
         if length == 0:
             assert out.state.y[i] == -1
             continue
-        alone = net(y[:length, i : i + 1], x[:length, i : i + 1])
+        alone = net(y[:length, i : i + 1], x=x[:length, i : i + 1])
         torch.testing.assert_close(out.nll[:length, i], alone.nll[:, 0], **FLOAT64)
         assert out.state.y[i] == alone.state.y
         if recurrence != "output":
@@ -141,12 +143,12 @@ def test_ragged_sequences_are_each_as_if_alone(recurrence: str, cell: str) -> No
 def test_what_lies_beyond_an_end_is_never_computed_with(recurrence: str) -> None:
     net, y, x = network(recurrence, inputs=2), symbols(), torch.randn(T, B, 2).double()
     lengths = torch.tensor([7, 2, 4], dtype=torch.uint8)
-    net(y, x, lengths=lengths).nll.sum().backward()
+    net(y, x=x, lengths=lengths).nll.sum().backward()
     expected = [p.grad.clone() for p in net.parameters() if p.requires_grad]
     net.zero_grad()
     beyond = torch.arange(T).unsqueeze(1) >= lengths
     x[beyond], y[beyond] = math.nan, -100
-    net(y, x, lengths=lengths).nll.sum().backward()
+    net(y, x=x, lengths=lengths).nll.sum().backward()
     got = [p.grad for p in net.parameters() if p.requires_grad]
     torch.testing.assert_close(got, expected, **FLOAT64)
 
@@ -169,7 +171,7 @@ def test_a_network_is_made_again_from_its_config(recurrence: str) -> None:
     again = bptt.Network.from_config(net.config()).double()
     again.load_state_dict(net.state_dict())
     y, x = symbols(), torch.randint(3, (T, B))
-    assert torch.equal(net(y, x).nll, again(y, x).nll)
+    assert torch.equal(net(y, x=x).nll, again(y, x=x).nll)
     assert repr(net) == repr(again)
 
 
@@ -192,7 +194,7 @@ def test_generate_reads_the_prompt_and_feeds_its_samples_back(recurrence: str) -
 def test_generate_takes_x_over_prompt_and_run() -> None:
     net, y, x = network(inputs=2), symbols(), torch.randn(T + 2, B, 2).double()
     first, second = net.generate(2, prompt=y, x=x, temperature=0.0)
-    expected = net(torch.cat([y, first.unsqueeze(0), second.unsqueeze(0)]), x).outputs.argmax(-1)
+    expected = net(torch.cat([y, first.unsqueeze(0), second.unsqueeze(0)]), x=x).outputs.argmax(-1)
     assert torch.equal(torch.stack([first, second]), expected[T:])
     assert net.generate(0, prompt=y, x=x[:T]).shape == (0, B)
     with pytest.raises(bptt.BpttError, match="x has 9 steps; expected 8"):
@@ -310,14 +312,14 @@ X = torch.zeros(T, B, 2).double()
 )
 def test_bad_input(y: Tensor, x: Tensor, more: dict[str, object], message: str) -> None:
     with pytest.raises(bptt.BpttError, match=message):
-        network(inputs=2)(y, x, **more)
+        network(inputs=2)(y, x=x, **more)
 
 
 def test_more_bad_input() -> None:
     with pytest.raises(bptt.BpttError, match="x is given; expected none"):
-        network()(symbols(), X)
+        network()(symbols(), x=X)
     with pytest.raises(bptt.BpttError, match="x has tokens from 3 to 3; expected 0 to 2, or -1"):
-        network(inputs=bptt.Tokens(3))(symbols(), torch.full((T, B), 3))
+        network(inputs=bptt.Tokens(3))(symbols(), x=torch.full((T, B), 3))
     with pytest.raises(bptt.BpttError, match="neither y nor x is given"):
         network("hidden")()
     with pytest.raises(bptt.BpttError, match="temperature is nan"):

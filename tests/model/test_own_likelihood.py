@@ -12,7 +12,11 @@ from torch import Tensor
 from torch.nn.utils import prune
 
 import bptt
+from bptt.gradient.analysis.chain import chain_of
+from bptt.gradient.analysis.lags import whole
+from bptt.gradient.sequences import Sequences
 from bptt.kernel import ops
+from bptt.model.state import Regime
 from tests.oracles import FLOAT64
 
 T, B = 5, 2
@@ -37,9 +41,6 @@ class Laplace(bptt.Likelihood):
 
     def mean(self, outputs: Tensor) -> Tensor:
         return outputs
-
-    def mean_backward(self, grad: Tensor, mean: Tensor) -> Tensor:
-        return grad
 
     def draw(self, outputs: Tensor, noise: Tensor, temperature: float = 1.0) -> Tensor:
         half = noise - 0.5
@@ -113,8 +114,24 @@ def test_what_a_class_draws_and_means_is_its_own() -> None:
     said = net(Y, forcing=0.0, feedback="mean").state.own
     o = net(Y, forcing=0.0, feedback="mean").outputs[-1]
     torch.testing.assert_close(said, 3 * o)
-    with pytest.raises(bptt.BpttError, match="Loud has no mean_backward to go with its mean"):
-        bptt.gradient_flow(net, Y, forcing=0.0, feedback="mean")
+
+
+class Hidden(Loud):
+    """One whose mean is no operation on rows that a program has."""
+
+    def mean(self, outputs: Tensor) -> Tensor:
+        return 3 * torch.special.sinc(outputs)
+
+
+@pytest.mark.parametrize("kind", [Laplace, lambda: Loud(1), lambda: Hidden(1)])
+def test_the_gradient_is_taken_apart_through_the_mean_of_any(kind: Any) -> None:
+    net = make(kind())
+    how: dict[str, Any] = {"forcing": torch.rand(T, B) < 0.3, "feedback": "mean"}
+    sequences = Sequences.checked(Y, None, Regime(**how), None, torch.device("cpu"))
+    gradient = whole(chain_of(net, sequences, None)).gradient
+    bptt.backward(net, Y, reduction="sum", **how)
+    for name, grad in gradient.items():
+        torch.testing.assert_close(grad, net.recurrent.get_parameter(name).grad, **FLOAT64)
 
 
 class Louder(Loud):

@@ -48,15 +48,15 @@ def make(likelihood: str, recurrence: str, cell: str) -> tuple[bptt.Network, Ten
 
 def states_of(net: bptt.Network, y: Tensor, x: Tensor) -> dict[str, bptt.State]:
     with torch.no_grad():
-        states = {name: net(y, x, **regime).state for name, regime in REGIMES.items()}
+        states = {name: net(y, x=x, **regime).state for name, regime in REGIMES.items()}
         for name in ("samples", "means"):
-            states[f"{name} without y"] = net(None, x, **REGIMES[name]).state
+            states[f"{name} without y"] = net(None, x=x, **REGIMES[name]).state
     return states
 
 
 def calls_of(net: bptt.Network, y: Tensor, x: Tensor) -> dict[str, Callable[[Any], Any]]:
     def forward(**regime: Any) -> Callable[[Any], Any]:
-        return lambda state: net(y, x, state=state, **regime)
+        return lambda state: net(y, x=x, state=state, **regime)
 
     def generate(state: Any, **more: Any) -> Tensor:
         run = net.generate(T, x=x, state=state, **more)
@@ -76,12 +76,12 @@ def calls_of(net: bptt.Network, y: Tensor, x: Tensor) -> dict[str, Callable[[Any
     return {
         **{name: forward(**regime) for name, regime in REGIMES.items()},
         "reset": forward(forcing=0.5, resets=torch.rand(T, B) < 0.5),
-        "no y": lambda state: net(None, x, state=state, forcing=0.0),
-        "advance": lambda state: net.advance(y, x, state=state),
+        "no y": lambda state: net(None, x=x, state=state, forcing=0.0),
+        "advance": lambda state: net.advance(y, x=x, state=state),
         "generate": generate,
         "prompted": prompted,
         "forecast": forecast,
-        "backward": lambda state: bptt.backward(net, y, x, state=state, window=2),
+        "backward": lambda state: bptt.backward(net, y, x=x, state=state, window=2),
     }
 
 
@@ -129,7 +129,7 @@ def test_means_are_differentiated_twice(recurrence: str, cell: str) -> None:
     weight, found = net.recurrent.weight_ih_l0, []
     for native in (ops.native, lambda *_: "not here"):
         with mock.patch.object(ops, "native", native):
-            loss = net(y, x, **REGIMES["means"]).nll.sum()
+            loss = net(y, x=x, **REGIMES["means"]).nll.sum()
             (grad,) = torch.autograd.grad(loss, weight, create_graph=True)
             found.append([grad, *torch.autograd.grad(grad.square().sum(), weight)])
     torch.testing.assert_close(found[0], found[1], **FLOAT64)
@@ -139,11 +139,11 @@ def test_means_are_differentiated_twice(recurrence: str, cell: str) -> None:
 def test_the_states_after_steps_that_there_are_not_are_refused(recurrence: str) -> None:
     net, y, x = make("categorical", recurrence, "tanh")
     for resets in (None, torch.zeros(T, B, dtype=torch.bool)):
-        assert net.states_after([], y, x, resets=resets) == []
+        assert net.states_after([], y, x=x, resets=resets) == []
         with pytest.raises(bptt.BpttError, match=f"a number of steps is 4; .* from 0 to {T}"):
-            net.states_after([1, 4], y, x, resets=resets)
+            net.states_after([1, 4], y, x=x, resets=resets)
     with pytest.raises(bptt.BpttError):
-        net.states_after([1], torch.tensor(1), x)
+        net.states_after([1], torch.tensor(1), x=x)
 
 
 @pytest.mark.parametrize("huge", [2**50, 2**63, 10**400])

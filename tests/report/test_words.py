@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import bptt
+from bptt import advice
 from bptt.report.words import headline
 from bptt.training.diagnosis import Diagnosis, Truncated
 
@@ -93,7 +94,7 @@ def test_nothing_to_do():
 
 def test_gates_are_not_advised_to_gates():
     gated = replace(flow_with(0.8), closed_by="gates")
-    assert gated.remedies == []
+    assert advice(gated) == []
     assert "--cell" not in said(gated)
     assert "The gates have not learnt to keep" in said(gated)
 
@@ -112,18 +113,18 @@ def test_nothing_measured():
 
 
 def test_what_the_network_cannot_have_is_not_advised():
-    options = [remedy.options for remedy in replace(flow_with(0.8), closed_by="more").remedies]
+    options = [remedy.options for remedy in advice(replace(flow_with(0.8), closed_by="more"))]
     assert options == ["--cell gru --chrono 50"]
-    options = [remedy.options for remedy in replace(flow_with(0.8), closed_by="output").remedies]
+    options = [remedy.options for remedy in advice(replace(flow_with(0.8), closed_by="output"))]
     assert options == ["--recurrence both"]
-    options = [remedy.options for remedy in replace(flow_with(1.2), closed_by="output").remedies]
+    options = [remedy.options for remedy in advice(replace(flow_with(1.2), closed_by="output"))]
     assert options == ["--clip 0.1"]
-    long = [remedy.options for remedy in flow_with(0.9, window=200_000).remedies]
+    long = [remedy.options for remedy in advice(flow_with(0.9, window=200_000))]
     assert not any("--skips" in option for option in long)  # it would be 9,152
-    at_one = replace(flow_with(0.8), first_radius=1.0).remedies
+    at_one = advice(replace(flow_with(0.8), first_radius=1.0))
     assert not any("--radius" in remedy.options for remedy in at_one)
-    assert any("--radius 1" in remedy.options for remedy in flow_with(0.8).remedies)
-    gone = " ".join(map(str, flow_with(0.0, interval=(0.0, 0.0)).remedies))
+    assert any("--radius 1" in remedy.options for remedy in advice(flow_with(0.8)))
+    gone = " ".join(map(str, advice(flow_with(0.0, interval=(0.0, 0.0)))))
     assert "--radius" not in gone
     assert "1e+06" not in gone
 

@@ -52,8 +52,8 @@ def test_a_padded_batch_is_each_sequence_alone() -> None:
     net = bptt.Network(bptt.Gaussian(2), inputs=3, hidden=5)
     total = 0.0
     for one, its_x in zip(y[23:], x[23:], strict=True):
-        rows = (torch.from_numpy(part).unsqueeze(1) for part in (one, its_x))
-        total += float(net(*rows).nll.detach().sum())
+        rows, its_rows = (torch.from_numpy(part).unsqueeze(1) for part in (one, its_x))
+        total += float(net(rows, x=its_rows).nll.detach().sum())
     mean = total / sum(len(one) for one in y[23:])
     assert evaluate(net, data.validation_batches(32)) == pytest.approx(mean, rel=1e-5)
 

@@ -21,14 +21,14 @@ def test_exposure_is_the_free_runs_loss_less_the_forced_one(
     o = torch.randn(T, B, likelihood.outputs).double()
     y, x = likelihood.draw(o, likelihood.noise(T, B, o)), torch.randn(T, B, 1).double()
     before = torch.get_rng_state()
-    found = bptt.exposure(net, y, x, steps=n, starts=6, feedback="mean")
+    found = bptt.exposure(net, y, x=x, steps=n, starts=6, feedback="mean")
     assert torch.equal(torch.get_rng_state(), before)
     forced, free, errors = [], [], []
     places = range(1, 26, 4)[:6]
     for s in places:
-        state = net(y[:s], x[:s]).state
+        state = net(y[:s], x=x[:s]).state
         runs = [
-            net(y[s : s + n + 1], x[s : s + n + 1], state=state, forcing=f, feedback="mean")
+            net(y[s : s + n + 1], x=x[s : s + n + 1], state=state, forcing=f, feedback="mean")
             for f in (1.0, 0.0)
         ]
         forced.append(runs[0].nll)

@@ -30,7 +30,7 @@ def by_autograd(net, y, x, lengths=None) -> dict[str, tuple[float, Tensor]]:
                 held[:] = [p, h.detach()]
 
         layer.listener = keep
-        bptt.backward(net, y, x, lengths=lengths)
+        bptt.backward(net, y, x=x, lengths=lengths)
         layer.listener = None
         p, h = held
         if p.grad.ndim == 2:  # packed rows: longest first, back into their places
@@ -71,11 +71,11 @@ def test_omega_adds_its_immediate_gradient(
     net, y, x = make(recurrence, cell, T, B, layers=layers)
     lengths = torch.tensor([5, 9, 7]) if with_lengths else None
     expected = by_autograd(net, y, x, lengths)
-    bptt.backward(net, y, x, lengths=lengths)
+    bptt.backward(net, y, x=x, lengths=lengths)
     plain = {n: p.grad.clone() for n, p in net.named_parameters() if p.grad is not None}
     net.zero_grad()
     with Omega(net, 0.7, sequences=B) as omega:
-        bptt.backward(net, y, x, lengths=lengths)
+        bptt.backward(net, y, x=x, lengths=lengths)
     assert omega.value == pytest.approx(sum(value for value, _ in expected.values()) / B)
     assert omega.value > 0
     for name, parameter in net.named_parameters():
@@ -125,7 +125,7 @@ def test_the_kernel_and_the_listener_agree_about_resets_and_windows(monkeypatch,
         monkeypatch.setattr(ops, "can_omega", lambda *_, way=way: way)
         net.zero_grad()
         with Omega(net, 2.0, sequences=B) as omega:
-            bptt.backward(net, y, x, resets=resets, **cut)
+            bptt.backward(net, y, x=x, resets=resets, **cut)
         found.append((omega.value, flat_gradient(net)))
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-10)
     torch.testing.assert_close(found[0][1], found[1][1], **FLOAT64)
@@ -161,7 +161,7 @@ def test_a_failure_leaves_the_layer_alone():
         fail()
     assert net.recurrent.listener is None
     assert net.recurrent.omega is None
-    bptt.backward(net, y, x)
+    bptt.backward(net, y, x=x)
 
 
 @pytest.mark.parametrize(
@@ -267,7 +267,7 @@ def test_gaussian():
         found = bptt.spectrum(network(**how)).spectral_radius
         assert found == pytest.approx(bptt.Initial(**how).radius_of(40), rel=0.2)
     start = network(W="gaussian", std=0.05)
-    flow = bptt.gradient_flow(start, torch.zeros(5, 1).long(), torch.zeros(5, 1, 4))
+    flow = bptt.gradient_flow(start, torch.zeros(5, 1).long(), x=torch.zeros(5, 1, 4))
     assert flow.first_radius == pytest.approx(0.05 * math.sqrt(40))
 
 
@@ -371,7 +371,7 @@ def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, nat
         torch.manual_seed(1)
         whole.zero_grad()
         with Omega(whole, 2.0, sequences=B) as omega:
-            bptt.backward(whole, y, x)
+            bptt.backward(whole, y, x=x)
         found.append((omega.value, flat_gradient(whole)))
     assert found[0][0] == pytest.approx(found[1][0])
     torch.testing.assert_close(found[0][1], found[1][1], **FLOAT64)
@@ -379,12 +379,12 @@ def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, nat
     for budget in (None, "10MB"):
         net.zero_grad()
         with Omega(net, 2.0, sequences=B) as omega:
-            bptt.backward(net, y, x, memory=budget)
+            bptt.backward(net, y, x=x, memory=budget)
         plain.append((omega.value, flat_gradient(net)))
     assert plain[0][0] == pytest.approx(plain[1][0])
     torch.testing.assert_close(plain[0][1], plain[1][1], **FLOAT64)
     with Omega(net, 2.0, sequences=B) as omega:
-        bptt.backward(net, y, x, lengths=torch.tensor([4, 3, 0]), window=4)
+        bptt.backward(net, y, x=x, lengths=torch.tensor([4, 3, 0]), window=4)
     assert omega.value > 0
 
 

@@ -53,7 +53,7 @@ def test_one_step_ahead_is_the_error_of_the_mean_in_the_tables_units(
     net, table = trained(file, steps=150, difference=difference)
     found = one_step_ahead(net, table)
     y, x = (torch.from_numpy(np.array(part)).unsqueeze(1) for part in (table.y, table.x))
-    o = net(y, x).outputs[table.cut :, 0].detach().double().numpy()
+    o = net(y, x=x).outputs[table.cut :, 0].detach().double().numpy()
     scaling, before = table.y_scaling, table.levels[table.cut - 1 : -1]
     expected = np.array(scaling.mean) + np.array(scaling.scale) * o
     expected = expected + before if difference else expected
@@ -78,7 +78,7 @@ def test_the_forecast_goes_on_from_the_last_row(
     y, x = (torch.from_numpy(np.array(part)).unsqueeze(1) for part in (table.y, table.x))
     future = np.arange(1, 13)[:, None] / 9
     future = torch.from_numpy(table.x_scaling.standard(future)).float().unsqueeze(1)
-    mean = net.forecast(12, x=future, state=net(y, x).state, paths=1).mean[:, 0].double().numpy()
+    mean = net.forecast(12, x=future, state=net(y, x=x).state, paths=1).mean[:, 0].double().numpy()
     values = np.array(table.y_scaling.mean) + np.array(table.y_scaling.scale) * mean
     values = table.levels[-1] + values.cumsum(0) if difference else values
     np.testing.assert_allclose(ahead.mean, values, rtol=1e-4, atol=1e-3)
@@ -97,7 +97,7 @@ def test_the_forecast_goes_on_from_the_last_row(
     again = Run.open(tmp_path / "run")
     state = again.read_data()
     np.testing.assert_array_equal(state.y, table.y)
-    assert again.network()(y, x).nll.equal(net(y, x).nll)
+    assert again.network()(y, x=x).nll.equal(net(y, x=x).nll)
 
 
 @pytest.mark.parametrize("time", [None, "day"])

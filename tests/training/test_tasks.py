@@ -153,7 +153,7 @@ def test_measures_by_hand():
     task = Task.parse("order", 10)
     net = bptt.Network(task.likelihood, inputs=task.inputs, hidden=4, recurrence="hidden")
     y, x, *_ = task.validation_batches(1).get(0, 0)
-    out = net(y, x)
+    out = net(y, x=x)
     batches = _One(task)
     wrong = (out.outputs[-1].argmax(-1) != y[-1]).double().mean()
     assert judge(net, batches, "wrong") == pytest.approx(float(wrong))
@@ -161,7 +161,7 @@ def test_measures_by_hand():
     sums = Task.parse("adding", 10)
     net = bptt.Network(sums.likelihood, inputs=2, hidden=4, recurrence="hidden")
     y, x, *_ = sums.validation_batches(1).get(0, 0)
-    error = (net(y, x).outputs[-1] - y[-1]).square().mean()
+    error = (net(y, x=x).outputs[-1] - y[-1]).square().mean()
     assert judge(net, _One(sums), "squared error") == pytest.approx(float(error), rel=1e-5)
 
 
@@ -232,7 +232,8 @@ def test_only_the_scored_steps_count_in_training():
     task = Task.parse("adding", 10)
     net = bptt.Network(task.likelihood, inputs=2, hidden=4, recurrence="hidden")
     steps: list[bptt.training.fit.Step] = []
-    first = net(*task.training_batches(5, None, 0).get(0, 0)[:2])
+    batch = task.training_batches(5, None, 0).get(0, 0)
+    first = net(batch.y, x=batch.x)
     assert first.nll is not None
     settings = bptt.Settings(max_steps=1, batch=5, stop_when_solved=False)
     torch.manual_seed(7)
@@ -241,7 +242,7 @@ def test_only_the_scored_steps_count_in_training():
     torch.manual_seed(7)
     bptt.fit(net, task, settings, on_step=steps.append)
     y, x, *_ = task.training_batches(5, None, seed).get(0, 0)
-    nll = torch.func.functional_call(net, before, (y, x)).nll.detach()
+    nll = torch.func.functional_call(net, before, (y,), {"x": x}).nll.detach()
     assert steps[0].train_nll == pytest.approx(float(nll[-1].mean()), rel=1e-5)
 
 

@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bptt.cells.kind import Kind
 from bptt.kernel.plain_loop import State, Step
 
 
@@ -25,3 +26,6 @@ def gru(W: Float[Tensor, "G H"], bias: Float[Tensor, " G"] | None = None) -> Ste
         return (torch.lerp(n, h, z),)
 
     return step
+
+
+GRU = Kind("gru", "GRU", gru, gates=3, keeps=1)

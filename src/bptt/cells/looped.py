@@ -9,7 +9,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.cells.elman import Activation
+from bptt.cells.elman import elman
+from bptt.cells.kind import Activation
+from bptt.kernel.ops import Recipe
 from bptt.kernel.plain_loop import State, Step
 
 NORM_EPSILON = 1e-5
@@ -54,3 +56,21 @@ def looped(W: Float[Tensor, "H KH"], f: Activation, loop: Loop) -> Step:
         return h, *state[:-1]
 
     return step
+
+
+def looped_recipe(f: Activation, W: Tensor, loop: Loop) -> Recipe:
+    """Return what makes the step, of W and what else there is in the loop."""
+    if loop == PLAIN:
+        return Recipe(elman, (W,), (f,))
+    return Recipe(_looped, (W, *loop[1:]), (f, loop.delays))
+
+
+def _looped(
+    W: Tensor,
+    leak: Tensor | None,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    f: Activation,
+    delays: tuple[int, ...],
+) -> Step:
+    return looped(W, f, Loop(delays, leak, gain, shift))

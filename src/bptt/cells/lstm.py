@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bptt.cells.kind import Kind
 from bptt.kernel.plain_loop import State, Step
 
 
@@ -24,3 +25,6 @@ def lstm(W: Float[Tensor, "G R"], V: Float[Tensor, "R H"] | None = None) -> Step
         return h if V is None else torch.nn.functional.linear(h, V), c
 
     return step
+
+
+LSTM = Kind("lstm", "LSTM", lstm, gates=4, states=2, keeps=1, lets_in=0)

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_shape, shown
 from bptt.model.given import as_mask, require_forcing, require_lengths, require_tensor
@@ -210,6 +210,11 @@ class Sequences:
             alive = torch.arange(start, stop, device=lengths.device).unsqueeze(1) < lengths
             weights = alive if weights is None else weights * alive
         return weights
+
+
+def device_of(net: nn.Module) -> torch.device:
+    """Return where the model's weights are."""
+    return next((p.device for p in net.parameters()), torch.device("cpu"))
 
 
 def _require_series(name: str, series: object) -> None:

@@ -53,6 +53,10 @@ class Recipe(NamedTuple):
         return self.make(*self.tensors, *self.options)
 
 
+Run = Callable[..., tuple[Tensor, State]]
+"""What runs a step over time, as `run` does."""
+
+
 def run(
     recipe: Recipe,
     source: Source,
@@ -176,6 +180,13 @@ def native(  # noqa: PLR0911 (a reason a line)
         return _program_of(recipe, source, state)
     constant = _constant_program(*_key(recipe, source, state))
     return constant[0] if len(constant) == 1 else Compiled(*constant)
+
+
+def traced(recipe: Recipe, p: int, parts: tuple[int, ...], dtype: torch.dtype) -> Traced | str:
+    """Return a step as a program, for an input and state parts so wide; or why it is none."""
+    shapes = tuple([None if t is None else tuple(t.shape) for t in recipe.tensors])
+    signature = (p, parts, dtype, recipe.every)
+    return program(recipe.make, recipe.options, shapes, signature, constants_of(recipe.make))
 
 
 def _program_of(recipe: Recipe, source: Source, state: State) -> Traced | str:

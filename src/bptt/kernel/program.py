@@ -290,31 +290,38 @@ def evaluate(
     """
     values: list[Tensor] = []
     for v in program.values:
-        args = [values[arg] for arg in v.args]
-        if v.op in ELEMENTWISE:
-            value = ELEMENTWISE[v.op](*args, *v.at)
-        elif v.op in ALONG_A_ROW:
-            value = ALONG_A_ROW[v.op](*args)
-        elif v.op == "spread":
-            value = args[0].expand(*args[0].shape[:-1], v.width)
-        elif v.op == "product":
-            weight, row, column = v.at
-            K = args[0].shape[-1]
-            value = args[0] @ matrices(weight)[row : row + K, column : column + v.width]
-        elif v.op == "look_up":
-            weight, column, _ = v.at
-            numbers = args[0].detach().squeeze(-1).long()
-            value = matrices(weight)[:, column : column + v.width][numbers]
-        elif v.op == "back":
-            blocks = [
-                matrices(weight)[row : row + v.width, column : column + d.shape[-1]]
-                for d, (weight, row, column) in zip(args, v.at, strict=True)
-            ]
-            value = torch.cat(args, dim=-1) @ torch.cat(blocks, dim=-1).t()
-        else:
-            value = source(v)
-        values.append(value)
+        values.append(compute(v, [values[arg] for arg in v.args], source, matrices))
     return {name: values[line] for name, line in program.results.items()}
+
+
+def compute(  # noqa: PLR0911 (an operation a line)
+    v: Value,
+    args: Sequence[Tensor],
+    source: Callable[[Value], Tensor],
+    matrices: Callable[[int], Tensor],
+) -> Tensor:
+    """Return one line for some rows, (..., width), by torch; args: the lines that it is made of."""
+    if v.op in ELEMENTWISE:
+        return ELEMENTWISE[v.op](*args, *v.at)
+    if v.op in ALONG_A_ROW:
+        return ALONG_A_ROW[v.op](*args)
+    if v.op == "spread":
+        return args[0].expand(*args[0].shape[:-1], v.width)
+    if v.op == "product":
+        weight, row, column = v.at
+        K = args[0].shape[-1]
+        return args[0] @ matrices(weight)[row : row + K, column : column + v.width]
+    if v.op == "look_up":
+        weight, column, _ = v.at
+        numbers = args[0].detach().squeeze(-1).long()
+        return matrices(weight)[:, column : column + v.width][numbers]
+    if v.op == "back":
+        blocks = [
+            matrices(weight)[row : row + v.width, column : column + d.shape[-1]]
+            for d, (weight, row, column) in zip(args, v.at, strict=True)
+        ]
+        return torch.cat(list(args), dim=-1) @ torch.cat(blocks, dim=-1).t()
+    return source(v)
 
 
 def run_once(

@@ -26,6 +26,7 @@ from bptt.kernel.functions import FUNCTIONS
 from bptt.kernel.native_step import NativeStep
 from bptt.kernel.program import Program
 from bptt.kernel.rows import Ref, Untranslatable
+from bptt.kernel.rules import Backward, reverse
 from bptt.kernel.tables import Shape
 from bptt.kernel.translate import Translation
 
@@ -152,6 +153,11 @@ class Traced:
             results = _tensors(call.function(*args, **kwargs))
             values |= dict(zip(tree_flatten(call.results)[0], results, strict=True))
         return [_as_weight(values[ref], kind, width) for ref, kind, width in self.weights]
+
+    @cached_property
+    def derivative(self) -> Backward:
+        """The gradient of its new states, taken back through it."""
+        return reverse(self.program, every=0)
 
     @cached_property
     def step(self) -> NativeStep:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Shaped
@@ -30,11 +30,9 @@ from bptt.model.encodings import BLANK, Tokens
 from bptt.model.entry import copy_of
 from bptt.model.given import Given, where
 from bptt.model.layers import Feedforward, Hidden, Recurrent
-from bptt.model.likelihoods import KINDS, Likelihood
+from bptt.model.likelihoods.likelihood import Likelihood, is_of_the_package
+from bptt.model.modules import Modules
 from bptt.model.state import parts
-
-if TYPE_CHECKING:
-    from bptt.model.network import Network
 
 
 class Loop(NamedTuple):
@@ -51,7 +49,7 @@ class Loop(NamedTuple):
     last: Hidden
 
 
-def mean_loop(net: Network, given: Given) -> Loop:
+def mean_loop(net: Modules, given: Given) -> Loop:
     """Run with the mean of y fed back where it is not forced; the gradient goes through it."""
     like = net.V.new_empty(0, net.likelihood.encoding.width)
     own = as_rows(given.own0, like)
@@ -63,7 +61,7 @@ def mean_loop(net: Network, given: Given) -> Loop:
 
 @torch.no_grad()
 def free_run(
-    net: Network, given: Given, noise: Float[Tensor, "T B *noise"], temperature: float = 1.0
+    net: Modules, given: Given, noise: Float[Tensor, "T B *noise"], temperature: float = 1.0
 ) -> tuple[Shaped[Tensor, "T B *y"], Hidden]:
     """Return the samples that the network itself draws, and the last hidden state.
 
@@ -98,7 +96,7 @@ class LikelihoodKind:
             *(name for name, value in vars(likelihood).items() if isinstance(value, Tensor)),
         ]
         self.key: Hashable
-        if type(likelihood) in KINDS.values():
+        if is_of_the_package(likelihood):
             self.key = *likelihood.config().items(), *self.names
         else:  # a class of the user's own, which may read whatever it likes
             self.key = likelihood, constants_of_instance(likelihood)
@@ -177,14 +175,26 @@ def closed(*arguments: Any) -> Step:
     return step
 
 
-def _as_noise(columns: Float[Tensor, "B n"], shape: tuple[int, ...]) -> Float[Tensor, "B *noise"]:
+def mean_step(net: Modules) -> Recipe:
+    """Return what makes the mean of y from the top layer's h, as a step without a loop."""
+    kind = LikelihoodKind(net.likelihood)
+    return Recipe(_mean, (net.V, net.readout.bias, *kind.tensors), (kind,))
+
+
+def _mean(*arguments: Any) -> Step:
+    V, c, *tensors, kind = arguments
+    likelihood: Likelihood = kind.of(tensors)
+    return lambda h, _: (likelihood.mean(torch.nn.functional.linear(h, V, c)),)
+
+
+def _as_noise(columns: Float[Tensor, "B n"], shape: tuple[int, ...]) -> Float[Tensor, " B *noise"]:
     if len(shape) == 1:
         return columns
     return columns[:, 0] if not shape else columns.reshape(-1, *shape)
 
 
 def _run(
-    net: Network,
+    net: Modules,
     given: Given,
     own: Float[Tensor, "B Y"],
     noise: Float[Tensor, "T B *noise"] | None = None,
@@ -214,7 +224,7 @@ def _run(
     return every, moved
 
 
-def _recipe(net: Network, R: Tensor | None, G: int, temperature: float | None) -> Recipe:
+def _recipe(net: Modules, R: Tensor | None, G: int, temperature: float | None) -> Recipe:
     """Return what makes the closed loop's step."""
     layer, kind = net.recurrent, LikelihoodKind(net.likelihood)
     tensors: list[Tensor | None] = [R, net.V, net.readout.bias]
@@ -253,7 +263,7 @@ def _steps(recipe: Recipe, p: Tensor, state: State, layout: Layout) -> tuple[Any
 
 
 def _base(
-    net: Network, given: Given, R: Tensor | None
+    net: Modules, given: Given, R: Tensor | None
 ) -> tuple[Float[Tensor, "T B G"], Bool[Tensor, "T B"]]:
     """Return b + U xᵗ, with R yᵗ⁻¹ where it is forced, and where that is, resets included."""
     base = net.project_x(given.x)

@@ -15,18 +15,46 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from bptt.model.entry import Units
-
-if TYPE_CHECKING:
-    from bptt.model.network import Network
+from bptt.model.layers import Feedforward, Recurrent
+from bptt.model.looped import LoopOptions
 
 _DRAWN: ContextVar[Mapping[nn.Module, Units] | None] = ContextVar("drawn", default=None)
 """What `units_dropped` drew for each Network, in this thread."""
+
+
+class DropsUnits(nn.Module):
+    """A network that may leave out units.
+
+    recurrence, recurrent: as a Network has them. loop: with the probability, and the skips.
+    """
+
+    recurrence: str
+    recurrent: Recurrent | Feedforward
+    loop: LoopOptions
+
+    @property
+    def drops_units(self) -> bool:
+        """Whether a call leaves out units now."""
+        return self.training and self.loop.dropout > 0
+
+    def draw_units(self) -> Units:
+        """Draw which ones."""
+        p, layer = self.loop.dropout, self.recurrent
+        like, layers = next(layer.parameters()), layer.num_layers
+        recurrent: dict[str, Tensor] = {}
+        for k in range(layers):
+            is_there = torch.rand(layer.hidden_size, dtype=like.dtype, device=like.device) >= p
+            scale: Tensor = is_there.to(like.dtype) / (1 - p)
+            entered = [f"weight_ih_l{k + 1}"] if k + 1 < layers else []
+            if self.recurrence != "output":
+                entered += [f"weight_hh_l{k}", *(f"weight_skip{d}_l{k}" for d in self.loop.skips)]
+            recurrent.update(dict.fromkeys(entered, scale))
+        return Units(recurrent, scale)  # the top layer's comes last
 
 
 @contextmanager
@@ -35,12 +63,10 @@ def units_dropped(net: nn.Module) -> Iterator[None]:
 
     Inside another such block that one's draw stays.
     """
-    from bptt.model.network import Network  # noqa: PLC0415 (which imports this)
-
     drawn = dict(_DRAWN.get() or {})
     for module in net.modules():
-        if isinstance(module, Network) and module not in drawn and _drops(module):
-            drawn[module] = _draw(module)
+        if isinstance(module, DropsUnits) and module not in drawn and module.drops_units:
+            drawn[module] = module.draw_units()
     before = _DRAWN.set(drawn)
     try:
         yield
@@ -48,12 +74,12 @@ def units_dropped(net: nn.Module) -> Iterator[None]:
         _DRAWN.reset(before)
 
 
-def units_of(net: Network) -> Units | None:
+def units_of(net: DropsUnits) -> Units | None:
     """Return which units a call leaves out, as `units_dropped` drew or drawn now; None for none."""
-    if not _drops(net) or net.is_entered:
+    if not net.drops_units:
         return None
     drawn = _DRAWN.get()
-    return _draw(net) if drawn is None or net not in drawn else drawn[net]
+    return net.draw_units() if drawn is None or net not in drawn else drawn[net]
 
 
 @contextmanager
@@ -69,21 +95,3 @@ def every_unit(net: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes:
             module.training = mode
-
-
-def _drops(net: Network) -> bool:
-    return net.training and net.loop.dropout > 0
-
-
-def _draw(net: Network) -> Units:
-    p, layer = net.loop.dropout, net.recurrent
-    like = next(layer.parameters())
-    recurrent: dict[str, Tensor] = {}
-    for k in range(layer.num_layers):
-        is_there = torch.rand(layer.hidden_size, dtype=like.dtype, device=like.device) >= p
-        scale: Tensor = is_there.to(like.dtype) / (1 - p)
-        entered = [f"weight_ih_l{k + 1}"] if k + 1 < layer.num_layers else []
-        if net.recurrence != "output":
-            entered += [f"weight_hh_l{k}", *(f"weight_skip{d}_l{k}" for d in net.loop.skips)]
-        recurrent.update(dict.fromkeys(entered, scale))
-    return Units(recurrent, scale)  # the top layer's comes last

@@ -9,7 +9,7 @@ of, and those of dropped units are set to 0. Other hooks cannot run, and are ref
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,9 +20,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from bptt.errors import BpttError
-
-if TYPE_CHECKING:
-    from bptt.model.network import Network
+from bptt.model.modules import Modules
 
 WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
 """Hooks before a call that compute a weight of the module from its other parameters."""
@@ -47,33 +45,26 @@ class Units(NamedTuple):
     top: Float[Tensor, " H"]
 
 
-def enter(net: Network) -> Network:
-    """Return the network as one call sees it; itself, where no weight has to be computed.
+def enter(modules: Modules) -> Modules:
+    """Return a network's modules as one call sees them, with each weight computed.
 
-    Raises BpttError where a part has a hook that would not run.
+    Raises BpttError where one has a hook that would not run.
     """
-    if net.is_entered:
-        return net
-    parts = {name: _computed(f"net.{name}", part) for name, part in net._modules.items() if part}
-    if all(part is net._modules[name] for name, part in parts.items()):
-        return net
-    return _with_parts(net, parts)
+    return modules._replace(
+        recurrent=_computed("net.recurrent", modules.recurrent),
+        readout=_computed("net.readout", modules.readout),
+        likelihood=_computed("net.likelihood", modules.likelihood),
+    )
 
 
-def leave_out(net: Network, units: Units | None) -> Network:
-    """Return the network as a call sees it that leaves out some units; itself, if it does not."""
+def leave_out(modules: Modules, units: Units | None) -> Modules:
+    """Return the modules as a call sees them that leaves out some units, or none."""
     if units is None:
-        return net
-    recurrent = _scaled(net.recurrent, units.recurrent)
+        return modules
+    recurrent = _scaled(modules.recurrent, units.recurrent)
     recurrent.__dict__["dropped"] = units.recurrent
-    readout = _scaled(net.readout, {"weight": units.top})
-    return _with_parts(net, {**net._modules, "recurrent": recurrent, "readout": readout})
-
-
-def _with_parts(net: Network, parts: Mapping[str, nn.Module | None]) -> Network:
-    seen = copy_of(net)
-    seen.__dict__.update(_modules=dict(parts), is_entered=True)
-    return seen
+    readout = _scaled(modules.readout, {"weight": units.top})
+    return modules._replace(recurrent=recurrent, readout=readout)
 
 
 def require_steady(net: nn.Module) -> None:
@@ -141,6 +132,7 @@ def copy_of(module: Module) -> Module:
     state = dict(vars(module))
     for name in ("_parameters", "_buffers", "_modules"):
         state[name] = dict(state[name])
+    state["_modules"].pop("parametrizations", None)
     if "_flat_weights" in state:  # torch's recurrent layers write each weight that is set there too
         state["_flat_weights"] = list(state["_flat_weights"])
     seen.__dict__.update(state)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from types import NoneType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -14,24 +14,21 @@ from torch import Tensor
 from bptt.errors import BpttError, require_kind, require_memory, require_number, require_whole
 from bptt.model.closed_loop import free_run
 from bptt.model.encodings import Tokens
-from bptt.model.entry import enter
 from bptt.model.given import (
     Given,
     batch_size,
     checked,
     checked_x,
+    fresh_state,
     leading,
     require_tensor,
     start_of,
 )
 from bptt.model.layers import Hidden
-from bptt.model.likelihoods import require_temperature
+from bptt.model.likelihoods.likelihood import require_temperature
+from bptt.model.modules import Modules
 from bptt.model.reading import state_after
 from bptt.model.state import Regime, State, each, parts
-
-if TYPE_CHECKING:
-    from bptt.model.network import Network
-
 
 STREAM_STEPS = 64
 """How many steps of a free run are computed at once, at first; then twice as many each time."""
@@ -43,7 +40,7 @@ MOST_STEPS = 1 << 40
 
 @torch.no_grad()
 def stream(
-    net: Network,
+    net: Modules,
     steps: int,
     *,
     x: Shaped[Tensor, "T B *x"] | None = None,
@@ -56,7 +53,6 @@ def stream(
     require_whole("steps", steps, 0, MOST_STEPS)
     require_temperature(temperature)
     _require_generator(generator)
-    net = enter(net)
     state, x, B = _after_prompt(net, steps, x, prompt, state)
     hidden, y, own = start_of(net, state, B)
     own = own if state is not None and state.y is None else y
@@ -111,7 +107,7 @@ class Forecast(NamedTuple):
 
 
 def forecast(
-    net: Network,
+    net: Modules,
     steps: int,
     *,
     x: Shaped[Tensor, "T B *x"] | None = None,
@@ -127,21 +123,25 @@ def forecast(
     if isinstance(net.likelihood.encoding, Tokens):
         raise BpttError("the likelihood is categorical; expected numbers: for symbols use generate")
     require_memory("the forecast", 4 * (paths + 1) * steps * net.likelihood.outputs)
-    net = enter(net)
     state, future, B = _after_prompt(net, steps, x, prompt, state)
-    mean = net.generate(steps, x=future, state=state, temperature=0.0)
-    many = net.generate(
-        steps,
-        x=None if future is None else future.repeat_interleave(paths, dim=1),
-        state=_repeated(net.fresh_state(B) if state is None else state, paths),
-        generator=generator,
+    mean = torch.cat([*stream(net, steps, x=future, state=state, temperature=0.0)])
+    many = torch.cat(
+        [
+            *stream(
+                net,
+                steps,
+                x=None if future is None else future.repeat_interleave(paths, dim=1),
+                state=_repeated(fresh_state(net, B) if state is None else state, paths),
+                generator=generator,
+            )
+        ]
     )
     return Forecast(mean, many.unflatten(1, (B, paths)).movedim(2, 0))
 
 
 @torch.no_grad()
 def _after_prompt(
-    net: Network, steps: int, x: Tensor | None, prompt: Tensor | None, state: State | None
+    net: Modules, steps: int, x: Tensor | None, prompt: Tensor | None, state: State | None
 ) -> tuple[State | None, Tensor | None, int]:
     """Return the state after the prompt, x from there on, and B, or raise BpttError."""
     for name, values in (("x", x), ("prompt", prompt)):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from numbers import Real
-from typing import TYPE_CHECKING, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -14,10 +14,8 @@ from torch import Tensor
 from bptt.errors import BpttError, require_choice, require_kind, require_shape, shown
 from bptt.model.encodings import require_dtype
 from bptt.model.layers import Hidden
+from bptt.model.modules import Modules
 from bptt.model.state import FEEDBACKS, Regime, State, parts
-
-if TYPE_CHECKING:
-    from bptt.model.network import Network
 
 
 class Given(NamedTuple):
@@ -32,7 +30,7 @@ class Given(NamedTuple):
     T: int
     B: int
     hidden: Hidden
-    y0: Shaped[Tensor, "B *y"]
+    y0: Shaped[Tensor, " B *y"]
     own0: Tensor
     y: Shaped[Tensor, "T B *y"] | None = None
     x: Shaped[Tensor, "T B *x"] | None = None
@@ -57,7 +55,7 @@ class Given(NamedTuple):
 
 
 def checked(
-    net: Network, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
+    net: Modules, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
 ) -> Given:
     """Return what a call was given, 0 beyond the sequences' ends, or raise BpttError.
 
@@ -89,7 +87,7 @@ def checked(
     return Given(T, B, hidden, y0, own0, y, x, alive, resets, forced if closes else None)
 
 
-def _require_samples(net: Network, own: Tensor) -> None:
+def _require_samples(net: Modules, own: Tensor) -> None:
     """Raise BpttError where the network's own y⁰ is the mean of symbols."""
     if own.is_floating_point() != net.likelihood.blank(1, net.readout.weight).is_floating_point():
         raise BpttError(
@@ -98,7 +96,7 @@ def _require_samples(net: Network, own: Tensor) -> None:
         )
 
 
-def _y_is_missing(net: Network) -> NoReturn:
+def _y_is_missing(net: Modules) -> NoReturn:
     raise BpttError(
         f'y is missing; expected the true values, since recurrence "{net.recurrence}" '
         "feeds them back (for a free run use net.generate, or forcing=0 with x)"
@@ -106,7 +104,7 @@ def _y_is_missing(net: Network) -> NoReturn:
 
 
 def checked_x(
-    net: Network, x: Tensor | None, T: int, B: int, alive: Tensor | None = None
+    net: Modules, x: Tensor | None, T: int, B: int, alive: Tensor | None = None
 ) -> Tensor | None:
     """Return x, 0 where not alive, or raise BpttError unless it is what the network takes."""
     if x is not None and net.inputs.width == 0:
@@ -118,7 +116,7 @@ def checked_x(
     return net.inputs.checked("x", x, T, B, net.readout.weight, alive)
 
 
-def start_of(net: Network, state: State | None, B: int) -> tuple[Hidden, Tensor, Tensor]:
+def start_of(net: Modules, state: State | None, B: int) -> tuple[Hidden, Tensor, Tensor]:
     """Return h⁰, the true y⁰ and the network's own, or raise BpttError.
 
     They are zero where the state does not give them; its own y⁰ is then the true one.
@@ -140,7 +138,7 @@ def start_of(net: Network, state: State | None, B: int) -> tuple[Hidden, Tensor,
         raise BpttError(
             f"state.hidden is another network's: it has {len(parts(hidden))} parts; expected "
             f'(h, c) for "lstm", the last h for skips, None for recurrence "output", else h: this '
-            f'is cell "{net.cell}", recurrence "{net.recurrence}", skips {net.loop.skips}'
+            f"is {net.recurrent}"
         )
     for i, (got, want) in enumerate(zip(parts(hidden), parts(zero), strict=True)):
         name = "state.hidden" if len(parts(zero)) == 1 else f"state.hidden[{i}]"
@@ -158,6 +156,12 @@ def start_of(net: Network, state: State | None, B: int) -> tuple[Hidden, Tensor,
     else:
         own = encoding.checked("state.own", own.unsqueeze(0), 1, B, weight).squeeze(0)
     return hidden, y, own
+
+
+def fresh_state(net: Modules, B: int) -> State:
+    """Return h⁰ = 0 and y⁰ = 0 of B sequences."""
+    hidden, y, _ = start_of(net, None, B)
+    return State(hidden, y)
 
 
 def require_tensor(name: str, values: object) -> None:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
+from bptt.cells.kind import Kind
+from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_choice, require_number, require_whole
 from bptt.model.encodings import Tokens
-
-if TYPE_CHECKING:
-    from bptt.model.network import Network
+from bptt.model.layers import KINDS as BY_MODE
+from bptt.model.looped import LoopOptions
+from bptt.model.modules import Modules
 
 KINDS = ("orthogonal", "identity", "gaussian")
-GATED = ("gru", "lstm")
 STD = 0.1
 """The spread of Gaussian weights, unless told."""
 SMALL = 0.001
@@ -82,7 +83,7 @@ class Initial:
 
     def require(self, cell: str, recurrence: str) -> None:
         """Raise BpttError unless this goes with the cell and the recurrence."""
-        is_gated = cell in GATED
+        is_gated = CELLS[cell].keeps is not None
         if self.W == "identity" and is_gated:
             raise BpttError(
                 f'W is to start as the identity with cell "{cell}"; expected tanh or relu, or '
@@ -99,7 +100,7 @@ class Initial:
 
 
 @torch.no_grad()
-def initialise(net: Network, initial: Initial) -> None:
+def initialise(net: Modules, loop: LoopOptions, initial: Initial) -> None:
     """Give a network its first weights; b starts at 0, and torch's second bias is frozen there.
 
     So is b where it is normalised away, and the shift has its place. W and the skips' matrices
@@ -113,20 +114,20 @@ def initialise(net: Network, initial: Initial) -> None:
     for name, parameter in layer.named_parameters():
         if name.startswith("bias"):
             nn.init.zeros_(parameter)
-            parameter.requires_grad_(not name.startswith("bias_hh") and not net.loop.norm)
+            parameter.requires_grad_(not name.startswith("bias_hh") and not loop.norm)
         elif name.startswith(("weight_hh", "weight_skip")):
             for gate in parameter.split(layer.hidden_size):
                 _first_w(gate, initial)
             if initial.W != "gaussian" or initial.radius is not None:
-                parameter.div_(len(net.loop.delays))
+                parameter.div_(len(loop.delays))
     _first_others(net, initial)
     if initial.forget_bias is not None or initial.chrono is not None:
         for name, parameter in layer.named_parameters():
             if name.startswith("bias_ih"):
-                _gate_biases(net.cell, parameter, initial)
+                _gate_biases(BY_MODE[str(layer.mode)], parameter, initial)
 
 
-def _first_others(net: Network, initial: Initial) -> None:
+def _first_others(net: Modules, initial: Initial) -> None:
     spread = {"identity": SMALL, "gaussian": initial.spread}.get(initial.W)
     if spread is None:
         for encoding, weight in ((net.inputs, net.U), (net.likelihood.encoding, net.R)):
@@ -150,12 +151,13 @@ def _first_w(W: Tensor, initial: Initial) -> None:
         W *= initial.radius / float(torch.linalg.eigvals(W).abs().max())
 
 
-def _gate_biases(cell: str, bias: Tensor, initial: Initial) -> None:
-    """Set the biases of the gates that keep the state: z of a GRU; f of an LSTM, and i."""
-    H = len(bias) // (3 if cell == "gru" else 4)
-    kept = torch.full((H,), initial.forget_bias or 0.0)
+def _gate_biases(kind: Kind, bias: Tensor, initial: Initial) -> None:
+    """Set the biases of the gate that keeps the state, and of the one that lets in what is new."""
+    gates = bias.chunk(kind.gates)
+    start = torch.full_like(gates[0], initial.forget_bias or 0.0)
     if initial.chrono is not None:
-        kept = torch.empty(H).uniform_(1, initial.chrono - 1).log()
-    bias[H : 2 * H] = kept
-    if cell == "lstm" and initial.chrono is not None:
-        bias[:H] = -kept
+        start = torch.empty(len(start)).uniform_(1, initial.chrono - 1).log().to(start)
+    assert kind.keeps is not None  # Initial.require has seen to it
+    gates[kind.keeps].copy_(start)
+    if kind.lets_in is not None and initial.chrono is not None:
+        gates[kind.lets_in].copy_(-start)

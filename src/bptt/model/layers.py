@@ -19,15 +19,15 @@ from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt.cells import by_name
-from bptt.cells.by_name import ACTIVATIONS, Run
-from bptt.cells.elman import feedforward
+from bptt.cells.elman import feedforward, feedforward_rows
+from bptt.cells.kind import Activation
+from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import binding, ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
-from bptt.kernel.ops import Recipe
+from bptt.kernel.ops import Recipe, Run
 from bptt.kernel.plain import are_plain, is_traced, is_transformed, leave_to_python
 from bptt.kernel.plain_loop import State
 
@@ -39,10 +39,10 @@ Listener = Callable[["Recurrent", str, Tensor, Tensor, Tensor, Layout], None]
 
 Module = TypeVar("Module", bound=nn.Module)
 
-CELLS = {"RNN_TANH": "tanh", "RNN_RELU": "relu", "GRU": "gru", "LSTM": "lstm"}
-"""torch's name of each cell, and ours."""
-GATES = {"RNN_TANH": 1, "RNN_RELU": 1, "GRU": 3, "LSTM": 4}
-"""How many rows of a weight a hidden unit has."""
+KINDS = {kind.mode: kind for kind in CELLS.values()}
+"""The cells by torch's names."""
+ELMAN = [name for name, kind in CELLS.items() if kind.f is not None]
+"""Those without gates."""
 ROWS_OF_ONE_STEP = 4
 """Up to how many sequences torch's RNN and GRU take one step of faster than ours."""
 LARGE_LSTM = 1000
@@ -50,13 +50,18 @@ LARGE_LSTM = 1000
 
 
 class Recurrent(RNNBase):
-    """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's."""
+    """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's.
+
+    biases: what is added to the projected input, outside the loop. closed_by: what closes the loop:
+    "W" alone, with "gates", or with "more".
+    """
 
     states: int = 1
     torch_layer: ClassVar[type[RNNBase]]
     listener: Listener | None = None
     omega: OmegaTerm | None = None
-    adds_both_biases: ClassVar[bool] = True
+    biases: ClassVar[tuple[str, ...]] = ("bias_ih", "bias_hh")
+    closed_by: ClassVar[str] = "W"
     dropped: Mapping[str, Tensor] = MappingProxyType({})  # of one call: see bptt.model.entry
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
@@ -74,10 +79,8 @@ class Recurrent(RNNBase):
         """Run one layer in one direction over time, on its input or on the projection of it."""
         recipe, source = self.recipe(suffix), Source(rows)
         if not is_projected:
-            U, b_ih, b_hh = (
-                self.part(name, suffix) for name in ("weight_ih", "bias_ih", "bias_hh")
-            )
-            source = Source(rows, U, b_ih, b_hh if self.adds_both_biases else None)
+            biases = [self.part(name, suffix) for name in self.biases]
+            source = Source(rows, self.part("weight_ih", suffix), *biases)
         if self.omega is not None:
             h, ends = self._layer_with_omega(suffix, recipe, source, state, layout)
             return h, ends
@@ -124,7 +127,7 @@ class Recurrent(RNNBase):
 
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes the step of one layer."""
-        return by_name.recipe(CELLS[self.mode], self.part("weight_hh", suffix))
+        return KINDS[self.mode].recipe(self.part("weight_hh", suffix))
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
@@ -253,7 +256,7 @@ class Recurrent(RNNBase):
     def _has_its_shapes(self, weights: list[Any]) -> bool:
         """Return whether each weight has the shape that it was made with."""
         heads = 2 if self.bidirectional else 1
-        G = self.hidden_size * GATES[self.mode]
+        G = self.hidden_size * KINDS[self.mode].gates
         sizes = self.input_size, self.hidden_size, G, self.proj_size
         return [w.shape for w in weights] == _shapes(sizes, self.num_layers, heads, self.bias)
 
@@ -351,9 +354,10 @@ class RNN(Recurrent):
         *options: Any,
         **named_options: Any,
     ) -> None:
-        require_choice("nonlinearity", nonlinearity, ("tanh", "relu"))
-        mode = f"RNN_{nonlinearity.upper()}"
-        super().__init__(mode, input_size, hidden_size, num_layers, *options, **named_options)
+        require_choice("nonlinearity", nonlinearity, ELMAN)
+        super().__init__(
+            CELLS[nonlinearity].mode, input_size, hidden_size, num_layers, *options, **named_options
+        )
         self.nonlinearity = nonlinearity
         _refuse_projection(self)
 
@@ -365,7 +369,8 @@ class GRU(Recurrent):
     """
 
     torch_layer = nn.GRU
-    adds_both_biases = False
+    biases = ("bias_ih",)
+    closed_by = "gates"
 
     def __init__(self, input_size: int, hidden_size: int, *options: Any, **named: Any) -> None:
         super().__init__("GRU", input_size, hidden_size, *options, **named)
@@ -378,7 +383,7 @@ class GRU(Recurrent):
 
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes a gated recurrent unit's step."""
-        return by_name.recipe("gru", self.part("weight_hh", suffix), self.part("bias_hh", suffix))
+        return KINDS[self.mode].recipe(self.part("weight_hh", suffix), self.part("bias_hh", suffix))
 
 
 class LSTM(Recurrent):
@@ -389,6 +394,7 @@ class LSTM(Recurrent):
 
     states = 2
     torch_layer = nn.LSTM
+    closed_by = "gates"
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
@@ -399,7 +405,7 @@ class LSTM(Recurrent):
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes a long short-term memory's step."""
         W, V = self.part("weight_hh", suffix), self.part("weight_hr", suffix)
-        return by_name.recipe("lstm", W, V)
+        return KINDS[self.mode].recipe(W, V)
 
     def _by_torch(self, *arguments: Any) -> Any:
         if not torch.compiler.is_compiling() and not self._has_its_shapes(self._weights()):
@@ -443,6 +449,8 @@ def accelerate(model: Module) -> Module:
 class Feedforward(nn.Module):
     """hᵗ = f(pᵗ): a stack of layers without hidden-to-hidden recurrence, hence without a loop."""
 
+    biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
+    closed_by: ClassVar[str] = "output"
     weight_ih_l0: Tensor
     bias_ih_l0: Tensor
 
@@ -461,6 +469,13 @@ class Feedforward(nn.Module):
         for parameter in self.parameters():
             nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
 
+    @property
+    def f(self) -> Activation:
+        """What it is called by."""
+        f = CELLS[self.nonlinearity].f
+        assert f is not None
+        return f
+
     def extra_repr(self) -> str:
         """Return what print(net) shows of it."""
         return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
@@ -476,7 +491,7 @@ class Feedforward(nn.Module):
 
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes h ← f(p), whatever the state."""
-        return Recipe(feedforward, (), (ACTIVATIONS[self.nonlinearity],))
+        return Recipe(feedforward, (), (self.f,))
 
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences: there is none."""
@@ -491,13 +506,13 @@ class Feedforward(nn.Module):
         is_projected: bool = False,
     ) -> tuple[list[Float[Tensor, "... H"]], Hidden]:
         """Return every layer's h at once; where the rows lie in time plays no part."""
-        cell, every = self.nonlinearity, []
+        every = []
         for k in range(self.num_layers):
             if k == 0 and is_projected:
-                rows = ACTIVATIONS[cell](rows)
+                rows = self.f(rows)
             else:
                 suffix = f"_l{k}"
                 U, b = self.part("weight_ih", suffix), self.input_bias(suffix)
-                rows = by_name.feedforward_rows(cell, rows, U, b)
+                rows = feedforward_rows(self.f, rows, U, b)
             every.append(rows)
         return every, None

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bptt.cells import by_name
-from bptt.cells.looped import Loop
+from bptt.cells.looped import Loop, looped_recipe
+from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_whole
 from bptt.kernel.ops import Recipe
-from bptt.model.layers import Recurrent
+from bptt.model.layers import ELMAN, Recurrent
 
 MOST_DELAY = 4096
 NEARLY_0, NEARLY_1 = 1e-6, 1 - 1e-6
@@ -81,10 +81,10 @@ class LoopOptions:
 
     def require(self, cell: str, recurrence: str) -> None:
         """Raise BpttError unless all of this goes with the cell and the recurrence."""
-        if self.beside_w and cell not in ("tanh", "relu"):
+        if self.beside_w and CELLS[cell].f is None:
             raise BpttError(
-                f'{self.beside_w[0]} is given with cell "{cell}"; expected tanh or relu: gates do '
-                "what it is for"
+                f'{self.beside_w[0]} is given with cell "{cell}"; expected {" or ".join(ELMAN)}: '
+                "gates do what it is for"
             )
         if self.beside_w and recurrence == "output":
             raise BpttError(
@@ -132,10 +132,12 @@ class LoopedRNN(Recurrent):
     besides torch.nn.RNN's: weight_skip4_l0 for a delay of 4, leak_l0 (σ⁻¹ of α), gain_l0, shift_l0.
     """
 
+    closed_by = "more"
+
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int, cell: str, options: LoopOptions
     ) -> None:
-        super().__init__(f"RNN_{cell.upper()}", input_size, hidden_size, num_layers)
+        super().__init__(CELLS[cell].mode, input_size, hidden_size, num_layers)
         self.activation, self.options = cell, options
         self.states = options.delays[-1]
         for suffix in (f"_l{k}" for k in range(num_layers)):
@@ -181,7 +183,9 @@ class LoopedRNN(Recurrent):
 
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes a layer's step, whose state is hᵗ, hᵗ⁻¹, …."""
-        return by_name.loop_recipe(self.activation, self.weights(suffix), self.loop(suffix))
+        f = CELLS[self.activation].f
+        assert f is not None  # LoopOptions.require has seen to it
+        return looped_recipe(f, self.weights(suffix), self.loop(suffix))
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
         """Return every hᵗ of the top layer, (T, B, H), and the last state, of every layer."""

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
+from bptt.cells.registry import CELLS
 from bptt.errors import (
     BpttError,
     require_choice,
@@ -25,15 +26,16 @@ from bptt.errors import (
     shown,
 )
 from bptt.model.architecture import RECURRENCES, Architecture
-from bptt.model.dropout import units_of
+from bptt.model.dropout import DropsUnits, units_of
 from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
 from bptt.model.entry import enter, leave_out
 from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
-from bptt.model.given import Given, batch_size, checked, start_of
+from bptt.model.given import Given, batch_size, checked, fresh_state
 from bptt.model.initial import Initial, initialise
-from bptt.model.layers import GRU, LSTM, RNN, Feedforward
-from bptt.model.likelihoods import Likelihood, likelihood_from_config
+from bptt.model.layers import ELMAN, GRU, LSTM, RNN, Feedforward
+from bptt.model.likelihoods.likelihood import Likelihood, likelihood_from_config
 from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
+from bptt.model.modules import Modules
 from bptt.model.reading import read, state_after
 from bptt.model.state import Output, Regime, State
 
@@ -41,10 +43,9 @@ MOST_UNITS = 2**31 - 1
 """What the kernel's loops can count."""
 MOST_LAYERS = 1024
 """Each is a few modules, which take time to make however small they are."""
-GATES = {"tanh": 1, "relu": 1, "gru": 3, "lstm": 4}
 
 
-class Network(nn.Module):
+class Network(DropsUnits):
     """A recurrent network that models y given its own past and, if there is any, x.
 
     likelihood: what the outputs mean, such as Categorical(n).
@@ -62,8 +63,6 @@ class Network(nn.Module):
     >>> net(y).nll.shape
     torch.Size([3, 2])
     """
-
-    is_entered: bool = False  # only of the copies that bptt.model.entry makes
 
     def __init__(
         self,
@@ -93,7 +92,7 @@ class Network(nn.Module):
             require_flag(name, flag)
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
-        require_choice("cell", cell, list(GATES))
+        require_choice("cell", cell, list(CELLS))
         require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
         self.init.require(cell, recurrence)
@@ -106,14 +105,14 @@ class Network(nn.Module):
         self.recurrence, self.cell = recurrence, cell
         width = self.inputs.width + (likelihood.encoding.width if self.feeds_back else 0)
         loops = len(self.loop.delays)
-        weights = GATES[cell] * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
+        weights = CELLS[cell].gates * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
         require_memory(
             f"a network of {layers:,} x {hidden:,} hidden units",
             4 * (weights + hidden * likelihood.outputs),
         )
         self.recurrent = self._recurrent_layer(width, hidden, layers)
         self.readout = nn.Linear(hidden, likelihood.outputs)
-        initialise(self, self.init)
+        initialise(self.parts, self.loop, self.init)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this network, as plain values, for a file."""
@@ -146,6 +145,11 @@ class Network(nn.Module):
         return found
 
     @property
+    def parts(self) -> Modules:
+        """What it is made of, for those who run it."""
+        return Modules(self.recurrent, self.readout, self.likelihood, self.inputs, self.recurrence)
+
+    @property
     def feeds_back(self) -> bool:
         """Whether yᵗ⁻¹ enters through R."""
         return self.recurrence != "hidden"
@@ -153,26 +157,22 @@ class Network(nn.Module):
     @property
     def x_can_be_previous_y(self) -> bool:
         """Whether x, when none is given, is taken to be yᵗ⁻¹: U then stands in R's place."""
-        return not self.feeds_back and self.inputs == self.likelihood.encoding
+        return self.parts.x_can_be_previous_y
 
     @property
     def U(self) -> Float[Tensor, "G I"]:
         """Input to hidden, of the first layer."""
-        return self.recurrent.weight_ih_l0[:, : self.inputs.width]
+        return self.parts.U
 
     @property
     def R(self) -> Float[Tensor, "G Y"]:
         """Output to hidden, of the first layer; without columns where recurrence is "hidden"."""
-        return self.recurrent.weight_ih_l0[:, self.inputs.width :]
+        return self.parts.R
 
     @property
     def V(self) -> Float[Tensor, "O H"]:
         """Hidden to output."""
-        return self.readout.weight
-
-    def outputs_of(self, h: Float[Tensor, "... H"]) -> Float[Tensor, "... O"]:
-        """Return o = c + V h."""
-        return nn.functional.linear(h, self.V, self.readout.bias)
+        return self.parts.V
 
     @property
     def architecture(self) -> Architecture:
@@ -188,14 +188,13 @@ class Network(nn.Module):
         layer = self.recurrent
         size = B * layer.hidden_size * layer.num_layers * self.dtype.itemsize
         require_memory(f"a state of {B:,} sequences", size)
-        hidden, y, _ = start_of(enter(self), None, B)
-        return State(hidden, y)
+        return fresh_state(enter(self.parts), B)
 
     def example(self, T: int, B: int) -> tuple[Tensor, Tensor | None]:
         """Return a y and an x of the right kind, all zero."""
         require_whole("T", T, 1, MOST_STEPS)
         require_whole("B", B, 1)
-        weight = enter(self).readout.weight
+        weight = enter(self.parts).V
         has_x = self.inputs.width > 0 and not self.x_can_be_previous_y
         size = B * (T * self.inputs.width if has_x else 1) * weight.itemsize
         require_memory(f"an example of {T:,} steps of {B:,} sequences", size)
@@ -206,8 +205,8 @@ class Network(nn.Module):
     def forward(
         self,
         y: Shaped[Tensor, "T B *y"] | None = None,
-        x: Shaped[Tensor, "T B *x"] | None = None,
         *,
+        x: Shaped[Tensor, "T B *x"] | None = None,
         state: State | None = None,
         forcing: float | Bool[Tensor, "T B"] = 1.0,
         feedback: str = "sample",
@@ -240,8 +239,8 @@ class Network(nn.Module):
     def advance(
         self,
         y: Shaped[Tensor, "T B *y"] | None = None,
-        x: Shaped[Tensor, "T B *x"] | None = None,
         *,
+        x: Shaped[Tensor, "T B *x"] | None = None,
         state: State | None = None,
         **regime: Any,
     ) -> State:
@@ -254,22 +253,22 @@ class Network(nn.Module):
 
     def _entered(
         self, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
-    ) -> tuple[Network, Given]:
-        """Return the network as one call sees it, and what that is given; all is checked first."""
-        net = enter(self)
+    ) -> tuple[Modules, Given]:
+        """Return the modules as one call sees them, and what it is given; all is checked first."""
+        net = enter(self.parts)
         given = checked(net, y, x, state, regime)
         return leave_out(net, units_of(self)), given
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""
-        return self.recurrence == "output" and regime.is_forced
+        return self.parts.is_parallel(regime)
 
     def states_after(
         self,
         steps: Sequence[int],
         y: Shaped[Tensor, "T B *y"],
-        x: Shaped[Tensor, "T B *x"] | None = None,
         *,
+        x: Shaped[Tensor, "T B *x"] | None = None,
         state: State | None = None,
         **regime: Any,
     ) -> list[State]:
@@ -280,8 +279,11 @@ class Network(nn.Module):
         require_kind(
             "steps", steps, (list, tuple, range), "numbers of steps, which rise, in a list"
         )
-        if self.cell == "lstm":
-            raise BpttError('states_after is asked of cell "lstm"; expected another, or advance')
+        if CELLS[self.cell].states > 1:
+            raise BpttError(
+                f'states_after is asked of cell "{self.cell}"; expected one whose state is h, or '
+                "advance"
+            )
         most = y.shape[0] if isinstance(y, Tensor) and y.ndim > 0 else None
         for step in steps:
             require_whole("a number of steps", step, 0, most)
@@ -291,7 +293,7 @@ class Network(nn.Module):
 
     def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:
         """Yield what `generate` returns, given the same arguments, a few steps at a time."""
-        return stream(self, steps, **how)
+        return stream(enter(self.parts), steps, **how)
 
     def generate(
         self,
@@ -319,7 +321,7 @@ class Network(nn.Module):
         if run:
             return torch.cat(run)
         B = batch_size(prompt if prompt is not None else x, state)
-        return self.likelihood.blank(B, enter(self).readout.weight).unsqueeze(0)[:0]
+        return self.likelihood.blank(B, enter(self.parts).V).unsqueeze(0)[:0]
 
     def forecast(
         self,
@@ -343,27 +345,19 @@ class Network(nn.Module):
         (torch.Size([5, 1, 2]), torch.Size([50, 5, 1, 2]), torch.Size([5, 1, 2]))
         """
         how: dict[str, Any] = {"x": x, "prompt": prompt, "state": state, "paths": paths}
-        return forecast(self, steps, generator=generator, **how)
-
-    def project_x(self, x: Shaped[Tensor, "T B *x"] | None) -> Float[Tensor, "... G"]:
-        """Return b + U xᵗ, (T, B, G), or b alone where there is no x."""
-        bias = self.recurrent.input_bias()
-        assert bias is not None
-        return bias if x is None else bias + self.inputs.project(x, self.U)
+        return forecast(enter(self.parts), steps, generator=generator, **how)
 
     def feedback_weight(self, x: Tensor | None) -> Float[Tensor, "G Y"] | None:
         """Return what yᵗ⁻¹ enters by: R, or U where it stands in x's place, or None."""
-        if self.feeds_back:
-            return self.R
-        return self.U if x is None and self.x_can_be_previous_y else None
+        return self.parts.feedback_weight(x)
 
     def _recurrent_layer(
         self, width: int, hidden: int, layers: int
     ) -> RNN | GRU | LSTM | LoopedRNN | Feedforward:
-        cell = self.cell
-        if self.recurrence == "output" and cell in ("gru", "lstm"):
+        cell, kind = self.cell, CELLS[self.cell]
+        if self.recurrence == "output" and kind.f is None:
             raise BpttError(
-                f'recurrence is "output" with cell "{cell}"; expected tanh or relu, '
+                f'recurrence is "output" with cell "{cell}"; expected {" or ".join(ELMAN)}, '
                 "since a gated cell carries h in its gates"
             )
         if self.recurrence == "output":
@@ -372,10 +366,10 @@ class Network(nn.Module):
         layer: RNN | GRU | LSTM | LoopedRNN
         if self.loop.beside_w:
             layer = LoopedRNN(columns, hidden, layers, cell, self.loop)
-        elif cell in ("tanh", "relu"):
+        elif kind.f is not None:
             layer = RNN(columns, hidden, layers, nonlinearity=cell)
         else:
-            layer = (GRU if cell == "gru" else LSTM)(columns, hidden, layers)
+            layer = (GRU if kind.states == 1 else LSTM)(columns, hidden, layers)
         if width == 0:  # nothing comes in but the state, which torch's constructors refuse
             layer.input_size = 0
             layer.weight_ih_l0 = nn.Parameter(layer.weight_ih_l0.detach()[:, :0])

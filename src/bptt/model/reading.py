@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -15,10 +15,8 @@ from bptt.model.closed_loop import as_rows, free_run, mean_loop
 from bptt.model.encodings import Tokens
 from bptt.model.given import Given, where
 from bptt.model.layers import Hidden
+from bptt.model.modules import Modules
 from bptt.model.state import Regime, State, at_ends, each, parts
-
-if TYPE_CHECKING:
-    from bptt.model.network import Network
 
 
 class Reading(NamedTuple):
@@ -71,7 +69,7 @@ class Reading(NamedTuple):
         return [State(h, y) for h, y in zip(states, history[at, row], strict=True)]
 
 
-def read(net: Network, given: Given, feedback: str, *, every: bool = False) -> Reading:
+def read(net: Modules, given: Given, feedback: str, *, every: bool = False) -> Reading:
     """Run the recurrent layers over y and x, with what the network says fed back as `feedback`."""
     blank = net.likelihood.blank(given.B, net.readout.weight)
     previous = given.previous(blank) if net.feedback_weight(given.x) is not None else None
@@ -90,7 +88,7 @@ def read(net: Network, given: Given, feedback: str, *, every: bool = False) -> R
     return Reading(given, states, last, said)
 
 
-def state_after(net: Network, given: Given, regime: Regime) -> State:
+def state_after(net: Modules, given: Given, regime: Regime) -> State:
     """Return the state after y and x; where nothing loops, it is the last y, and nothing is run."""
     if net.is_parallel(regime):
         return Reading(given, [], None).after(regime.lengths)
@@ -98,7 +96,7 @@ def state_after(net: Network, given: Given, regime: Regime) -> State:
 
 
 def run_layers(
-    net: Network, previous: Tensor | None, given: Given, *, every: bool = False
+    net: Modules, previous: Tensor | None, given: Given, *, every: bool = False
 ) -> tuple[list[Tensor], Hidden]:
     """Run the recurrent layers on x and yᵗ⁻¹; return the states of every one or of the top."""
     rows, is_projected = _rows(net, previous, given)
@@ -119,7 +117,7 @@ def run_layers(
     return shown, each(packing.unsort, last)
 
 
-def _rows(net: Network, previous: Tensor | None, given: Given) -> tuple[Tensor, bool]:
+def _rows(net: Modules, previous: Tensor | None, given: Given) -> tuple[Tensor, bool]:
     """Return what enters the recurrent layer, and whether it is pᵗ = b + U xᵗ + R yᵗ⁻¹.
 
     It need not be where x or yᵗ⁻¹ is all that enters, or both are rows of numbers.

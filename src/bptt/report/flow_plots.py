@@ -10,9 +10,9 @@ import plotly.graph_objects as go
 from jaxtyping import Float
 from plotly.subplots import make_subplots
 
-from bptt.gradient.dynamics import Jacobians, Lyapunov
-from bptt.gradient.flow import GradientFlow
-from bptt.gradient.spectrum import Spectrum
+from bptt.gradient.analysis.dynamics import Jacobians, Lyapunov
+from bptt.gradient.analysis.flow import GradientFlow
+from bptt.gradient.analysis.spectrum import Spectrum
 from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, draws, styled
 from bptt.training.diagnosis import Truncated
 from bptt.training.snapshots import Snapshot

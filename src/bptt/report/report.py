@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bptt.errors import BpttError, require_path
-from bptt.gradient.flow import GradientFlow
+from bptt.gradient.analysis.flow import GradientFlow
 from bptt.model.architecture import Architecture
 from bptt.report import flow_plots as draw
 from bptt.report.graphs import plot_architecture, plot_unfolded

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from bptt.errors import counted
-from bptt.gradient.advice import Remedy
-from bptt.gradient.flow import NO_PATH, GradientFlow
+from bptt.gradient.analysis.flow import NO_PATH, GradientFlow
+from bptt.report.advice import Remedy, advice
 from bptt.training.diagnosis import Diagnosis, Truncated
 
 TOLERANCE = 0.05
@@ -103,7 +103,7 @@ def _windows(found: Diagnosis, flow: GradientFlow) -> list[str]:
 
 def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
     if flow.verdict == "exploding":
-        return f"What helps is a lower learning rate; {_listed(flow.remedies)}."
+        return f"What helps is a lower learning rate; {_listed(advice(flow))}."
     words, trained = [], found.trained
     if trained is not None and (better := _better(trained, found.others)) is not None:
         words.append(
@@ -116,8 +116,8 @@ def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
             "left to come from there."
         )
         words.append(
-            f"What would keep it: {_listed(flow.remedies)}."
-            if flow.remedies
+            f"What would keep it: {_listed(named)}."
+            if (named := advice(flow))
             else "The gates have not learnt to keep anything for so long, be it that nothing was "
             "worth it."
         )

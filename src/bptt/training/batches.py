@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.model.encodings import Encoding, as_encoding
-from bptt.model.likelihoods import Likelihood
+from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.network import Network
 
 
@@ -99,9 +99,7 @@ class Data(ABC):
 
     def require(self, net: Network, batch: int, window: int | None) -> None:
         """Raise BpttError unless a network can be trained on this."""
-        mine = self.likelihood.config()
-        its = {key: value for key, value in net.likelihood.config().items() if key in mine}
-        if {**mine, "scale": None} != {**its, "scale": None}:
+        if net.likelihood.encoding != self.likelihood.encoding:
             raise BpttError(
                 f"the network's likelihood is {net.likelihood}; expected {self.likelihood}, for "
                 f"the values in {self.source}"
@@ -195,7 +193,7 @@ class Padded(Batches):
 
 
 def streams(
-    series: Shaped[Tensor | np.ndarray, "N *y"], batch: int
+    series: Shaped[Tensor | np.ndarray, " N *y"], batch: int
 ) -> Shaped[Tensor | np.ndarray, "L B *y"]:
     """Cut a series into `batch` equal parts that run side by side; up to batch − 1 steps stay out.
 

@@ -13,7 +13,10 @@ from jaxtyping import Int, Shaped
 
 from bptt.errors import BpttError, require_kind, require_path, shown
 from bptt.model.encodings import Encoding
-from bptt.model.likelihoods import Bernoulli, Categorical, Gaussian, Likelihood
+from bptt.model.likelihoods.bernoulli import Bernoulli
+from bptt.model.likelihoods.categorical import Categorical
+from bptt.model.likelihoods.gaussian import Gaussian
+from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.training.archive import read_arrays
 from bptt.training.batches import Data, Padded
 from bptt.training.padded_units import measure_padded, require_size, standard_padded

@@ -25,8 +25,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, as_bytes, memory_here, require_choice, require_whole
-from bptt.gradient.backward import backward
-from bptt.model.likelihoods import Categorical
+from bptt.gradient.exact.backward import backward
+from bptt.model.likelihoods.categorical import Categorical
 from bptt.model.network import Network
 from bptt.model.state import State
 

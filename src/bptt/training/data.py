@@ -16,7 +16,7 @@ from jaxtyping import Int, Int64
 from torch import Tensor
 
 from bptt.errors import BpttError, require_choice, require_kind, require_path, shown
-from bptt.model.likelihoods import Categorical
+from bptt.model.likelihoods.categorical import Categorical
 from bptt.model.network import Network
 from bptt.training.batches import Data, Streams
 from bptt.training.input_files import UnchangedFile

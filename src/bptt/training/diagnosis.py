@@ -10,12 +10,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_kind, require_whole, require_window
-from bptt.gradient.backward import backward
-from bptt.gradient.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
-from bptt.gradient.flow import GradientFlow, gradient_flow
-from bptt.gradient.plan import plan
-from bptt.gradient.spectrum import Spectrum, spectrum
+from bptt.gradient.analysis.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
+from bptt.gradient.analysis.flow import GradientFlow, gradient_flow
+from bptt.gradient.analysis.spectrum import Spectrum, spectrum
+from bptt.gradient.exact.backward import backward
+from bptt.gradient.exact.plan import plan
 from bptt.model.architecture import Architecture
 from bptt.model.network import Network
 from bptt.model.state import parts
@@ -152,10 +153,10 @@ def diagnose(
     require_kind("sample", sample, Sample, "bptt.Sample(y, x)")
     y, x, lengths, weights = sample
     flow = gradient_flow(
-        net, y, x, window=window, max_lag=max_lag, lengths=lengths, loss_weights=weights
+        net, y, x=x, window=window, max_lag=max_lag, lengths=lengths, loss_weights=weights
     )
     size = sum(part.numel() for part in parts(net.recurrent.zero_state(1)))
-    is_plain = net.cell in ("tanh", "relu") and not net.loop.beside_w
+    is_plain = CELLS[net.cell].f is not None and not net.loop.beside_w
     whole = lengths is None and flow.T > FREE_STEPS + 1
     loops = flow.has_path and whole
     fits = 64 * size * size * y.element_size() < MOST_JACOBIANS
@@ -165,15 +166,15 @@ def diagnose(
         flow=flow,
         trained=trained,
         others=others,
-        jacobians=jacobians(net, one.y, one.x) if loops and fits else None,
+        jacobians=jacobians(net, one.y, x=one.x) if loops and fits else None,
         spectrum=spectrum(net) if flow.has_path and is_plain else None,
         lyapunov=(
-            lyapunov_exponents(net, y, x, count=min(MOST_EXPONENTS, size))
+            lyapunov_exponents(net, y, x=x, count=min(MOST_EXPONENTS, size))
             if loops and size <= MOST_STATE
             else None
         ),
         exposure=(
-            exposure(net, y, x, steps=FREE_STEPS, starts=FREE_STARTS)
+            exposure(net, y, x=x, steps=FREE_STEPS, starts=FREE_STARTS)
             if whole and net.feedback_weight(x) is not None
             else None
         ),
@@ -190,7 +191,7 @@ def _windows(
 
     def gradient(**cut: Any) -> Tensor:
         net.zero_grad()
-        backward(net, sample.y, sample.x, **how, **cut)
+        backward(net, sample.y, x=sample.x, **how, **cut)
         grads = [p.grad.flatten() for p in net.parameters() if p.grad is not None]
         return torch.cat(grads)
 

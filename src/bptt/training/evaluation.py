@@ -18,7 +18,7 @@ def evaluate(net: Network, batches: Batches) -> float:
         for i in range(len(batches)):
             batch = batches.get(0, i).of(net.dtype)
             start = None if batch.is_start else state
-            out = net(batch.y, batch.x, state=start, lengths=batch.lengths)
+            out = net(batch.y, x=batch.x, state=start, lengths=batch.lengths)
             assert out.nll is not None
             total += float(out.nll[batch.unscored :].sum(dtype=torch.float64))
             state = out.state
@@ -40,7 +40,7 @@ def judge(net: Network, batches: Batches, measure: str) -> float:
 
 def _judged(net: Network, batch: Batch, measure: str) -> Tensor:
     """Return the measure at every step, (T, B)."""
-    out = net(batch.y, batch.x, lengths=batch.lengths)
+    out = net(batch.y, x=batch.x, lengths=batch.lengths)
     if measure == "wrong":
         wrong: Tensor = out.outputs.argmax(-1) != batch.y
         return wrong.double()

@@ -11,9 +11,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_choice, require_kind, require_whole
-from bptt.gradient.plan import device_of
-from bptt.gradient.sequences import Sequences
-from bptt.gradient.truncation import batch_axes, side_by_side, states_before
+from bptt.gradient.exact.truncation import batch_axes, side_by_side, states_before
+from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.dropout import every_unit
 from bptt.model.encodings import Tokens
 from bptt.model.network import Network
@@ -51,8 +50,8 @@ class Exposure:
 def exposure(
     net: Network,
     y: Shaped[Tensor | np.ndarray, "T B *y"],
-    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     *,
+    x: Shaped[Tensor | np.ndarray, "T B *x"] | None = None,
     steps: int,
     starts: int = 100,
     feedback: str = "sample",
@@ -106,7 +105,7 @@ def _runs(
         part = sequences.windows(some, steps + 1, 0).part(0, steps + 1)
         state = side_by_side(list(known.values()), axes)
         runs = [
-            net(part.y, part.x, state=state, forcing=forcing, feedback=feedback)
+            net(part.y, x=part.x, state=state, forcing=forcing, feedback=feedback)
             for forcing in (1.0, 0.0)
         ]
         one = {"forced": runs[0].nll, "free": runs[1].nll}

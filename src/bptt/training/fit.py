@@ -24,8 +24,8 @@ from bptt.errors import (
     require_path,
     require_whole,
 )
-from bptt.gradient.backward import backward
-from bptt.gradient.plan import plan
+from bptt.gradient.exact.backward import backward
+from bptt.gradient.exact.plan import plan
 from bptt.gradient.precision import require_precision
 from bptt.model.network import Network
 from bptt.model.state import State
@@ -305,7 +305,7 @@ class Trainer:
             done = backward(
                 self.net,
                 batch.y,
-                batch.x,
+                x=batch.x,
                 state=None if batch.is_start else self.carried,
                 window=self.settings.reach,
                 stride=self.settings.stride,

@@ -18,10 +18,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bptt.cells.kind import Activation
+from bptt.cells.registry import CELLS
 from bptt.errors import BpttError
 from bptt.kernel.layout import Layout
 from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
-from bptt.model.layers import Feedforward, Recurrent
+from bptt.model.layers import ELMAN, Feedforward, Recurrent
 from bptt.model.network import Network
 
 TINY = 1e-30
@@ -29,6 +31,12 @@ TINY = 1e-30
 SMALL = {torch.float32: 1e-15, torch.float64: 1e-150}
 """Below this norms are computed with care."""
 
+
+SLOPES: dict[Activation, Activation] = {
+    torch.tanh: lambda h: 1 - h * h,
+    torch.relu: lambda h: (h > 0).to(h.dtype),
+}
+"""f′ where f is h."""
 
 Rows = slice | Tensor
 
@@ -108,7 +116,9 @@ class Omega:
 
     def __init__(self, net: Network, weight: float, *, sequences: int) -> None:
         require_omega(net)
-        self.layer, self.cell = net.recurrent, net.cell
+        f = CELLS[net.cell].f
+        assert f is not None  # require_omega has seen to it
+        self.layer, self.f = net.recurrent, f
         self.weight, self.sequences = weight, sequences
         self.by_kernel = OmegaTerm(weight / sequences)
         self.found: list[tuple[str, Ratio, Tensor | float]] = []
@@ -150,7 +160,7 @@ class Omega:
         h.register_hook(take_from_above)
 
         def take(delta: Tensor) -> None:
-            slope = 1 - states * states if self.cell == "tanh" else (states > 0).to(states.dtype)
+            slope = SLOPES[self.f](states)
             # δₖ = f'(aₖ) ⊙ (Wᵀ δₖ₊₁ + what came from above): the backward pass has taken the step.
             back = delta if not from_above else torch.addcmul(delta, slope, from_above[0], value=-1)
             rows = [some.flatten(0, -2) for some in (delta, back, slope)]
@@ -186,8 +196,8 @@ def _pairs(layout: Layout, rows: Float[Tensor, "... H"]) -> tuple[Rows, Rows]:
 
 def require_omega(net: Network) -> None:
     """Raise BpttError unless the network has what Ω is about."""
-    if net.cell not in ("tanh", "relu"):
-        raise BpttError(f'omega is given with cell "{net.cell}"; expected tanh or relu')
+    if CELLS[net.cell].f is None:
+        raise BpttError(f'omega is given with cell "{net.cell}"; expected {" or ".join(ELMAN)}')
     if net.loop.beside_w:
         raise BpttError(
             f"omega is given with {' and '.join(net.loop.beside_w)}; expected one or the other: it "

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError, require_whole
 from bptt.model.initial import Initial
+from bptt.model.likelihoods.likelihood import likelihood_from_config
 from bptt.training.columns import Columns
 from bptt.training.data import Vocabulary
 from bptt.training.plain_values import as_dataclass
@@ -19,25 +20,6 @@ from bptt.training.tasks import Task
 
 MOST_SIZE = 2**40
 """Above any size of a network; arithmetic with larger ones would be slow in itself."""
-
-
-@dataclass(frozen=True)
-class _Symbols:
-    kind: Literal["categorical"]
-    n: int
-
-
-@dataclass(frozen=True)
-class _Bits:
-    kind: Literal["bernoulli"]
-    d: int
-
-
-@dataclass(frozen=True)
-class _Numbers:
-    kind: Literal["gaussian"]
-    d: int
-    scale: Literal["learned", "fixed"] = "learned"
 
 
 @dataclass(frozen=True)
@@ -110,7 +92,6 @@ class _Config:
     tied: Any = None
 
 
-LIKELIHOODS = {"categorical": _Symbols, "bernoulli": _Bits, "gaussian": _Numbers}
 DATA = {"text": _Text, "table": _Table, "sequences": _Sequences, "task": _Task}
 
 
@@ -122,13 +103,15 @@ def require_config(config: object, source: str) -> None:
     """
     whole = as_dataclass(_Config, config, source)
     network = whole.network
-    likelihood = _of_kind(LIKELIHOODS, network.likelihood, f"{source}, network.likelihood,")
-    output = likelihood.n if isinstance(likelihood, _Symbols) else likelihood.d
+    try:
+        likelihood = likelihood_from_config(network.likelihood)
+    except BpttError as error:
+        raise BpttError(f"{source}, network.likelihood: {error}") from None
     for name, size, least in (
         ("hidden", network.hidden, 1),
         ("layers", network.layers, 1),
         ("inputs.width", network.inputs.width, 0),
-        ("likelihood's size", output, 1),
+        ("likelihood's size", likelihood.outputs, 1),
     ):
         require_whole(f"{source}: {name}", size, least, MOST_SIZE)
     tied = {} if whole.tied is None else whole.tied
@@ -185,8 +168,7 @@ def require_sizes(network: dict[str, Any], tensors: dict[str, Tensor], source: s
     network: of a config that `require_config` accepts.
     """
     V, U = tensors.get("readout.weight"), tensors.get("recurrent.weight_ih_l0")
-    likelihood, layers = network["likelihood"], network["layers"]
-    outputs = likelihood["n"] if likelihood["kind"] == "categorical" else likelihood["d"]
+    layers, outputs = network["layers"], likelihood_from_config(network["likelihood"]).outputs
     delays = 1 + len(network.get("skips", ()))
     fits = (
         V is not None

@@ -46,7 +46,7 @@ def one_step_ahead(net: Network, table: Table) -> OneStepAhead:
     with every_unit(net):
         for i in range(len(batches)):
             batch = batches.get(0, i).of(net.dtype)
-            out = net(batch.y, batch.x, state=state)
+            out = net(batch.y, x=batch.x, state=state)
             state = out.state
             means.append(net.likelihood.mean(out.outputs)[batch.unscored :, 0].numpy())
     before = table.levels[table.cut - 1 : -1]
@@ -131,5 +131,5 @@ def _state_at_the_end(net: Network, table: Table) -> State | None:
         y = torch.from_numpy(np.array(table.y[some])).unsqueeze(1)
         x = None if table.x is None else torch.from_numpy(np.array(table.x[some])).unsqueeze(1)
         batch = Batch(y, x, None, state is None).of(net.dtype)
-        state = net.advance(batch.y, batch.x, state=state)
+        state = net.advance(batch.y, x=batch.x, state=state)
     return state

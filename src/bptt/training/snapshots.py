@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from bptt.errors import BpttError, require_whole
-from bptt.gradient.flow import gradient_flow
+from bptt.gradient.analysis.flow import gradient_flow
 from bptt.training import files
 from bptt.training.batches import Batches
 from bptt.training.fit import Step
@@ -54,7 +54,7 @@ class Snapshots:
         path = self.path = self.path or _begun(step)
         y, x, lengths, weights = self.sample.of(step.net.dtype)
         flow = gradient_flow(
-            step.net, y, x, window=self.window, lengths=lengths, loss_weights=weights
+            step.net, y, x=x, window=self.window, lengths=lengths, loss_weights=weights
         )
         growth = flow.growth if math.isfinite(flow.growth) else None
         by_lag = [float(f"{value:.4g}") for value in flow.by_lag]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from bptt.errors import BpttError, counted, require_kind, require_path
-from bptt.model.likelihoods import Gaussian
+from bptt.model.likelihoods.gaussian import Gaussian
 from bptt.training.batches import Data, Streams
 from bptt.training.calendar_steps import Step
 from bptt.training.clock import Clock

@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from bptt.model.encodings import Encoding, Tokens
-from bptt.model.likelihoods import Categorical, Gaussian, Likelihood
+from bptt.model.likelihoods.categorical import Categorical
+from bptt.model.likelihoods.gaussian import Gaussian
+from bptt.model.likelihoods.likelihood import Likelihood
 
 
 class Drawn(NamedTuple):

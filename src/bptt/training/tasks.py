@@ -12,7 +12,7 @@ import torch
 
 from bptt.errors import BpttError, require_kind, require_whole, shown
 from bptt.model.encodings import Encoding
-from bptt.model.likelihoods import Likelihood
+from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.network import Network
 from bptt.training.batches import Batch, Batches, Data
 from bptt.training.evaluation import judge

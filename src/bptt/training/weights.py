@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.model.initial import Initial
-from bptt.model.likelihoods import KINDS
+from bptt.model.likelihoods.likelihood import KINDS
 from bptt.model.network import Network
 
 

@@ -1,0 +1,1 @@
+"""The gradient looked into: by lag, by step, and as a dynamical system."""

@@ -1,0 +1,123 @@
+"""Where a layer's parameters enter its step, and their gradient: Σ δ zᵀ over the steps.
+
+Weights that a step reads may be made of several parameters, or of functions of them. What arrives
+at a weight goes on to these by torch's autograd, so that a gradient is one of parameters.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from bptt.gradient.analysis.derivative import (
+    Block,
+    Pieces,
+    StepDerivative,
+    StepPassed,
+    Use,
+)
+
+Named = dict[str, Float[Tensor, "..."]]
+"""A gradient by parameter; or several of them, one for each loss or each step."""
+
+
+class Site(NamedTuple):
+    """Where weights enter a step: between δ, of so many columns, and z; their blocks of Σ δ zᵀ."""
+
+    pieces: Pieces
+    size: int
+    z: Float[Tensor, "T B Z"]
+    blocks: tuple[Block, ...]
+
+    def delta(self, passed: StepPassed) -> Float[Tensor, "J B N"]:
+        """Return δ."""
+        return passed.join(self.pieces)
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """A layer's parameters, and the weights that its step and its input read, made of them.
+
+    weights: with the graph from the parameters. is_turned: which of them are (N, K), not (K, N).
+    """
+
+    parameters: Mapping[str, Tensor]
+    weights: Sequence[Tensor]
+    is_turned: Sequence[bool]
+
+    def sites(self, derivative: StepDerivative, uses: Iterable[Use]) -> list[Site]:
+        """Return where those that are trained enter; of equal δ in one."""
+        together: dict[Pieces, list[Use]] = defaultdict(list)
+        for use in uses:
+            blocks = [block for block in use.blocks if self.weights[block.weight].requires_grad]
+            if blocks:
+                together[use.pieces].append(use._replace(blocks=blocks))
+        sites = []
+        for pieces, some in together.items():
+            at, moved = 0, list[Block]()
+            for _, z, blocks in some:
+                columns = slice(at, at + z.shape[-1])
+                moved += [block._replace(z=columns) for block in blocks]
+                at = columns.stop
+            z = torch.cat([use.z for use in some], dim=-1)
+            sites.append(Site(pieces, derivative.width(pieces), z, tuple(moved)))
+        return sites
+
+    def gradient(self, sites: Sequence[Site], totals: Sequence[Float[Tensor, "*J N Z"]]) -> Named:
+        """Return the gradient of each parameter that is trained, from Σ δ zᵀ at each site."""
+        grads: dict[int, Tensor] = {}
+        for site, total in zip(sites, totals, strict=True):
+            for block in site.blocks:
+                weight, some = self.weights[block.weight], total[..., block.delta, block.z]
+                zeros = total.new_zeros((*total.shape[:-2], *weight.shape))
+                grad = grads.setdefault(block.weight, zeros)
+                grad = grad.mT if self.is_turned[block.weight] else grad
+                if isinstance(block.rows, slice):
+                    grad[..., block.rows, block.columns] += some.mT
+                elif block.rows is None:
+                    grad[..., block.columns] += some.squeeze(-1)
+                else:
+                    grad[..., block.columns].index_add_(-2, block.rows, some.mT)
+        lead = totals[0].shape[:-2] if totals else ()
+        return self._of_parameters(grads, lead)
+
+    def _of_parameters(self, grads: Mapping[int, Tensor], lead: Sequence[int]) -> Named:
+        """Return the gradients of the parameters from those of the weights."""
+        trained = {name: p for name, p in self.parameters.items() if p.requires_grad}
+        names = {id(p): name for name, p in trained.items()}
+        found = {name: p.new_zeros((*lead, *p.shape)) for name, p in trained.items()}
+        made: dict[int, Tensor] = {}
+        for which, grad in grads.items():
+            name = names.get(id(self.weights[which]))
+            if name is None:
+                made[which] = grad
+            else:
+                found[name] += grad
+        if made:
+            through = torch.autograd.grad(
+                [self.weights[which] for which in made],
+                list(trained.values()),
+                list(made.values()),
+                retain_graph=True,
+                allow_unused=True,
+                is_grads_batched=len(lead) > 0,
+            )
+            for name, part in zip(trained, through, strict=True):
+                if part is not None:
+                    found[name] += part
+        return found
+
+
+def norms(gradient: Named, lead: int = 0) -> Tensor:
+    """Return the norm over all parameters, of every one of several gradients if lead is 1."""
+    each: list[Tensor] = [
+        torch.linalg.vector_norm(part.flatten(lead), dim=-1, dtype=torch.float64)
+        for part in gradient.values()
+    ]
+    return torch.stack(each).square().sum(0).sqrt()

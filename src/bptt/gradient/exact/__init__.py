@@ -1,0 +1,1 @@
+"""The exact gradient, whole or truncated, within a budget of memory."""
