@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.cells.kind import Activation, Kind
+from bptt.cells.cell import Activation, Cell
 from bptt.kernel import ops
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Source
@@ -22,6 +24,36 @@ def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:
         return (f(torch.addmm(p, h, W.t())),)
 
     return step
+
+
+class Elman(Cell):
+    """hᵗ = f(bias_ih + bias_hh + weight_ih xᵗ + weight_hh hᵗ⁻¹)."""
+
+    closed_by = "W"
+    biases = ("bias_ih", "bias_hh")
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
+        super().__init__(input_size, hidden_size, bias=bias, **where)
+        self.weight_hh = self.matrix(hidden_size, hidden_size)
+        self.bias_hh = self.torch_biases()
+
+    def step(self, p: Float[Tensor, "B H"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:  # type: ignore[override]
+        """Return f(p + W h)."""
+        assert self.f is not None  # a class of its own for each
+        (h,) = elman(self.weight_hh, self.f)(p, (h,))
+        return h
+
+
+class Tanh(Elman):
+    """An Elman cell of tanh units."""
+
+    f = staticmethod(torch.tanh)
+
+
+class Relu(Elman):
+    """An Elman cell of rectified units."""
+
+    f = staticmethod(torch.relu)
 
 
 def feedforward(f: Activation) -> Step:
@@ -46,7 +78,3 @@ def feedforward_rows(
     step, none = Recipe(feedforward, (), (f,)), U.new_empty(int(sizes[0]), len(U))
     h, _ = ops.run(step, Source(flat, U, b), (none,), Layout(sizes))
     return h.view(*rows, len(b))
-
-
-TANH = Kind("tanh", "RNN_TANH", elman, f=torch.tanh)
-RELU = Kind("relu", "RNN_RELU", elman, f=torch.relu)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.cells.kind import Kind
+from bptt.cells.cell import Cell
 from bptt.kernel.plain_loop import State, Step
 
 
@@ -28,4 +30,18 @@ def gru(W: Float[Tensor, "G H"], bias: Float[Tensor, " G"] | None = None) -> Ste
     return step
 
 
-GRU = Kind("gru", "GRU", gru, gates=3, keeps=1)
+class GRUCell(Cell):
+    """torch.nn.GRUCell, faster on a CPU: a gated recurrent unit (Cho et al. 2014)."""
+
+    gates = 3
+    keeps = 1
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
+        super().__init__(input_size, hidden_size, bias=bias, **where)
+        self.weight_hh = self.matrix(self.gates * hidden_size, hidden_size)
+        self.bias_hh = self.torch_biases()
+
+    def step(self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:  # type: ignore[override]
+        """Return the new h."""
+        (h,) = gru(self.weight_hh, self.bias_hh)(p, (h,))
+        return h

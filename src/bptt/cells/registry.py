@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from bptt.cells.elman import RELU, TANH
-from bptt.cells.gru import GRU
-from bptt.cells.kind import Kind
-from bptt.cells.lstm import LSTM
+from bptt.cells.cell import Cell
+from bptt.cells.elman import Relu, Tanh
+from bptt.cells.gru import GRUCell
+from bptt.cells.lstm import LSTMCell
 
-CELLS: Mapping[str, Kind] = {kind.name: kind for kind in (TANH, RELU, GRU, LSTM)}
+CELLS: Mapping[str, type[Cell]] = {
+    "tanh": Tanh,
+    "relu": Relu,
+    "gru": GRUCell,
+    "lstm": LSTMCell,
+}
+
+ELMAN = [name for name, cell in CELLS.items() if cell.f is not None]
+"""Those without gates."""

@@ -25,12 +25,12 @@ def constants_of(function: Any) -> Hashable:
     return None if _is_of_a_package(function) else _Walk().function(function)
 
 
-def constants_of_instance(value: Any) -> Hashable:
+def constants_of_instance(kind: type, attributes: Mapping[str, Any]) -> Hashable:
     """Return what an object's attributes and its classes' are, and what their methods read."""
     walk = _Walk()
-    classes = [kind for kind in type(value).__mro__ if not _is_of_a_package(kind)]
-    return walk.value(value), *(
-        (name, walk.value(attribute)) for kind in classes for name, attribute in vars(kind).items()
+    classes = [one for one in kind.__mro__ if not _is_of_a_package(one)]
+    return walk.value(attributes), *(
+        (name, walk.value(attribute)) for one in classes for name, attribute in vars(one).items()
     )
 
 

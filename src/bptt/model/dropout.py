@@ -19,9 +19,9 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
+from bptt.cells.looped import LoopOptions
 from bptt.model.entry import Units
-from bptt.model.layers import Feedforward, Recurrent
-from bptt.model.looped import LoopOptions
+from bptt.model.stack import Stack
 
 _DRAWN: ContextVar[Mapping[nn.Module, Units] | None] = ContextVar("drawn", default=None)
 """What `units_dropped` drew for each Network, in this thread."""
@@ -34,7 +34,7 @@ class DropsUnits(nn.Module):
     """
 
     recurrence: str
-    recurrent: Recurrent | Feedforward
+    recurrent: Stack
     loop: LoopOptions
 
     @property

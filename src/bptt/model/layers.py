@@ -1,187 +1,74 @@
-"""RNN, GRU and LSTM layers: torch.nn's, faster; and a layer without recurrence.
-
-A layer's first product, pᵗ = b + U xᵗ + R yᵗ⁻¹, stands apart from its loop over time: it needs no
-loop, and for a token it is no product but a look-up (see `bptt.model.encodings`).
-"""
+"""RNN, GRU and LSTM layers: torch.nn's, faster."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from functools import lru_cache
-from types import MappingProxyType
 from typing import Any, ClassVar, TypeVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt.cells.elman import feedforward, feedforward_rows
-from bptt.cells.kind import Activation
+from bptt.cells.cell import Activation, Cell
+from bptt.cells.elman import elman
+from bptt.cells.gru import GRUCell, gru
+from bptt.cells.lstm import LSTMCell, lstm
 from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import binding, ops
-from bptt.kernel.layout import DENSE, Layout
-from bptt.kernel.native_step import Source
-from bptt.kernel.omega import OmegaTerm
+from bptt.kernel.layout import Layout
 from bptt.kernel.ops import Recipe, Run
-from bptt.kernel.plain import are_plain, is_traced, is_transformed, leave_to_python
-from bptt.kernel.plain_loop import State
-
-Hidden = Float[Tensor, "layers B H"] | tuple[Float[Tensor, "layers B H"], ...] | None
-"""What a layer carries from step to step: h; (h, c) for an LSTM; None where nothing loops."""
-
-Listener = Callable[["Recurrent", str, Tensor, Tensor, Tensor, Layout], None]
-"""Told of a layer, its suffix, projected input p, states h, state h⁰ before them, and layout."""
+from bptt.kernel.plain import are_plain, is_traced, is_transformed
+from bptt.model.stack import Stack
 
 Module = TypeVar("Module", bound=nn.Module)
 
-KINDS = {kind.mode: kind for kind in CELLS.values()}
-"""The cells by torch's names."""
-ELMAN = [name for name, kind in CELLS.items() if kind.f is not None]
-"""Those without gates."""
+MODES = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
+"""torch's names."""
 ROWS_OF_ONE_STEP = 4
 """Up to how many sequences torch's RNN and GRU take one step of faster than ours."""
 LARGE_LSTM = 1000
 """From how many units, and rows, on torch's LSTM is faster than ours."""
 
 
-class Recurrent(RNNBase):
-    """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's.
+class TorchLayer(Stack, RNNBase):
+    """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's."""
 
-    biases: what is added to the projected input, outside the loop. closed_by: what closes the loop:
-    "W" alone, with "gates", or with "more".
-    """
-
-    states: int = 1
     torch_layer: ClassVar[type[RNNBase]]
-    listener: Listener | None = None
-    omega: OmegaTerm | None = None
-    biases: ClassVar[tuple[str, ...]] = ("bias_ih", "bias_hh")
-    closed_by: ClassVar[str] = "W"
-    dropped: Mapping[str, Tensor] = MappingProxyType({})  # of one call: see bptt.model.entry
+    cell: type[Cell]
+    states: ClassVar[int] = 1
+    biases = ("bias_ih", "bias_hh")
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 
-    def layer(
-        self,
-        suffix: str,
-        rows: Tensor,
-        state: State,
-        layout: Layout,
-        *,
-        is_projected: bool,
-        through: Run | None = None,
-    ) -> tuple[Tensor, State]:
-        """Run one layer in one direction over time, on its input or on the projection of it."""
-        recipe, source = self.recipe(suffix), Source(rows)
-        if not is_projected:
-            biases = [self.part(name, suffix) for name in self.biases]
-            source = Source(rows, self.part("weight_ih", suffix), *biases)
-        if self.omega is not None:
-            h, ends = self._layer_with_omega(suffix, recipe, source, state, layout)
-            return h, ends
-        return self._layer(suffix, recipe, source, state, layout, through)
-
-    @leave_to_python("omega is given under fullgraph=True; expected torch.compile without")
-    def _layer_with_omega(
-        self, suffix: str, recipe: Recipe, source: Source, state: State, layout: Layout
-    ) -> tuple[Tensor, State]:
-        """Run a layer whose Ω counts, which the compiler leaves as it is."""
-        if ops.can_omega(recipe, source, state, layout):
-            return ops.run(recipe, source, state, layout, self.omega)
-        return self._layer(suffix, recipe, source, state, layout)
-
-    def _layer(
-        self,
-        suffix: str,
-        recipe: Recipe,
-        source: Source,
-        state: State,
-        layout: Layout,
-        through: Run | None = None,
-    ) -> tuple[Tensor, State]:
-        """Run a layer, and let a listener hear of it."""
-        if self.listener is not None and source.U is not None:
-            source = Source(source.p)
-        h, ends = (through or ops.run)(recipe, source, state, layout)
-        if self.listener is not None:
-            self.listener(self, suffix, source.x, h, state[0], layout)
-        return h, ends
+    @property
+    def f(self) -> Activation | None:
+        """What h is of a + W h, in layers without gates."""
+        return self.cell.f
 
     def part(self, name: str, suffix: str = "") -> Any:
-        """Return a parameter, such as weight_hh_l0_reverse, or None for a missing bias."""
+        """Return a parameter, such as weight_hh, or None for a bias that is missing."""
         key = name + suffix
         value = self.__dict__.get(key)  # as getattr looks, but ten times as fast
         if value is None:
             value = self._parameters.get(key)
         return getattr(self, key, None) if value is None else value
 
-    def input_bias(self, suffix: str = "_l0") -> Tensor | None:
-        """Return what is added to a layer's projected input: torch's two biases in one."""
-        b_ih, b_hh = self.part("bias_ih", suffix), self.part("bias_hh", suffix)
-        return None if b_ih is None or b_hh is None else b_ih + b_hh
+    def parts_of(self, suffix: str) -> dict[str, Tensor]:
+        """Return what a layer is made of, by names with its suffix: parameters, or as computed."""
+        attributes = {n for n, value in vars(self).items() if isinstance(value, Tensor)}
+        names = sorted(n for n in {*self._parameters, *attributes} if n.endswith(suffix))
+        found = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in found.items() if value is not None}
 
-    def recipe(self, suffix: str) -> Recipe:
-        """Return what makes the step of one layer."""
-        return KINDS[self.mode].recipe(self.part("weight_hh", suffix))
-
-    def zero_state(self, B: int) -> Hidden:
-        """Return the state of B fresh sequences."""
-        parts = [self.part("weight_hh_l0").new_zeros(size) for size in self._sizes(B)]
-        return tuple(parts) if self.states > 1 else parts[0]
-
-    def _sizes(self, B: int) -> list[tuple[int, int, int]]:
-        """Return the shape of each part of a state."""
-        depth, H = self.num_layers * (2 if self.bidirectional else 1), self.hidden_size
-        return [(depth, B, self.proj_size or H), *[(depth, B, H)] * (self.states - 1)]
-
-    def run(
-        self,
-        rows: Tensor,
-        hidden: Hidden,
-        layout: Layout = DENSE,
-        *,
-        is_projected: bool = False,
-        through: Run | None = None,
-    ) -> tuple[list[Float[Tensor, "... D"]], Hidden]:
-        """Return each layer's h at every step, and every layer's last state of each sequence.
-
-        rows: the input, (T, B, I) or (N, I), or tokens, (T, B) or (N), or the first layer's
-        projection of it, (…, G). through: what runs each layer's step over time.
-        D is H, or 2H where bidirectional.
-        """
-        assert hidden is not None
-        starts = hidden if isinstance(hidden, tuple) else (hidden,)
-        every: list[Tensor] = []
-        ends: list[State] = []
-        for k in range(self.num_layers):
-            if k > 0 and self.dropout > 0:
-                rows = nn.functional.dropout(rows, self.dropout, self.training)
-            heads = []
-            for reverse in (False, True)[: 1 + self.bidirectional]:
-                suffix = f"_l{k}" + ("_reverse" if reverse else "")
-                state = tuple([start[len(ends)] for start in starts])
-                h, end = self.layer(
-                    suffix,
-                    rows,
-                    state,
-                    replace(layout, reverse=True) if reverse else layout,
-                    is_projected=is_projected and k == 0,
-                    through=through,
-                )
-                heads.append(h)
-                ends.append(end)
-            rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
-            every.append(rows)
-        lasts = [
-            torch.stack(parts)
-            for parts in zip(*ends, strict=True)  # no view, of one either
-        ]
-        return every, tuple(lasts) if isinstance(hidden, tuple) else lasts[0]
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """How many numbers each part of a layer's state has."""
+        H = self.hidden_size
+        return (self.proj_size or H, *[H] * (self.states - 1))
 
     def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
         """Return the outputs and the last state, as torch.nn's layer of the same name does.
@@ -256,7 +143,7 @@ class Recurrent(RNNBase):
     def _has_its_shapes(self, weights: list[Any]) -> bool:
         """Return whether each weight has the shape that it was made with."""
         heads = 2 if self.bidirectional else 1
-        G = self.hidden_size * KINDS[self.mode].gates
+        G = self.hidden_size * self.cell.gates
         sizes = self.input_size, self.hidden_size, G, self.proj_size
         return [w.shape for w in weights] == _shapes(sizes, self.num_layers, heads, self.bias)
 
@@ -272,7 +159,7 @@ class Recurrent(RNNBase):
             given = given.unsqueeze(batch)
             starts = tuple(start.unsqueeze(1) for start in starts)
         B = given.shape[batch]
-        if [start.shape for start in starts] != self._sizes(B)[: len(starts)]:
+        if [start.shape for start in starts] != self.state_shapes(B)[: len(starts)]:
             self.check_forward_args(given, self._as_hidden(starts), None)
         hidden = self._as_hidden(starts) if starts else self.zero_state(B)
         rows = given.transpose(0, 1) if self.batch_first else given
@@ -332,7 +219,7 @@ def _is_whole(packed: PackedSequence) -> bool:
     return packed.data.ndim == 2 and Layout(packed.batch_sizes).is_whole(len(packed.data))
 
 
-class RNN(Recurrent):
+class RNN(TorchLayer):
     """torch.nn.RNN, faster on a CPU: hᵗ = f(b + U xᵗ + W hᵗ⁻¹), f = tanh or relu (Elman 1990).
 
     Arguments, parameters, initialisation, state_dict and results are those of torch.nn.RNN.
@@ -345,6 +232,11 @@ class RNN(Recurrent):
 
     torch_layer = nn.RNN
 
+    @property
+    def cell(self) -> type[Cell]:  # type: ignore[override]
+        """What a step of it is."""
+        return CELLS[self.nonlinearity]
+
     def __init__(
         self,
         input_size: int,
@@ -354,21 +246,26 @@ class RNN(Recurrent):
         *options: Any,
         **named_options: Any,
     ) -> None:
-        require_choice("nonlinearity", nonlinearity, ELMAN)
+        require_choice("nonlinearity", nonlinearity, list(MODES))
         super().__init__(
-            CELLS[nonlinearity].mode, input_size, hidden_size, num_layers, *options, **named_options
+            MODES[nonlinearity], input_size, hidden_size, num_layers, *options, **named_options
         )
         self.nonlinearity = nonlinearity
         _refuse_projection(self)
 
+    def recipe(self, suffix: str) -> Recipe:
+        """Return what makes an Elman layer's step."""
+        return Recipe(elman, (self.part("weight_hh", suffix),), (self.cell.f,))
 
-class GRU(Recurrent):
+
+class GRU(TorchLayer):
     """torch.nn.GRU, faster on a CPU: a gated recurrent unit (Cho et al. 2014) in torch's form.
 
     Arguments, parameters, initialisation, state_dict and results are those of torch.nn.GRU.
     """
 
     torch_layer = nn.GRU
+    cell = GRUCell
     biases = ("bias_ih",)
     closed_by = "gates"
 
@@ -376,17 +273,12 @@ class GRU(Recurrent):
         super().__init__("GRU", input_size, hidden_size, *options, **named)
         _refuse_projection(self)
 
-    def input_bias(self, suffix: str = "_l0") -> Tensor | None:
-        """Return the first bias alone: the second sits inside the reset gate's product."""
-        bias: Tensor | None = self.part("bias_ih", suffix)
-        return bias
-
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes a gated recurrent unit's step."""
-        return KINDS[self.mode].recipe(self.part("weight_hh", suffix), self.part("bias_hh", suffix))
+        return Recipe(gru, (self.part("weight_hh", suffix), self.part("bias_hh", suffix)))
 
 
-class LSTM(Recurrent):
+class LSTM(TorchLayer):
     """torch.nn.LSTM, faster on a CPU: Hochreiter and Schmidhuber 1997; Gers et al. 2000.
 
     Arguments, parameters, initialisation, state_dict and results are those of torch.nn.LSTM.
@@ -394,6 +286,7 @@ class LSTM(Recurrent):
 
     states = 2
     torch_layer = nn.LSTM
+    cell = LSTMCell
     closed_by = "gates"
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
@@ -404,8 +297,7 @@ class LSTM(Recurrent):
 
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes a long short-term memory's step."""
-        W, V = self.part("weight_hh", suffix), self.part("weight_hr", suffix)
-        return KINDS[self.mode].recipe(W, V)
+        return Recipe(lstm, (self.part("weight_hh", suffix), self.part("weight_hr", suffix)))
 
     def _by_torch(self, *arguments: Any) -> Any:
         if not torch.compiler.is_compiling() and not self._has_its_shapes(self._weights()):
@@ -417,13 +309,13 @@ class LSTM(Recurrent):
         return super()._by_torch(*arguments)
 
 
-def _refuse_projection(layer: Recurrent) -> None:
+def _refuse_projection(layer: TorchLayer) -> None:
     """Raise torch's error for a state that is projected, which only LSTMs have."""
     if layer.proj_size:
         raise BpttError("proj_size argument is only supported for LSTM, not RNN or GRU")
 
 
-FASTER: Mapping[type, type[Recurrent]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
+FASTER: Mapping[type, type[TorchLayer]] = {nn.RNN: RNN, nn.GRU: GRU, nn.LSTM: LSTM}
 """torch's layers, and this package's of the same names."""
 
 
@@ -444,75 +336,3 @@ def accelerate(model: Module) -> Module:
         if type(module) in FASTER:
             module.__class__ = FASTER[type(module)]
     return model
-
-
-class Feedforward(nn.Module):
-    """hᵗ = f(pᵗ): a stack of layers without hidden-to-hidden recurrence, hence without a loop."""
-
-    biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
-    closed_by: ClassVar[str] = "output"
-    weight_ih_l0: Tensor
-    bias_ih_l0: Tensor
-
-    def __init__(
-        self, input_size: int, hidden_size: int, num_layers: int = 1, *, nonlinearity: str = "tanh"
-    ) -> None:
-        super().__init__()
-        self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
-        self.nonlinearity = nonlinearity
-        for k in range(num_layers):
-            columns = input_size if k == 0 else hidden_size
-            self.register_parameter(
-                f"weight_ih_l{k}", nn.Parameter(torch.empty(hidden_size, columns))
-            )
-            self.register_parameter(f"bias_ih_l{k}", nn.Parameter(torch.empty(hidden_size)))
-        for parameter in self.parameters():
-            nn.init.uniform_(parameter, -(hidden_size**-0.5), hidden_size**-0.5)
-
-    @property
-    def f(self) -> Activation:
-        """What it is called by."""
-        f = CELLS[self.nonlinearity].f
-        assert f is not None
-        return f
-
-    def extra_repr(self) -> str:
-        """Return what print(net) shows of it."""
-        return f"{self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
-
-    def part(self, name: str, suffix: str) -> Any:
-        """Return a parameter, such as weight_ih_l0, or None for a W, which there is not."""
-        return getattr(self, name + suffix, None)
-
-    def input_bias(self, suffix: str = "_l0") -> Tensor:
-        """Return what is added to a layer's projected input."""
-        bias: Tensor = self.part("bias_ih", suffix)
-        return bias
-
-    def recipe(self, suffix: str) -> Recipe:
-        """Return what makes h ← f(p), whatever the state."""
-        return Recipe(feedforward, (), (self.f,))
-
-    def zero_state(self, B: int) -> Hidden:
-        """Return the state of B fresh sequences: there is none."""
-        return None
-
-    def run(
-        self,
-        rows: Tensor,
-        hidden: Hidden,
-        layout: Layout = DENSE,
-        *,
-        is_projected: bool = False,
-    ) -> tuple[list[Float[Tensor, "... H"]], Hidden]:
-        """Return every layer's h at once; where the rows lie in time plays no part."""
-        every = []
-        for k in range(self.num_layers):
-            if k == 0 and is_projected:
-                rows = self.f(rows)
-            else:
-                suffix = f"_l{k}"
-                U, b = self.part("weight_ih", suffix), self.input_bias(suffix)
-                rows = feedforward_rows(self.f, rows, U, b)
-            every.append(rows)
-        return every, None

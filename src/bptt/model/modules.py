@@ -8,8 +8,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from bptt.model.encodings import Encoding
-from bptt.model.layers import Feedforward, Recurrent
 from bptt.model.likelihoods.likelihood import Likelihood
+from bptt.model.stack import Stack
 from bptt.model.state import Regime
 
 
@@ -21,7 +21,7 @@ class Modules(NamedTuple):
     inputs: what x is. recurrence: "hidden", "output" or "both".
     """
 
-    recurrent: Recurrent | Feedforward
+    recurrent: Stack
     readout: nn.Linear
     likelihood: Likelihood
     inputs: Encoding
@@ -40,12 +40,14 @@ class Modules(NamedTuple):
     @property
     def U(self) -> Float[Tensor, "G I"]:
         """Input to hidden, of the first layer."""
-        return self.recurrent.weight_ih_l0[:, : self.inputs.width]
+        U: Tensor = self.recurrent.part("weight_ih", "_l0")
+        return U[:, : self.inputs.width]
 
     @property
     def R(self) -> Float[Tensor, "G Y"]:
         """Output to hidden, of the first layer; without columns where recurrence is "hidden"."""
-        return self.recurrent.weight_ih_l0[:, self.inputs.width :]
+        U: Tensor = self.recurrent.part("weight_ih", "_l0")
+        return U[:, self.inputs.width :]
 
     @property
     def V(self) -> Float[Tensor, "O H"]:
@@ -60,9 +62,11 @@ class Modules(NamedTuple):
 
     def project_x(self, x: Shaped[Tensor, "T B *x"] | None) -> Float[Tensor, "... G"]:
         """Return b + U xᵗ, (T, B, G), or b alone where there is no x."""
+        p = self.inputs.project(x, self.U) if x is not None else None
         bias = self.recurrent.input_bias()
-        assert bias is not None  # a network's layers all have one
-        return bias if x is None else bias + self.inputs.project(x, self.U)
+        if bias is None:
+            bias = self.U.new_zeros(len(self.U))
+        return bias if p is None else bias + p
 
     def outputs_of(self, h: Float[Tensor, "... H"]) -> Float[Tensor, "... O"]:
         """Return o = c + V h."""

@@ -7,15 +7,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
-from bptt.cells.registry import CELLS
+from bptt.cells.cell import Activation, Cell, cell_from_config
+from bptt.cells.looped import Looped, LoopOptions, as_delays
+from bptt.cells.registry import CELLS, ELMAN
 from bptt.errors import (
     BpttError,
     require_choice,
@@ -32,11 +35,13 @@ from bptt.model.entry import enter, leave_out
 from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
 from bptt.model.given import Given, batch_size, checked, fresh_state
 from bptt.model.initial import Initial, initialise
-from bptt.model.layers import ELMAN, GRU, LSTM, RNN, Feedforward
+from bptt.model.feedforward import Feedforward
+from bptt.model.layers import GRU, LSTM, RNN
 from bptt.model.likelihoods.likelihood import Likelihood, likelihood_from_config
-from bptt.model.looped import LoopedRNN, LoopOptions, as_delays
 from bptt.model.modules import Modules
 from bptt.model.reading import read, state_after
+from bptt.model.recurrent import Recurrent
+from bptt.model.stack import Stack
 from bptt.model.state import Output, Regime, State
 
 MOST_UNITS = 2**31 - 1
@@ -51,7 +56,8 @@ class Network(DropsUnits):
     likelihood: what the outputs mean, such as Categorical(n).
     inputs: what x is: 0 for none, a number of real features, or Tokens(n).
     recurrence: "hidden" (W: the textbook's RNN 1), "output" (R: RNN 2), or "both".
-    cell: tanh, relu, gru or lstm; recurrence "output" goes with tanh and relu only.
+    cell: a name (bptt.cells lists them), or a class of your own, or what makes a cell of an input
+    size and a hidden size; recurrence "output" goes with tanh and relu only.
 
     init: how the weights start: "orthogonal", "identity" or "gaussian" for W, or an Initial, which
     says more.
@@ -71,7 +77,7 @@ class Network(DropsUnits):
         inputs: int | Encoding = 0,
         hidden: int = 128,
         recurrence: str = "both",
-        cell: str = "tanh",
+        cell: str | Callable[[int, int], Cell] = "tanh",
         layers: int = 1,
         init: str | Initial = "orthogonal",
         leak: float | tuple[float, float] | None = None,
@@ -92,7 +98,8 @@ class Network(DropsUnits):
             require_flag(name, flag)
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
-        require_choice("cell", cell, list(CELLS))
+        if not callable(cell):
+            require_choice("cell", cell, list(CELLS))
         require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
         self.init.require(cell, recurrence)
@@ -102,16 +109,18 @@ class Network(DropsUnits):
         self.loop.require(cell, recurrence)
         self.likelihood = likelihood
         self.inputs = as_encoding(inputs)
-        self.recurrence, self.cell = recurrence, cell
+        self.recurrence, self.cell = recurrence, _name_of(cell)
         width = self.inputs.width + (likelihood.encoding.width if self.feeds_back else 0)
         loops = len(self.loop.delays)
-        weights = CELLS[cell].gates * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
+        gates = 1 if callable(cell) else CELLS[cell].gates
+        weights = gates * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
         require_memory(
             f"a network of {layers:,} x {hidden:,} hidden units",
             4 * (weights + hidden * likelihood.outputs),
         )
-        self.recurrent = self._recurrent_layer(width, hidden, layers)
-        self.readout = nn.Linear(hidden, likelihood.outputs)
+        self.recurrent = self._recurrent_layer(cell, width, hidden, layers)
+        h = self.recurrent.state_sizes[0] if self.recurrent.state_sizes else hidden
+        self.readout = nn.Linear(h, likelihood.outputs)
         initialise(self.parts, self.loop, self.init)
 
     def config(self) -> dict[str, Any]:
@@ -121,7 +130,7 @@ class Network(DropsUnits):
             "inputs": encoding_config(self.inputs),
             "hidden": self.recurrent.hidden_size,
             "recurrence": self.recurrence,
-            "cell": self.cell,
+            "cell": self._cell_config(),
             "layers": self.recurrent.num_layers,
             "init": asdict(self.init),
             **asdict(self.loop),
@@ -132,17 +141,24 @@ class Network(DropsUnits):
         """Return a fresh network of the kind that `config` described."""
         if not isinstance(config, dict) or not {"likelihood", "inputs"} <= set(config):
             raise BpttError(f"config is {shown(config)}; expected what Network.config() returned")
-        special = ("likelihood", "inputs", "init")
+        special = ("likelihood", "inputs", "init", "cell")
         rest = {key: value for key, value in config.items() if key not in special}
         likelihood = likelihood_from_config(config["likelihood"])
         inputs, init = encoding_from_config(config["inputs"]), Initial(**config.get("init", {}))
-        return cls(likelihood, inputs=inputs, init=init, **rest)
+        cell = config.get("cell", "tanh")
+        cell = cell_from_config(cell) if isinstance(cell, dict) else cell
+        return cls(likelihood, inputs=inputs, init=init, cell=cell, **rest)
 
     @property
     def dtype(self) -> torch.dtype:
         """What its weights, and the numbers in y and x, are made of."""
         found: torch.dtype = next(self.recurrent.parameters()).dtype
         return found
+
+    @property
+    def f(self) -> Activation | None:
+        """What h is of a + W h, in cells without gates."""
+        return self.recurrent.f
 
     @property
     def parts(self) -> Modules:
@@ -279,7 +295,7 @@ class Network(DropsUnits):
         require_kind(
             "steps", steps, (list, tuple, range), "numbers of steps, which rise, in a list"
         )
-        if CELLS[self.cell].states > 1:
+        if not self.recurrent.remembers_h_alone and self.recurrent.state_sizes:
             raise BpttError(
                 f'states_after is asked of cell "{self.cell}"; expected one whose state is h, or '
                 "advance"
@@ -352,25 +368,56 @@ class Network(DropsUnits):
         return self.parts.feedback_weight(x)
 
     def _recurrent_layer(
-        self, width: int, hidden: int, layers: int
-    ) -> RNN | GRU | LSTM | LoopedRNN | Feedforward:
-        cell, kind = self.cell, CELLS[self.cell]
-        if self.recurrence == "output" and kind.f is None:
+        self, cell: str | Callable[[int, int], Cell], width: int, hidden: int, layers: int
+    ) -> Stack:
+        f = None if callable(cell) else CELLS[cell].f
+        if self.recurrence == "output" and f is None:
             raise BpttError(
-                f'recurrence is "output" with cell "{cell}"; expected {" or ".join(ELMAN)}, '
+                f'recurrence is "output" with cell "{self.cell}"; expected {" or ".join(ELMAN)}, '
                 "since a gated cell carries h in its gates"
             )
         if self.recurrence == "output":
-            return Feedforward(width, hidden, layers, nonlinearity=cell)
-        columns = max(width, 1)
-        layer: RNN | GRU | LSTM | LoopedRNN
+            return Feedforward(width, hidden, layers, nonlinearity=self.cell)
         if self.loop.beside_w:
-            layer = LoopedRNN(columns, hidden, layers, cell, self.loop)
-        elif kind.f is not None:
-            layer = RNN(columns, hidden, layers, nonlinearity=cell)
-        else:
-            layer = (GRU if kind.states == 1 else LSTM)(columns, hidden, layers)
+            assert f is not None  # LoopOptions.require has seen to it
+            return _stacked(lambda i, h: Looped(i, h, f, self.loop), width, hidden, layers)
+        if callable(cell) or cell not in LAYERS:
+            return _stacked(CELLS[cell] if isinstance(cell, str) else cell, width, hidden, layers)
+        layer = LAYERS[cell](max(width, 1), hidden, layers)
         if width == 0:  # nothing comes in but the state, which torch's constructors refuse
             layer.input_size = 0
             layer.weight_ih_l0 = nn.Parameter(layer.weight_ih_l0.detach()[:, :0])
         return layer
+
+    def _cell_config(self) -> str | dict[str, Any]:
+        """Return the cell's name, or the class that is not among those that have one."""
+        if self.cell in CELLS or not isinstance(self.recurrent, Recurrent):
+            return self.cell
+        return self.recurrent.cell("_l0").config()
+
+
+LAYERS: dict[str, Callable[[int, int, int], RNN | GRU | LSTM]] = {
+    "tanh": RNN,
+    "relu": partial(RNN, nonlinearity="relu"),
+    "gru": GRU,
+    "lstm": LSTM,
+}
+"""What runs the cells that torch has layers for."""
+
+
+def _name_of(cell: object) -> str:
+    """Return what a cell goes by: its name, or that of its class."""
+    if isinstance(cell, str):
+        return cell
+    names = [name for name, kind in CELLS.items() if kind is cell]
+    return names[0] if names else str(getattr(cell, "__name__", type(cell).__name__))
+
+
+def _stacked(make: Callable[[int, int], Cell], width: int, hidden: int, layers: int) -> Recurrent:
+    """Return layers of cells, each of which takes what the one below gives."""
+    cells: list[Cell] = []
+    for _ in range(layers):
+        below = cells[-1].state_sizes[0] if cells else width
+        cells.append(make(below, hidden))
+        require_kind("what cell makes", cells[-1], Cell, "a bptt.Cell")
+    return Recurrent(cells)

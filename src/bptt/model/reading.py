@@ -100,21 +100,10 @@ def run_layers(
 ) -> tuple[list[Tensor], Hidden]:
     """Run the recurrent layers on x and yᵗ⁻¹; return the states of every one or of the top."""
     rows, is_projected = _rows(net, previous, given)
-    resets = given.resets
-    if given.alive is None:
-        layout = DENSE if resets is None else Layout(resets=resets)
-        states, last = net.recurrent.run(rows, given.hidden, layout, is_projected=is_projected)
-        return states if every else states[-1:], last
-    packing = Packing.of(given.alive)
-    layout = packing.layout
-    states, last = net.recurrent.run(
-        packing.pack(rows),
-        each(packing.sort, given.hidden),
-        layout if resets is None else replace(layout, resets=packing.pack(resets)),
-        is_projected=is_projected,
+    states, last = net.recurrent.run_to_ends(
+        rows, given.hidden, given.alive, given.resets, is_projected=is_projected
     )
-    shown = [packing.unpack(h, given.T) for h in (states if every else states[-1:])]
-    return shown, each(packing.unsort, last)
+    return states if every else states[-1:], last
 
 
 def _rows(net: Modules, previous: Tensor | None, given: Given) -> tuple[Tensor, bool]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -10,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from bptt.errors import require_choice
-from bptt.model.layers import Hidden
+from bptt.model.stack import Hidden
 
 FEEDBACKS = ("sample", "mean")
 
@@ -70,20 +69,6 @@ class Regime(NamedTuple):
         usual = Regime()
         pairs = zip(self._fields, self, usual, strict=True)
         return {name: mine for name, mine, its in pairs if isinstance(mine, Tensor) or mine != its}
-
-
-def each(change: Callable[[Tensor], Tensor], hidden: Hidden) -> Hidden:
-    """Return the hidden state with every part of it changed."""
-    if isinstance(hidden, tuple):
-        return tuple(change(part) for part in hidden)
-    return None if hidden is None else change(hidden)
-
-
-def parts(hidden: Hidden) -> tuple[Tensor, ...]:
-    """Return the hidden state's tensors: h, or h and c, or none."""
-    if hidden is None:
-        return ()
-    return hidden if isinstance(hidden, tuple) else (hidden,)
 
 
 def at_ends(

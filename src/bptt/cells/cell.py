@@ -1,0 +1,236 @@
+"""What a cell is: one step of a recurrent network, written once."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor, nn
+
+from bptt.errors import BpttError, require_whole, shown
+from bptt.kernel import ops
+from bptt.kernel.blueprint import Blueprint, names_of, tensors_of
+from bptt.kernel.layout import DENSE
+from bptt.kernel.native_step import Source
+from bptt.kernel.ops import Recipe
+from bptt.kernel.plain_loop import State, Step
+
+Activation = Callable[[Tensor], Tensor]
+MOST_UNITS = 2**31 - 1
+"""What the kernel's loops can count."""
+INSTEAD = "a cell is a step of a loop over time; expected the hook on the layer around it"
+
+
+class Cell(nn.Module):
+    """One step of a recurrent network: sᵗ = step(pᵗ, sᵗ⁻¹), where pᵗ = bias_ih + weight_ih xᵗ.
+
+    Subclasses write `step`, of rows, in torch's operations, and have the parameters that it reads.
+    The loop over time, its gradient and all that is made of that come from it; see
+    docs/your-own-cell.md.
+
+    gates: how many numbers of p a unit has. states: how many parts the state has, each of
+    hidden_size numbers, or the sizes of each. The first part is h, the layer's output.
+    f: of a cell that is h ← f(p + W h). keeps, lets_in: by which gate's bias, the larger it is, the
+    state is kept, and new is let in. closed_by: what closes the loop over time: "W" alone, with
+    "gates", or with "more".
+
+    >>> class Leaky(Cell):
+    ...     def __init__(self, input_size, hidden_size, alpha=0.1):
+    ...         super().__init__(input_size, hidden_size)
+    ...         self.weight_hh = nn.Parameter(torch.eye(hidden_size))
+    ...         self.alpha = alpha
+    ...
+    ...     def step(self, p, h):
+    ...         return torch.lerp(h, torch.relu(p + h @ self.weight_hh.T), self.alpha)
+    >>> Leaky(3, 5)(torch.randn(2, 3)).shape  # one step of B = 2 sequences
+    torch.Size([2, 5])
+    """
+
+    gates: int = 1
+    states: int | tuple[int, ...] = 1
+    f: ClassVar[Activation | None] = None
+    keeps: ClassVar[int | None] = None
+    lets_in: ClassVar[int | None] = None
+    closed_by: ClassVar[str] = "gates"
+    biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
+    weight_ih: Float[Tensor, "G I"]
+    bias_ih: Float[Tensor, " G"] | None
+    arguments: dict[str, Any]
+
+    def __new__(cls, *args: Any, **options: Any) -> Cell:
+        """Note the arguments, from which the same can be made again."""
+        made = super().__new__(cls)
+        try:
+            bound = inspect.signature(cls.__init__).bind(made, *args, **options)
+        except TypeError:  # __init__ raises it; or it is a copy, which is not initialised
+            return made
+        bound.apply_defaults()
+        made.__dict__["arguments"] = dict([*bound.arguments.items()][3:])
+        return made
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        *,
+        gates: int | None = None,
+        states: int | tuple[int, ...] | None = None,
+        bias: bool = True,
+        device: Any = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
+        super().__init__()
+        require_whole("input_size", input_size, 0, MOST_UNITS)
+        require_whole("hidden_size", hidden_size, 1, MOST_UNITS)
+        self.input_size, self.hidden_size = input_size, hidden_size
+        self.gates = self.gates if gates is None else gates
+        self.states = self.states if states is None else states
+        G = self.gates * hidden_size
+        self.weight_ih = nn.Parameter(torch.empty(G, input_size, device=device, dtype=dtype))
+        nn.init.uniform_(self.weight_ih, -(hidden_size**-0.5), hidden_size**-0.5)
+        self.bias_ih = nn.Parameter(self.weight_ih.new_zeros(G)) if bias else None
+
+    def matrix(self, *shape: int) -> nn.Parameter:
+        """Return a weight, uniform within ±1/√H, as torch's are at first."""
+        bound = self.hidden_size**-0.5
+        return nn.Parameter(self.weight_ih.new_empty(shape).uniform_(-bound, bound))
+
+    def torch_biases(self) -> nn.Parameter | None:
+        """Draw the biases as torch does: bias_ih, which there is, and the second, which returns."""
+        if self.bias_ih is None:
+            return None
+        bound = self.hidden_size**-0.5
+        nn.init.uniform_(self.bias_ih, -bound, bound)
+        return self.matrix(len(self.bias_ih))
+
+    def step(self, p: Float[Tensor, "B G"], *state: Float[Tensor, "B _"]) -> Any:
+        """Return the state's new part, or a tuple of them."""
+        raise BpttError(
+            f"{type(self).__name__} has no step; expected a method step(self, p, *state) that "
+            "returns the new state"
+        )
+
+    @property
+    def remembers_h_alone(self) -> bool:
+        """Whether all parts of the state are h, of the last step or of earlier ones."""
+        return len(self.state_sizes) == 1
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """How many numbers each part of the state has."""
+        if isinstance(self.states, int):
+            return (self.hidden_size,) * self.states
+        return tuple(self.states)
+
+    def extra_repr(self) -> str:
+        """Return what print(net) shows of it."""
+        more = [f"{name}={value!r}" for name, value in self.arguments.items()]
+        return ", ".join([f"{self.input_size}, {self.hidden_size}", *more])
+
+    def config(self) -> dict[str, Any]:
+        """Return its class and arguments as plain values, for a file."""
+        return {"class": type(self).__name__, **self.arguments}
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Return its tensors by name, as this call sees them, those of the input included."""
+        return tensors_of(self, f"a {type(self).__name__}", INSTEAD)
+
+    def tensor_names(self) -> list[str]:
+        """Return the names of its tensors."""
+        return names_of(self)
+
+    def recipe(self, tensors: dict[str, Tensor]) -> Recipe:
+        """Return what makes its step, of its tensors."""
+        names = [name for name in tensors if name != "weight_ih" and name not in self.biases]
+        blueprint = Blueprint(self, names)
+        return Recipe(step_of, tuple(tensors[name] for name in names), (blueprint,))
+
+    def zero_state(self, B: int, like: Tensor) -> State:
+        """Return the state of B fresh sequences."""
+        return tuple(like.new_zeros(B, size) for size in self.state_sizes)
+
+    def forward(self, x: Shaped[Tensor, "*B I"], state: Any = None) -> Any:
+        """Return the state after one step: h, or a tuple of all parts.
+
+        x: (B, I), or (I) of one sequence. state: as it is returned, zero if left out.
+        """
+        tensors = self.tensors()
+        is_single = isinstance(x, Tensor) and x.ndim == 1
+        if not isinstance(x, Tensor) or x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
+            raise BpttError(f"x is {shown(x)}; expected a tensor (B, I) or (I), I {self.input_size}")
+        rows = x.unsqueeze(0) if is_single else x
+        starts = self._parts(state, rows, is_single=is_single)
+        biases = [tensors.get(name) for name in self.biases]
+        source = Source(rows.unsqueeze(0), tensors["weight_ih"], *biases)
+        _, last = ops.run(self.recipe(tensors), source, starts, DENSE)
+        moved = tuple(part.squeeze(0) for part in last) if is_single else last
+        return moved if len(moved) > 1 else moved[0]
+
+    def _parts(self, state: Any, rows: Tensor, *, is_single: bool) -> State:
+        """Return the state as the loop has it, or raise BpttError where it is another cell's."""
+        if state is None:
+            return self.zero_state(len(rows), rows)
+        given = tuple(state) if isinstance(state, tuple | list) else (state,)
+        sizes = [tuple(part.shape) if isinstance(part, Tensor) else None for part in given]
+        lead = () if is_single else (len(rows),)
+        wanted = [(*lead, size) for size in self.state_sizes]
+        if sizes != wanted:
+            raise BpttError(
+                f"the state of a {type(self).__name__} is {shown(state)}; expected "
+                f"{' and '.join(map(str, wanted))}, or None for zeros"
+            )
+        return tuple(part.unsqueeze(0) for part in given) if is_single else given
+
+
+def step_of(*arguments: Any) -> Step:
+    """Return the step of a cell, of its tensors and its Blueprint."""
+    *tensors, blueprint = arguments
+    cell: Cell = blueprint.of(tensors)
+
+    def step(p: Tensor, state: State) -> State:
+        moved = cell.step(p, *state)
+        parts = tuple(moved) if isinstance(moved, tuple | list) else (moved,)
+        _require_alike(cell, parts, state)
+        return parts
+
+    return step
+
+
+def _require_alike(cell: Cell, moved: tuple[Any, ...], state: State) -> None:
+    """Raise BpttError unless a step has returned a state of the form that it was given."""
+    got = [part.shape if isinstance(part, Tensor) else type(part) for part in moved]
+    wanted = [part.shape for part in state]
+    if got != wanted:
+        raise BpttError(
+            f"{type(cell).__name__}.step returned {shown(moved)}; expected the parts of its state, "
+            f"{' and '.join(str(tuple(shape)) for shape in wanted)}"
+        )
+    kinds = {part.dtype for part in (*moved, *state)}
+    if len(kinds) > 1:
+        raise BpttError(
+            f"{type(cell).__name__}.step returned {' and '.join(str(p.dtype) for p in moved)} for "
+            f"a state of {state[0].dtype}; expected the same"
+        )
+
+
+def cell_from_config(config: Mapping[str, Any]) -> Callable[[int, int], Cell]:
+    """Return what makes a cell of the class, and with the arguments, that `Cell.config` noted."""
+    rest = dict(config)
+    name = rest.pop("class", None)
+    kinds = {kind.__name__: kind for kind in _subclasses(Cell)}
+    if name not in kinds:
+        raise BpttError(
+            f"the cell is of a class {shown(name)} that is not defined here; expected one of "
+            f"{', '.join(kinds)}; import the module that has yours first"
+        )
+    return partial(kinds[name], **rest)
+
+
+def _subclasses(kind: type[Cell]) -> Iterator[type[Cell]]:
+    for subclass in kind.__subclasses__():
+        yield subclass
+        yield from _subclasses(subclass)

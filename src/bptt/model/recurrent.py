@@ -1,0 +1,237 @@
+"""Layers of cells that may be the user's own: the loop over time around one step each."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn.utils.rnn import PackedSequence
+
+from bptt.cells.cell import Activation, Cell
+from bptt.errors import BpttError, require_flag, require_kind, require_number, shown
+from bptt.kernel import ops
+from bptt.kernel.blueprint import copy_of, is_computed
+from bptt.kernel.layout import Layout
+from bptt.kernel.ops import Recipe
+from bptt.model.masks import as_mask, steps_alive
+from bptt.model.stack import Hidden, Stack, each, parts
+
+FLAT = re.compile(r"(.+)(_l\d+(?:_reverse)?)")
+"""A tensor of a layer's cell, as torch names those of its layers: weight_hh_l0."""
+
+
+class Recurrent(Stack):
+    """Layers of cells, run over time: flax's RNN, Keras's RNN, for a step that is written in torch.
+
+    cells: one Cell, or one for each layer, from the first up. reverse: those that run from the last
+    step to the first, one for each layer, whose h is joined to the others'. dropout: with what
+    probability a number between two layers is set to 0, as in torch.nn.RNN. batch_first: whether
+    inputs and outputs are (B, T, ·) instead of (T, B, ·).
+
+    >>> import bptt
+    >>> layer = bptt.Recurrent(bptt.cells.MinGRU(3, 8))
+    >>> output, state = layer(torch.randn(20, 4, 3))  # T = 20 steps of B = 4 sequences
+    >>> output.shape, state.shape
+    (torch.Size([20, 4, 8]), torch.Size([1, 4, 8]))
+    """
+
+    cells: nn.ModuleList
+    reverse: nn.ModuleList
+
+    def __init__(
+        self,
+        cells: Cell | Sequence[Cell],
+        *,
+        reverse: Cell | Sequence[Cell] = (),
+        dropout: float = 0.0,
+        batch_first: bool = False,
+    ) -> None:
+        super().__init__()
+        forward, backward = _as_list("cells", cells), _as_list("reverse", reverse)
+        if not forward or len(backward) not in (0, len(forward)):
+            raise BpttError(
+                f"there are {len(forward)} cells and {len(backward)} in reverse; expected one for "
+                "each layer, and as many in reverse, or none"
+            )
+        require_number("dropout", dropout, "a probability")
+        if not 0 <= dropout <= 1:
+            raise BpttError(f"dropout is {dropout}; expected a probability from 0 to 1")
+        require_flag("batch_first", batch_first)
+        self.cells, self.reverse = nn.ModuleList(forward), nn.ModuleList(backward)
+        self.dropout, self.batch_first = float(dropout), batch_first
+        self.bidirectional, self.num_layers = bool(backward), len(forward)
+        self.input_size, self.hidden_size = forward[0].input_size, forward[0].hidden_size
+        _require_to_fit(forward, backward)
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """How many numbers each part of a layer's state has."""
+        return self.cell("_l0").state_sizes
+
+    @property
+    def f(self) -> Activation | None:
+        """What h is of a + W h, in layers without gates."""
+        return self.cell("_l0").f
+
+    @property
+    def remembers_h_alone(self) -> bool:
+        """Whether all parts of a state are h, of the last step or of earlier ones."""
+        return self.cell("_l0").remembers_h_alone
+
+    @property
+    def biases(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What is added to the projected input, outside the loop."""
+        return self.cell("_l0").biases
+
+    @property
+    def closed_by(self) -> str:  # type: ignore[override]
+        """What closes the loop."""
+        return self.cell("_l0").closed_by
+
+    def cell(self, suffix: str) -> Cell:
+        """Return the cell of a layer, in one direction."""
+        number, _, reverse = suffix[2:].partition("_")
+        cell: Cell = (self.reverse if reverse else self.cells)[int(number)]  # type: ignore[assignment]
+        return cell
+
+    def part(self, name: str, suffix: str = "") -> Any:
+        """Return a tensor of a layer's cell, or None for a bias that is missing."""
+        value = self.__dict__.get(name + suffix)
+        if value is not None:
+            return value
+        found: Any = self.cell(suffix)
+        for step in name.split("."):
+            found = getattr(found, step, None)
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        """Return a tensor of a cell by the name that torch's layers would have for it."""
+        match = FLAT.fullmatch(name)
+        return self.part(*match.groups()) if match else super().__getattr__(name)
+
+    def parts_of(self, suffix: str) -> dict[str, Tensor]:
+        """Return what a layer is made of, by names with its suffix: parameters, or as computed."""
+        cell = self.cell(suffix)
+        buffers = {name for name, _ in cell.named_buffers()}
+        names = [name for name in cell.tensor_names() if name not in buffers]
+        return {name + suffix: self.part(name, suffix) for name in names}
+
+    def recipe(self, suffix: str) -> Recipe:
+        """Return what makes the step of a layer."""
+        cell = self.cell(suffix)
+        return cell.recipe({name: self.part(name, suffix) for name in cell.tensor_names()})
+
+    def as_called(self) -> Recurrent:
+        """Return the layers as one call sees them, with each weight computed that is not itself."""
+        suffixes = [suffix for _, suffix in self.suffixes]
+        cells = [(suffix, self.cell(suffix)) for suffix in suffixes]
+        if not any(is_computed(cell) for _, cell in cells):
+            return self
+        seen = copy_of(self)
+        for suffix, cell in cells:
+            tensors = cell.tensors()
+            seen.__dict__.update({name + suffix: value for name, value in tensors.items()})
+        return seen
+
+    def forward(
+        self,
+        input: Tensor | PackedSequence,  # noqa: A002 (torch's name)
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> tuple[Any, Any]:
+        """Return the top layer's h at every step, and every layer's last state, as torch.nn's do.
+
+        input: (T, B, I), (B, T, I) where batch_first, (T, I) of one sequence, or a PackedSequence.
+        hx: the first state, zero if left out: (layers, B, ·), or a tuple of these where a state has
+        several parts; layers count twice in two directions. lengths: (B,), where each sequence ends
+        if that is before T; beyond, h is 0. resets: as many steps and sequences as the input, true
+        before a step where a sequence's state is zeroed.
+        """
+        seen = self.as_called()
+        if isinstance(input, PackedSequence):
+            return seen._packed(input, hx, lengths, resets)
+        if not isinstance(input, Tensor) or input.ndim not in (2, 3) or 0 in input.shape[:-1]:
+            raise BpttError(
+                f"input is {shown(input)}; expected a tensor of T steps, (T, B, {self.input_size})"
+            )
+        if input.shape[-1] != self.input_size or not input.is_floating_point():
+            raise BpttError(
+                f"input is {shown(input)}; expected real numbers, {self.input_size} a row"
+            )
+        is_single = input.ndim == 2
+        rows = input.unsqueeze(1) if is_single else input
+        if self.batch_first and not is_single:
+            rows = rows.transpose(0, 1)
+            resets = resets.t() if isinstance(resets, Tensor) and resets.ndim == 2 else resets
+        T, B = rows.shape[:2]
+        alive = steps_alive(lengths, T, B, rows.device)
+        if resets is not None:
+            resets = as_mask("resets", resets, T, B)
+            resets = resets if alive is None else resets & alive
+        start = seen._start(hx, B, rows, is_single=is_single)
+        every, last = seen.run_to_ends(rows, start, alive, resets)
+        output = ops.as_output(every[-1], batch_first=self.batch_first and not is_single)
+        if is_single:
+            return output.squeeze(1), each(lambda part: part.squeeze(1), last)
+        return output, last
+
+    def _packed(self, packed: PackedSequence, hx: Any, *others: Tensor | None) -> tuple[Any, Any]:
+        if any(other is not None for other in others):
+            raise BpttError("lengths or resets are given with a PackedSequence; expected a tensor")
+        rows, sizes, order, back = packed
+        start = self._start(hx, int(sizes[0]), rows, is_single=False)
+        sort = None if order is None else (lambda part: part[:, order])
+        unsort = None if back is None else (lambda part: part[:, back])
+        every, last = self.run(rows, start if sort is None else each(sort, start), Layout(sizes))
+        output = ops.as_output(every[-1], batch_first=False)
+        last = last if unsort is None else each(unsort, last)
+        return PackedSequence(output, sizes, order, back), last
+
+    def _start(self, hx: Any, B: int, like: Tensor, *, is_single: bool) -> Hidden:
+        """Return the first state, or raise BpttError where it is that of other layers."""
+        if hx is None:
+            return each(lambda part: part.to(like), self.zero_state(B))
+        given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        wanted = [(d, *((size,) if is_single else (b, size))) for d, b, size in self.state_shapes(B)]
+        got = [tuple(part.shape) if isinstance(part, Tensor) else None for part in given]
+        if got != wanted:
+            raise BpttError(
+                f"hx is {shown(hx) if None in got else ' and '.join(map(str, got))}; expected "
+                f"{' and '.join(map(str, wanted))}"
+            )
+        starts = tuple(part.unsqueeze(1) if is_single else part for part in given)
+        return starts if len(starts) > 1 else starts[0]
+
+
+def _as_list(name: str, cells: object) -> list[Cell]:
+    several = [cells] if isinstance(cells, Cell) else cells
+    if not isinstance(several, list | tuple | nn.ModuleList):
+        raise BpttError(f"{name} is {shown(cells)}; expected a bptt.Cell, or a list of them")
+    for cell in several:
+        require_kind(f"one of {name}", cell, Cell, "a bptt.Cell, such as bptt.cells.MinGRU(3, 8)")
+    return list(several)
+
+
+def _require_to_fit(forward: list[Cell], backward: list[Cell]) -> None:
+    """Raise BpttError unless each layer takes what the one below gives, and has a like state."""
+    sizes = forward[0].state_sizes
+    width = sizes[0] * (2 if backward else 1)
+    for cells in (forward, backward):
+        for k, cell in enumerate(cells):
+            expected = forward[0].input_size if k == 0 else width
+            if cell.input_size != expected:
+                raise BpttError(
+                    f"cell {k} takes {cell.input_size} inputs; expected {expected}, what is below "
+                    "it gives"
+                )
+            if cell.state_sizes != sizes:
+                raise BpttError(
+                    f"cell {k} has a state of {cell.state_sizes}, and cell 0 one of {sizes}; "
+                    "expected the same: put others into a Recurrent of their own"
+                )

@@ -1,0 +1,235 @@
+"""Layers over time, one above the other: how they run, whatever their cells are.
+
+A layer's first product, pᵗ = b + U xᵗ + R yᵗ⁻¹, stands apart from its loop over time: it needs no
+loop, and for a token it is no product but a look-up (see `bptt.model.encodings`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import reduce
+from types import MappingProxyType
+from typing import Any, ClassVar
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+from bptt.cells.cell import Activation
+from bptt.kernel import ops
+from bptt.kernel.layout import DENSE, Layout, Packing
+from bptt.kernel.native_step import Source
+from bptt.kernel.omega import OmegaTerm
+from bptt.kernel.ops import Recipe, Run
+from bptt.kernel.plain import leave_to_python
+from bptt.kernel.plain_loop import State
+
+Hidden = Float[Tensor, "layers B _"] | tuple[Float[Tensor, "layers B _"], ...] | None
+"""What layers carry from step to step: h; (h, c) for an LSTM; None where nothing loops."""
+
+Listener = Callable[["Stack", str, Tensor, Tensor, Tensor, Layout], None]
+"""Told of layers, a suffix, projected input p, states h, state h⁰ before them, and layout."""
+
+
+class Stack(nn.Module):
+    """Layers of cells, each in one direction or both.
+
+    A layer in one direction goes by a suffix, as torch names its parameters: "_l0", "_l0_reverse".
+    biases: what is added to the projected input, outside the loop. closed_by: what closes the loop:
+    "W" alone, with "gates", or with "more". dropped: by how much columns of weights are multiplied
+    in one call; see bptt.model.entry.
+    """
+
+    input_size: int
+    hidden_size: int
+    num_layers: int
+    bidirectional: bool
+    dropout: float
+    biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
+    closed_by: str = "W"
+    listener: Listener | None = None
+    omega: OmegaTerm | None = None
+    dropped: Mapping[str, Tensor] = MappingProxyType({})
+
+    def part(self, name: str, suffix: str = "") -> Any:
+        """Return a tensor of a layer, such as weight_hh, or None for a bias that is missing."""
+        raise NotImplementedError
+
+    def parts_of(self, suffix: str) -> dict[str, Tensor]:
+        """Return what a layer is made of, by names with its suffix: parameters, or as computed."""
+        raise NotImplementedError
+
+    def recipe(self, suffix: str) -> Recipe:
+        """Return what makes the step of one layer."""
+        raise NotImplementedError
+
+    @property
+    def f(self) -> Activation | None:
+        """What h is of a + W h, in layers without gates."""
+        raise NotImplementedError
+
+    @property
+    def remembers_h_alone(self) -> bool:
+        """Whether all parts of a state are h, of the last step or of earlier ones."""
+        return len(self.state_sizes) == 1
+
+    @property
+    def state_sizes(self) -> tuple[int, ...]:
+        """How many numbers each part of a layer's state has."""
+        raise NotImplementedError
+
+    @property
+    def suffixes(self) -> Iterator[tuple[int, str]]:
+        """Each layer in each direction: its number, and its suffix."""
+        for k in range(self.num_layers):
+            for direction in ("", "_reverse")[: 1 + self.bidirectional]:
+                yield k, f"_l{k}{direction}"
+
+    def layer(
+        self,
+        suffix: str,
+        rows: Tensor,
+        state: State,
+        layout: Layout,
+        *,
+        is_projected: bool,
+        through: Run | None = None,
+    ) -> tuple[Tensor, State]:
+        """Run one layer in one direction over time, on its input or on the projection of it."""
+        recipe, source = self.recipe(suffix), Source(rows)
+        if not is_projected:
+            source = Source(rows, self.part("weight_ih", suffix), *self._biases(suffix))
+        if self.omega is not None:
+            h, ends = self._layer_with_omega(suffix, recipe, source, state, layout)
+            return h, ends
+        return self._layer(suffix, recipe, source, state, layout, through)
+
+    @leave_to_python("omega is given under fullgraph=True; expected torch.compile without")
+    def _layer_with_omega(
+        self, suffix: str, recipe: Recipe, source: Source, state: State, layout: Layout
+    ) -> tuple[Tensor, State]:
+        """Run a layer whose Ω counts, which the compiler leaves as it is."""
+        if ops.can_omega(recipe, source, state, layout):
+            return ops.run(recipe, source, state, layout, self.omega)
+        return self._layer(suffix, recipe, source, state, layout)
+
+    def _layer(
+        self,
+        suffix: str,
+        recipe: Recipe,
+        source: Source,
+        state: State,
+        layout: Layout,
+        through: Run | None = None,
+    ) -> tuple[Tensor, State]:
+        """Run a layer, and let a listener hear of it."""
+        if self.listener is not None and source.U is not None:
+            source = Source(source.p)
+        h, ends = (through or ops.run)(recipe, source, state, layout)
+        if self.listener is not None:
+            self.listener(self, suffix, source.x, h, state[0], layout)
+        return h, ends
+
+    def input_bias(self, suffix: str = "_l0") -> Tensor | None:
+        """Return what is added to a layer's projected input."""
+        biases = [bias for bias in self._biases(suffix) if bias is not None]
+        return reduce(torch.add, biases) if biases else None
+
+    def _biases(self, suffix: str) -> list[Tensor | None]:
+        return [self.part(name, suffix) for name in self.biases]
+
+    def zero_state(self, B: int) -> Hidden:
+        """Return the state of B fresh sequences."""
+        like: Tensor = self.part("weight_ih", "_l0")
+        parts = [like.new_zeros(shape) for shape in self.state_shapes(B)]
+        return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def state_shapes(self, B: int) -> list[tuple[int, int, int]]:
+        """Return the shape of each part of the state of B sequences."""
+        depth = self.num_layers * (2 if self.bidirectional else 1)
+        return [(depth, B, size) for size in self.state_sizes]
+
+    def run(
+        self,
+        rows: Tensor,
+        hidden: Hidden,
+        layout: Layout = DENSE,
+        *,
+        is_projected: bool = False,
+        through: Run | None = None,
+    ) -> tuple[list[Float[Tensor, "... D"]], Hidden]:
+        """Return each layer's h at every step, and every layer's last state of each sequence.
+
+        rows: the input, (T, B, I) or (N, I), or tokens, (T, B) or (N), or the first layer's
+        projection of it, (…, G). through: what runs each layer's step over time.
+        D is H, or 2H where bidirectional.
+        """
+        assert hidden is not None
+        starts = hidden if isinstance(hidden, tuple) else (hidden,)
+        every: list[Tensor] = []
+        ends: list[State] = []
+        for k in range(self.num_layers):
+            if k > 0 and self.dropout > 0:
+                rows = nn.functional.dropout(rows, self.dropout, self.training)
+            heads = []
+            for reverse in (False, True)[: 1 + self.bidirectional]:
+                suffix = f"_l{k}" + ("_reverse" if reverse else "")
+                state = tuple([start[len(ends)] for start in starts])
+                h, end = self.layer(
+                    suffix,
+                    rows,
+                    state,
+                    replace(layout, reverse=True) if reverse else layout,
+                    is_projected=is_projected and k == 0,
+                    through=through,
+                )
+                heads.append(h)
+                ends.append(end)
+            rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
+            every.append(rows)
+        lasts = [
+            torch.stack(parts)
+            for parts in zip(*ends, strict=True)  # no view, of one either
+        ]
+        return every, tuple(lasts) if isinstance(hidden, tuple) else lasts[0]
+
+    def run_to_ends(
+        self,
+        rows: Shaped[Tensor, "T B *x"],
+        hidden: Hidden,
+        alive: Bool[Tensor, "T B"] | None,
+        resets: Bool[Tensor, "T B"] | None,
+        *,
+        is_projected: bool = False,
+    ) -> tuple[list[Float[Tensor, "T B D"]], Hidden]:
+        """Do what `run` does, of sequences that end when they are no longer alive.
+
+        Beyond its end a sequence's h is 0; the last state is that at its end.
+        """
+        if alive is None:
+            layout = DENSE if resets is None else Layout(resets=resets)
+            return self.run(rows, hidden, layout, is_projected=is_projected)
+        packing = Packing.of(alive)
+        layout = packing.layout
+        states, last = self.run(
+            packing.pack(rows),
+            each(packing.sort, hidden),
+            layout if resets is None else replace(layout, resets=packing.pack(resets)),
+            is_projected=is_projected,
+        )
+        return [packing.unpack(h, len(rows)) for h in states], each(packing.unsort, last)
+
+
+def each(change: Callable[[Tensor], Tensor], hidden: Hidden) -> Hidden:
+    """Return the hidden state with every part of it changed."""
+    if isinstance(hidden, tuple):
+        return tuple(change(part) for part in hidden)
+    return None if hidden is None else change(hidden)
+
+
+def parts(hidden: Hidden) -> tuple[Tensor, ...]:
+    """Return the hidden state's tensors: h, or h and c, or none."""
+    if hidden is None:
+        return ()
+    return hidden if isinstance(hidden, tuple) else (hidden,)
