@@ -80,16 +80,19 @@ def kernel(cell: str, shape: Shape, threads: int) -> tuple[Step, Results]:
     """Return the training step of our kernel alone, without torch's graph."""
     import torch
 
-    from bptt.cells.registry import CELLS
+    from bptt.cells.elman import elman
+    from bptt.cells.gru import gru
     from bptt.kernel import ops
     from bptt.kernel.layout import DENSE
     from bptt.kernel.native_step import Inputs, Needs, Source
+    from bptt.kernel.ops import Recipe
     from bptt.kernel.record import Traced
 
     torch.set_num_threads(threads)
     x, U, W, b, grad = (torch.from_numpy(array) for array in data(cell, shape))
     source, h0 = Source(x, U, b), torch.zeros(x.shape[1], len(W))
-    traced = ops.native(CELLS[cell].recipe(W), source, (h0,))
+    recipe = Recipe(gru, (W,)) if cell == "gru" else Recipe(elman, (W,), (torch.tanh,))
+    traced = ops.native(recipe, source, (h0,))
     assert isinstance(traced, Traced), traced
     native, inputs = traced.step, Inputs(source, [h0], [W], DENSE)
 

@@ -1,4 +1,6 @@
+from . import cells as cells
 from . import kernel as kernel
+from .cells.cell import Cell as Cell
 from .errors import BpttError as BpttError
 from .gradient.analysis.dynamics import Jacobians as Jacobians
 from .gradient.analysis.dynamics import Lyapunov as Lyapunov
@@ -42,6 +44,7 @@ from .model.likelihoods import PenStrokes as PenStrokes
 from .model.likelihoods import Poisson as Poisson
 from .model.likelihoods import StudentT as StudentT
 from .model.network import Network as Network
+from .model.recurrent import Recurrent as Recurrent
 from .model.state import Output as Output
 from .model.state import State as State
 from .report import plots as plots

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import bptt
-from bptt.model.looped import LoopedRNN
+from bptt.model.recurrent import Recurrent
 from tests.fuzz.campaign import fuzz
 from tests.oracles import one_hot
 
@@ -269,4 +269,4 @@ def test_random_calls_of_random_networks(data: st.DataObject) -> None:
     for parameter, *pair in zip(parameters, *grads, strict=True):
         got, expected = (torch.zeros_like(parameter) if grad is None else grad for grad in pair)
         torch.testing.assert_close(got, expected, rtol=10 * rtol, atol=10 * atol)
-    assert isinstance(net.recurrent, LoopedRNN) == bool(net.loop.beside_w)
+    assert isinstance(net.recurrent, Recurrent) == bool(net.loop.beside_w)

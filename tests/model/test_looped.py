@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 import bptt
+from bptt.cells.looped import Looped
 from bptt.gradient.analysis.chain import chain_of
 from bptt.gradient.sequences import Sequences
 from bptt.model.dropout import units_dropped, units_of
-from bptt.model.looped import LoopedRNN
-from bptt.model.state import Regime, parts
+from bptt.model.stack import parts
+from bptt.model.state import Regime
 from tests.networks import FEATURES, H, N, flat_gradient, make
 from tests.oracles import FLOAT64
 
@@ -186,7 +187,7 @@ def test_a_network_comes_back_from_its_config(loop: dict[str, object]) -> None:
 
     net, y, x = network(**loop)
     other = bptt.Network.from_config(json.loads(json.dumps(net.config()))).double()
-    assert isinstance(other.recurrent, LoopedRNN)
+    assert isinstance(other.recurrent.cell("_l0"), Looped)
     assert other.loop == net.loop
     other.load_state_dict(net.state_dict())
     assert torch.equal(other(y, x=x).nll, net(y, x=x).nll)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 from jaxtyping import Float, Shaped
@@ -19,7 +19,17 @@ from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain_loop import State, Step
 
-Activation = Callable[[Tensor], Tensor]
+
+class Activation(Protocol):
+    """A function of each unit by itself, such as torch.tanh."""
+
+    def __call__(self, a: Tensor, /) -> Tensor:
+        """Return what the units are."""
+
+    def __hash__(self) -> int:
+        """Return what tells it from others."""
+
+
 MOST_UNITS = 2**31 - 1
 """What the kernel's loops can count."""
 INSTEAD = "a cell is a step of a loop over time; expected the hook on the layer around it"
@@ -36,7 +46,8 @@ class Cell(nn.Module):
     hidden_size numbers, or the sizes of each. The first part is h, the layer's output.
     f: of a cell that is h ← f(p + W h). keeps, lets_in: by which gate's bias, the larger it is, the
     state is kept, and new is let in. closed_by: what closes the loop over time: "W" alone, with
-    "gates", or with "more".
+    "gates", or with "more". is_torchs: whether its parameters are those of torch's cells, which a
+    Network starts as it is told; others start themselves.
 
     >>> class Leaky(Cell):
     ...     def __init__(self, input_size, hidden_size, alpha=0.1):
@@ -56,7 +67,9 @@ class Cell(nn.Module):
     keeps: ClassVar[int | None] = None
     lets_in: ClassVar[int | None] = None
     closed_by: ClassVar[str] = "gates"
+    is_torchs: ClassVar[bool] = False
     biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
+    step: Callable[..., Any]
     weight_ih: Float[Tensor, "G I"]
     bias_ih: Float[Tensor, " G"] | None
     arguments: dict[str, Any]
@@ -84,6 +97,11 @@ class Cell(nn.Module):
         dtype: torch.dtype | None = None,
     ) -> None:
         super().__init__()
+        if not callable(getattr(self, "step", None)):
+            raise BpttError(
+                f"{type(self).__name__} has no step; expected a method step(self, p, *state) that "
+                "returns the new state"
+            )
         require_whole("input_size", input_size, 0, MOST_UNITS)
         require_whole("hidden_size", hidden_size, 1, MOST_UNITS)
         self.input_size, self.hidden_size = input_size, hidden_size
@@ -106,13 +124,6 @@ class Cell(nn.Module):
         bound = self.hidden_size**-0.5
         nn.init.uniform_(self.bias_ih, -bound, bound)
         return self.matrix(len(self.bias_ih))
-
-    def step(self, p: Float[Tensor, "B G"], *state: Float[Tensor, "B _"]) -> Any:
-        """Return the state's new part, or a tuple of them."""
-        raise BpttError(
-            f"{type(self).__name__} has no step; expected a method step(self, p, *state) that "
-            "returns the new state"
-        )
 
     @property
     def remembers_h_alone(self) -> bool:
@@ -161,7 +172,9 @@ class Cell(nn.Module):
         tensors = self.tensors()
         is_single = isinstance(x, Tensor) and x.ndim == 1
         if not isinstance(x, Tensor) or x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
-            raise BpttError(f"x is {shown(x)}; expected a tensor (B, I) or (I), I {self.input_size}")
+            raise BpttError(
+                f"x is {shown(x)}; expected a tensor (B, I) or (I), I {self.input_size}"
+            )
         rows = x.unsqueeze(0) if is_single else x
         starts = self._parts(state, rows, is_single=is_single)
         biases = [tensors.get(name) for name in self.biases]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Float
@@ -30,6 +30,7 @@ class Elman(Cell):
     """hᵗ = f(bias_ih + bias_hh + weight_ih xᵗ + weight_hh hᵗ⁻¹)."""
 
     closed_by = "W"
+    is_torchs = True
     biases = ("bias_ih", "bias_hh")
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
@@ -37,7 +38,7 @@ class Elman(Cell):
         self.weight_hh = self.matrix(hidden_size, hidden_size)
         self.bias_hh = self.torch_biases()
 
-    def step(self, p: Float[Tensor, "B H"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:  # type: ignore[override]
+    def step(self, p: Float[Tensor, "B H"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         """Return f(p + W h)."""
         assert self.f is not None  # a class of its own for each
         (h,) = elman(self.weight_hh, self.f)(p, (h,))
@@ -47,13 +48,13 @@ class Elman(Cell):
 class Tanh(Elman):
     """An Elman cell of tanh units."""
 
-    f = staticmethod(torch.tanh)
+    f: ClassVar[Activation | None] = torch.tanh
 
 
 class Relu(Elman):
     """An Elman cell of rectified units."""
 
-    f = staticmethod(torch.relu)
+    f: ClassVar[Activation | None] = torch.relu
 
 
 def feedforward(f: Activation) -> Step:

@@ -34,6 +34,7 @@ class GRUCell(Cell):
     """torch.nn.GRUCell, faster on a CPU: a gated recurrent unit (Cho et al. 2014)."""
 
     gates = 3
+    is_torchs = True
     keeps = 1
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
@@ -41,7 +42,7 @@ class GRUCell(Cell):
         self.weight_hh = self.matrix(self.gates * hidden_size, hidden_size)
         self.bias_hh = self.torch_biases()
 
-    def step(self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:  # type: ignore[override]
+    def step(self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         """Return the new h."""
         (h,) = gru(self.weight_hh, self.bias_hh)(p, (h,))
         return h

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bptt.cells.cell import Activation, Cell
-from bptt.cells.registry import CELLS, ELMAN
+from bptt.cells.registry import ELMAN
 from bptt.errors import BpttError, require_whole
 from bptt.kernel.plain_loop import State, Step
 
@@ -112,12 +112,17 @@ class LoopOptions:
         """By how many steps h enters a later one: 1, by W, and the skips'."""
         return (1, *self.skips)
 
-    def require(self, cell: str, recurrence: str) -> None:
+    def require(self, cell: str, kind: type[Cell], recurrence: str) -> None:
         """Raise BpttError unless all of this goes with the cell and the recurrence."""
-        if self.beside_w and CELLS[cell].f is None:
+        if self.beside_w and kind.f is None:
             raise BpttError(
                 f'{self.beside_w[0]} is given with cell "{cell}"; expected {" or ".join(ELMAN)}: '
                 "gates do what it is for"
+            )
+        if self.dropout and not kind.is_torchs:
+            raise BpttError(
+                f'dropout is given with cell "{cell}"; expected tanh, relu, gru or lstm, of which '
+                "it is known what h enters by"
             )
         if self.beside_w and recurrence == "output":
             raise BpttError(
@@ -166,10 +171,9 @@ class Looped(Cell):
     """
 
     closed_by = "more"
+    is_torchs = True
 
-    def __init__(
-        self, input_size: int, hidden_size: int, f: Activation, loop: LoopOptions
-    ) -> None:
+    def __init__(self, input_size: int, hidden_size: int, f: Activation, loop: LoopOptions) -> None:
         self.f, self.loop = f, loop  # type: ignore[misc]
         super().__init__(input_size, hidden_size, states=self.loop.delays[-1])
         self.weight_hh = self.matrix(hidden_size, hidden_size)

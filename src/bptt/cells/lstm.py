@@ -33,6 +33,7 @@ class LSTMCell(Cell):
     """torch.nn.LSTMCell, faster on a CPU: long short-term memory (Gers et al. 2000)."""
 
     gates = 4
+    is_torchs = True
     states = 2
     keeps = 1
     lets_in = 0
@@ -45,6 +46,6 @@ class LSTMCell(Cell):
 
     def step(
         self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"], c: Float[Tensor, "B H"]
-    ) -> State:  # type: ignore[override]
+    ) -> State:
         """Return the new h and c."""
         return lstm(self.weight_hh)(p, (h, c))

@@ -12,7 +12,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_shape, shown
-from bptt.model.given import as_mask, require_forcing, require_lengths, require_tensor
+from bptt.model.given import require_forcing, require_tensor
+from bptt.model.masks import as_mask, require_lengths
 from bptt.model.state import FEEDBACKS, Regime
 
 Series = Tensor | np.ndarray

@@ -172,7 +172,7 @@ def copy_of(module: Module) -> Module:
 
 
 def is_steady(module: nn.Module) -> bool:
-    """Return whether two calls of a module have the same weights: spectral_norm takes a step each."""
+    """Return whether two calls have the same weights: spectral_norm takes a step in each."""
     hooks = module._forward_pre_hooks.values()
     is_spectral = isinstance(module, nn.utils.parametrizations._SpectralNorm) or any(
         isinstance(hook, SpectralNorm) for hook in hooks

@@ -20,19 +20,17 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from bptt.kernel import ops
-from bptt.kernel.constants import constants_of_instance
+from bptt.kernel.blueprint import Blueprint, names_of
 from bptt.kernel.layout import Layout, Packing
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import is_transformed
 from bptt.kernel.plain_loop import State, Step, run_steps
 from bptt.model.encodings import BLANK, Tokens
-from bptt.model.entry import copy_of
 from bptt.model.given import Given, where
-from bptt.model.layers import Feedforward, Hidden, Recurrent
-from bptt.model.likelihoods.likelihood import Likelihood, is_of_the_package
+from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.modules import Modules
-from bptt.model.state import parts
+from bptt.model.stack import Hidden, Stack, parts
 
 
 class Loop(NamedTuple):
@@ -85,40 +83,6 @@ class LayerKind(NamedTuple):
     options: tuple[Hashable, ...]
 
 
-class LikelihoodKind:
-    """A likelihood but for the tensors that it has: of two alike each is the other's equal."""
-
-    def __init__(self, likelihood: Likelihood) -> None:
-        self.likelihood = likelihood
-        self.names = [
-            *likelihood._parameters,
-            *likelihood._buffers,
-            *(name for name, value in vars(likelihood).items() if isinstance(value, Tensor)),
-        ]
-        self.key: Hashable
-        if is_of_the_package(likelihood):
-            self.key = *likelihood.config().items(), *self.names
-        else:  # a class of the user's own, which may read whatever it likes
-            self.key = likelihood, constants_of_instance(likelihood)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, LikelihoodKind) and self.key == other.key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    @property
-    def tensors(self) -> list[Tensor | None]:
-        """What it has."""
-        return [getattr(self.likelihood, name) for name in self.names]
-
-    def of(self, tensors: Sequence[Tensor | None]) -> Likelihood:
-        """Return the likelihood that has these tensors."""
-        seen = copy_of(self.likelihood)
-        seen.__dict__.update(zip(self.names, tensors, strict=True))
-        return seen
-
-
 class Plan(NamedTuple):
     """A closed loop but for its tensors.
 
@@ -129,7 +93,7 @@ class Plan(NamedTuple):
     layers: tuple[LayerKind, ...]
     parts: int
     G: int
-    likelihood: LikelihoodKind
+    likelihood: Blueprint
     temperature: float | None
 
 
@@ -177,13 +141,19 @@ def closed(*arguments: Any) -> Step:
 
 def mean_step(net: Modules) -> Recipe:
     """Return what makes the mean of y from the top layer's h, as a step without a loop."""
-    kind = LikelihoodKind(net.likelihood)
-    return Recipe(_mean, (net.V, net.readout.bias, *kind.tensors), (kind,))
+    blueprint, tensors = _blueprint(net.likelihood)
+    return Recipe(_mean, (net.V, net.readout.bias, *tensors), (blueprint,))
+
+
+def _blueprint(likelihood: Likelihood) -> tuple[Blueprint, list[Tensor | None]]:
+    """Return a likelihood but for its tensors, and these."""
+    names = names_of(likelihood)
+    return Blueprint(likelihood, names), [getattr(likelihood, name) for name in names]
 
 
 def _mean(*arguments: Any) -> Step:
-    V, c, *tensors, kind = arguments
-    likelihood: Likelihood = kind.of(tensors)
+    V, c, *tensors, blueprint = arguments
+    likelihood: Likelihood = blueprint.of(tensors)
     return lambda h, _: (likelihood.mean(torch.nn.functional.linear(h, V, c)),)
 
 
@@ -226,7 +196,7 @@ def _run(
 
 def _recipe(net: Modules, R: Tensor | None, G: int, temperature: float | None) -> Recipe:
     """Return what makes the closed loop's step."""
-    layer, kind = net.recurrent, LikelihoodKind(net.likelihood)
+    layer, (blueprint, of_likelihood) = net.recurrent, _blueprint(net.likelihood)
     tensors: list[Tensor | None] = [R, net.V, net.readout.bias]
     kinds = []
     for k, suffix in enumerate(f"_l{k}" for k in range(layer.num_layers)):
@@ -234,10 +204,10 @@ def _recipe(net: Modules, R: Tensor | None, G: int, temperature: float | None) -
         U, b = layer.part("weight_ih", suffix), layer.input_bias(suffix)
         tensors += [*((None, None) if k == 0 else (U, b)), *of]
         kinds.append(LayerKind(make, len(of), options))
-    count = layer.states if isinstance(layer, Recurrent) else 1
-    plan = Plan(tuple(kinds), count, G, kind, temperature)
+    count = len(layer.state_sizes) or 1
+    plan = Plan(tuple(kinds), count, G, blueprint, temperature)
     every = 3 if temperature is None else 1
-    return Recipe(closed, (*tensors, *kind.tensors), (plan,), every)
+    return Recipe(closed, (*tensors, *of_likelihood), (plan,), every)
 
 
 def _over_time(
@@ -295,7 +265,7 @@ def _unless(mask: Bool[Tensor, "*rows"], values: Tensor) -> Tensor:
     return values.masked_fill(mask, nothing)
 
 
-def _parts_of(layer: Recurrent | Feedforward, given: Given, like: Tensor) -> list[Tensor]:
+def _parts_of(layer: Stack, given: Given, like: Tensor) -> list[Tensor]:
     """Return the parts of every layer's state, the top one's first."""
     depth = range(layer.num_layers)
     if given.hidden is None:  # nothing loops over h, which is there to be returned

@@ -12,7 +12,9 @@ from bptt.errors import BpttError, require_kind
 from bptt.kernel import binding, ops
 from bptt.kernel.native_step import Source
 from bptt.kernel.record import Traced
-from bptt.model.layers import FASTER, Feedforward, Recurrent
+from bptt.model.feedforward import Feedforward
+from bptt.model.layers import FASTER
+from bptt.model.stack import Stack
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,7 @@ def explain(model: nn.Module) -> Explanation:
     runs = [
         run
         for name, module in model.named_modules()
-        if isinstance(module, RNNBase | Feedforward)
+        if isinstance(module, RNNBase | Stack)
         for run in _runs(name or type(module).__name__, module)
     ]
     if not runs:
@@ -70,11 +72,11 @@ def explain(model: nn.Module) -> Explanation:
     return Explanation(tuple(runs))
 
 
-def _runs(name: str, layer: RNNBase | Feedforward) -> Iterator[LayerRun]:
+def _runs(name: str, layer: RNNBase | Stack) -> Iterator[LayerRun]:
     if isinstance(layer, Feedforward):
         yield LayerRun(name, is_native=True, detail="all steps at once, for none waits for another")
         return
-    if not isinstance(layer, Recurrent):
+    if not isinstance(layer, Stack):
         is_subclass = type(layer) not in FASTER
         detail = (
             "it is a subclass of torch.nn's, which may do more"
@@ -83,17 +85,15 @@ def _runs(name: str, layer: RNNBase | Feedforward) -> Iterator[LayerRun]:
         )
         yield LayerRun(name, is_native=False, detail=detail)
         return
-    for k in range(layer.num_layers):
-        for direction in ("", "_reverse")[: 1 + layer.bidirectional]:
-            suffix = f"_l{k}{direction}"
-            traced = _trace(layer, suffix)
-            if isinstance(traced, str):
-                yield LayerRun(f"{name}.{suffix[1:]}", is_native=False, detail=traced)
-            else:
-                yield LayerRun(f"{name}.{suffix[1:]}", is_native=True, detail=_described(traced))
+    for _, suffix in layer.suffixes:
+        traced = _trace(layer, suffix)
+        if isinstance(traced, str):
+            yield LayerRun(f"{name}.{suffix[1:]}", is_native=False, detail=traced)
+        else:
+            yield LayerRun(f"{name}.{suffix[1:]}", is_native=True, detail=_described(traced))
 
 
-def _trace(layer: Recurrent, suffix: str) -> Traced | str:
+def _trace(layer: Stack, suffix: str) -> Traced | str:
     """Return the traced step of one layer, or why it is none."""
     U = layer.part("weight_ih", suffix)
     source = Source(U.new_zeros(1, 1, U.shape[-1]), U)

@@ -24,11 +24,11 @@ from bptt.model.given import (
     require_tensor,
     start_of,
 )
-from bptt.model.layers import Hidden
 from bptt.model.likelihoods.likelihood import require_temperature
 from bptt.model.modules import Modules
 from bptt.model.reading import state_after
-from bptt.model.state import Regime, State, each, parts
+from bptt.model.stack import Hidden, each, parts
+from bptt.model.state import Regime, State
 
 STREAM_STEPS = 64
 """How many steps of a free run are computed at once, at first; then twice as many each time."""

@@ -9,12 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bptt.cells.kind import Kind
-from bptt.cells.registry import CELLS
+from bptt.cells.cell import Cell
+from bptt.cells.looped import LoopOptions
 from bptt.errors import BpttError, require_choice, require_number, require_whole
 from bptt.model.encodings import Tokens
-from bptt.model.layers import KINDS as BY_MODE
-from bptt.model.looped import LoopOptions
 from bptt.model.modules import Modules
 
 KINDS = ("orthogonal", "identity", "gaussian")
@@ -81,9 +79,13 @@ class Initial:
         """The standard deviation of weights that start Gaussian."""
         return STD if self.std is None else self.std
 
-    def require(self, cell: str, recurrence: str) -> None:
+    def require(self, cell: str, kind: type[Cell], recurrence: str) -> None:
         """Raise BpttError unless this goes with the cell and the recurrence."""
-        is_gated = CELLS[cell].keeps is not None
+        if not kind.is_torchs and self != Initial():
+            raise BpttError(
+                f'init is given with cell "{cell}"; expected none, for that cell starts itself'
+            )
+        is_gated = kind.keeps is not None
         if self.W == "identity" and is_gated:
             raise BpttError(
                 f'W is to start as the identity with cell "{cell}"; expected tanh or relu, or '
@@ -100,18 +102,20 @@ class Initial:
 
 
 @torch.no_grad()
-def initialise(net: Modules, loop: LoopOptions, initial: Initial) -> None:
+def initialise(net: Modules, kind: type[Cell], loop: LoopOptions, initial: Initial) -> None:
     """Give a network its first weights; b starts at 0, and torch's second bias is frozen there.
 
     So is b where it is normalised away, and the shift has its place. W and the skips' matrices
     share what W alone would have, unless they are Gaussian with a spread that was asked for: what
     they carry together is then no more than that.
+    A cell that is none of torch's has started itself.
     Unless they are to be small or Gaussian, columns of U and R that stand for a token are drawn
     from N(0, 1), as in torch.nn.Embedding, and the rest of U and R, V and c uniformly within
     ±1/√H, as in torch.nn.Linear.
     """
     layer = net.recurrent
-    for name, parameter in layer.named_parameters():
+    for path, parameter in layer.named_parameters() if kind.is_torchs else ():
+        name = _last(path)
         if name.startswith("bias"):
             nn.init.zeros_(parameter)
             parameter.requires_grad_(not name.startswith("bias_hh") and not loop.norm)
@@ -123,8 +127,13 @@ def initialise(net: Modules, loop: LoopOptions, initial: Initial) -> None:
     _first_others(net, initial)
     if initial.forget_bias is not None or initial.chrono is not None:
         for name, parameter in layer.named_parameters():
-            if name.startswith("bias_ih"):
-                _gate_biases(BY_MODE[str(layer.mode)], parameter, initial)
+            if _last(name).startswith("bias_ih"):
+                _gate_biases(kind, parameter, initial)
+
+
+def _last(name: str) -> str:
+    """Return the name of a parameter without that of the cell that it is in."""
+    return name.rpartition(".")[2]
 
 
 def _first_others(net: Modules, initial: Initial) -> None:
@@ -135,7 +144,8 @@ def _first_others(net: Modules, initial: Initial) -> None:
                 nn.init.normal_(weight)
         return
     layer = net.recurrent.named_parameters()
-    for weight in (*(p for name, p in layer if name.startswith("weight_ih")), net.readout.weight):
+    inputs = [weight for name, weight in layer if _last(name).startswith("weight_ih")]
+    for weight in (*inputs, net.readout.weight):
         nn.init.normal_(weight, std=spread)
     nn.init.zeros_(net.readout.bias)
 
@@ -151,7 +161,7 @@ def _first_w(W: Tensor, initial: Initial) -> None:
         W *= initial.radius / float(torch.linalg.eigvals(W).abs().max())
 
 
-def _gate_biases(kind: Kind, bias: Tensor, initial: Initial) -> None:
+def _gate_biases(kind: type[Cell], bias: Tensor, initial: Initial) -> None:
     """Set the biases of the gate that keeps the state, and of the one that lets in what is new."""
     gates = bias.chunk(kind.gates)
     start = torch.full_like(gates[0], initial.forget_bias or 0.0)

@@ -40,7 +40,7 @@ class TorchLayer(Stack, RNNBase):
     torch_layer: ClassVar[type[RNNBase]]
     cell: type[Cell]
     states: ClassVar[int] = 1
-    biases = ("bias_ih", "bias_hh")
+    biases: ClassVar[tuple[str, ...]] = ("bias_ih", "bias_hh")
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
 

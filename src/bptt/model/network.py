@@ -32,10 +32,10 @@ from bptt.model.architecture import RECURRENCES, Architecture
 from bptt.model.dropout import DropsUnits, units_of
 from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
 from bptt.model.entry import enter, leave_out
+from bptt.model.feedforward import Feedforward
 from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
 from bptt.model.given import Given, batch_size, checked, fresh_state
 from bptt.model.initial import Initial, initialise
-from bptt.model.feedforward import Feedforward
 from bptt.model.layers import GRU, LSTM, RNN
 from bptt.model.likelihoods.likelihood import Likelihood, likelihood_from_config
 from bptt.model.modules import Modules
@@ -102,18 +102,18 @@ class Network(DropsUnits):
             require_choice("cell", cell, list(CELLS))
         require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
-        self.init.require(cell, recurrence)
+        name, kind = _name_of(cell), CELLS[cell] if isinstance(cell, str) else Cell
+        self.init.require(name, kind, recurrence)
         self.loop = LoopOptions(
             leak=leak, learn_leak=learn_leak, skips=as_delays(skips), norm=norm, dropout=dropout
         )
-        self.loop.require(cell, recurrence)
+        self.loop.require(name, kind, recurrence)
         self.likelihood = likelihood
         self.inputs = as_encoding(inputs)
-        self.recurrence, self.cell = recurrence, _name_of(cell)
+        self.recurrence, self.cell = recurrence, name
         width = self.inputs.width + (likelihood.encoding.width if self.feeds_back else 0)
         loops = len(self.loop.delays)
-        gates = 1 if callable(cell) else CELLS[cell].gates
-        weights = gates * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
+        weights = kind.gates * hidden * (width + loops * hidden + (layers - 1) * 2 * hidden)
         require_memory(
             f"a network of {layers:,} x {hidden:,} hidden units",
             4 * (weights + hidden * likelihood.outputs),
@@ -121,7 +121,7 @@ class Network(DropsUnits):
         self.recurrent = self._recurrent_layer(cell, width, hidden, layers)
         h = self.recurrent.state_sizes[0] if self.recurrent.state_sizes else hidden
         self.readout = nn.Linear(h, likelihood.outputs)
-        initialise(self.parts, self.loop, self.init)
+        initialise(self.parts, kind, self.loop, self.init)
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this network, as plain values, for a file."""

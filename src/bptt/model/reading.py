@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.model.closed_loop import as_rows, free_run, mean_loop
 from bptt.model.encodings import Tokens
 from bptt.model.given import Given, where
-from bptt.model.layers import Hidden
 from bptt.model.modules import Modules
-from bptt.model.state import Regime, State, at_ends, each, parts
+from bptt.model.stack import Hidden, parts
+from bptt.model.state import Regime, State, at_ends
 
 
 class Reading(NamedTuple):
@@ -119,8 +117,7 @@ def _rows(net: Modules, previous: Tensor | None, given: Given) -> tuple[Tensor, 
         return enter[0][1], False
     if enter and not any(isinstance(kind, Tokens) for kind, _, _ in enter):
         return torch.cat([values for _, values, _ in enter], dim=-1), False
-    p = net.recurrent.input_bias()
-    assert p is not None  # a Network's layers all have one
+    p = net.project_x(None)
     for kind, values, weight in enter:
         p = p + kind.project(values, weight)
     return p.expand(given.T, given.B, -1), True

@@ -6,8 +6,6 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -18,7 +16,7 @@ from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import Recipe
 from bptt.model.masks import as_mask, steps_alive
-from bptt.model.stack import Hidden, Stack, each, parts
+from bptt.model.stack import Hidden, Stack, each
 
 FLAT = re.compile(r"(.+)(_l\d+(?:_reverse)?)")
 """A tensor of a layer's cell, as torch names those of its layers: weight_hh_l0."""
@@ -198,7 +196,8 @@ class Recurrent(Stack):
         if hx is None:
             return each(lambda part: part.to(like), self.zero_state(B))
         given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
-        wanted = [(d, *((size,) if is_single else (b, size))) for d, b, size in self.state_shapes(B)]
+        shapes = self.state_shapes(B)
+        wanted = [(depth, size) if is_single else (depth, B, size) for depth, _, size in shapes]
         got = [tuple(part.shape) if isinstance(part, Tensor) else None for part in given]
         if got != wanted:
             raise BpttError(

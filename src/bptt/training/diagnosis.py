@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_kind, require_whole, require_window
 from bptt.gradient.analysis.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
 from bptt.gradient.analysis.flow import GradientFlow, gradient_flow
@@ -19,7 +18,7 @@ from bptt.gradient.exact.backward import backward
 from bptt.gradient.exact.plan import plan
 from bptt.model.architecture import Architecture
 from bptt.model.network import Network
-from bptt.model.state import parts
+from bptt.model.stack import parts
 from bptt.training.exposure import Exposure, exposure
 from bptt.training.run import Run
 from bptt.training.sample import Sample, held_out
@@ -156,7 +155,7 @@ def diagnose(
         net, y, x=x, window=window, max_lag=max_lag, lengths=lengths, loss_weights=weights
     )
     size = sum(part.numel() for part in parts(net.recurrent.zero_state(1)))
-    is_plain = CELLS[net.cell].f is not None and not net.loop.beside_w
+    is_plain = net.f is not None and not net.loop.beside_w
     whole = lengths is None and flow.T > FREE_STEPS + 1
     loops = flow.has_path and whole
     fits = 64 * size * size * y.element_size() < MOST_JACOBIANS

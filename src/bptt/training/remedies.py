@@ -18,13 +18,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.cells.kind import Activation
-from bptt.cells.registry import CELLS
+from bptt.cells.cell import Activation
+from bptt.cells.registry import ELMAN
 from bptt.errors import BpttError
 from bptt.kernel.layout import Layout
 from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
-from bptt.model.layers import ELMAN, Feedforward, Recurrent
+from bptt.model.feedforward import Feedforward
 from bptt.model.network import Network
+from bptt.model.stack import Stack
 
 TINY = 1e-30
 """Of a gradient that is smaller, float32 does not know the direction."""
@@ -116,7 +117,7 @@ class Omega:
 
     def __init__(self, net: Network, weight: float, *, sequences: int) -> None:
         require_omega(net)
-        f = CELLS[net.cell].f
+        f = net.f
         assert f is not None  # require_omega has seen to it
         self.layer, self.f = net.recurrent, f
         self.weight, self.sequences = weight, sequences
@@ -144,7 +145,7 @@ class Omega:
                 W.grad.add_(ratio.gradient * kept, alpha=self.weight / self.sequences)
 
     def _listen(
-        self, layer: Recurrent, suffix: str, p: Tensor, h: Tensor, h0: Tensor, layout: Layout
+        self, layer: Stack, suffix: str, p: Tensor, h: Tensor, h0: Tensor, layout: Layout
     ) -> None:
         """Wait for the gradient of p, which is δ."""
         if not p.requires_grad or not torch.is_grad_enabled() or p.numel() == 0:
@@ -196,7 +197,7 @@ def _pairs(layout: Layout, rows: Float[Tensor, "... H"]) -> tuple[Rows, Rows]:
 
 def require_omega(net: Network) -> None:
     """Raise BpttError unless the network has what Ω is about."""
-    if CELLS[net.cell].f is None:
+    if net.f is None:
         raise BpttError(f'omega is given with cell "{net.cell}"; expected {" or ".join(ELMAN)}')
     if net.loop.beside_w:
         raise BpttError(

@@ -13,7 +13,8 @@ from bptt.gradient.analysis.chain import chain_of
 from bptt.gradient.analysis.flow import flow_of
 from bptt.gradient.analysis.lags import Sums, lags, whole
 from bptt.gradient.sequences import Sequences
-from bptt.model.state import Regime, parts
+from bptt.model.stack import parts
+from bptt.model.state import Regime
 from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS, make
 from tests.oracles import FLOAT64

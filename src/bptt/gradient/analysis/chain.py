@@ -21,7 +21,7 @@ from bptt.model.given import checked, where
 from bptt.model.modules import Modules
 from bptt.model.network import Network
 from bptt.model.reading import Reading, read
-from bptt.model.state import parts
+from bptt.model.stack import parts
 
 
 class Closed(NamedTuple):

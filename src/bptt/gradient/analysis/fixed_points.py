@@ -21,7 +21,7 @@ from bptt.model.entry import enter
 from bptt.model.given import as_numbers
 from bptt.model.modules import Modules
 from bptt.model.network import Network
-from bptt.model.state import parts
+from bptt.model.stack import parts
 
 DESCENT, LEARNING_RATE, NEWTON = 300, 0.05, 40
 MOST_BYTES = 64 << 20
@@ -95,8 +95,7 @@ class Step:
 
     def _project(self, k: int, h: Float[Tensor, "N H"]) -> Float[Tensor, "N G"]:
         U, b = self.inputs[k]
-        assert b is not None  # a Network's layers all have one
-        return plain_loop.project(h, U, b.detach().double())
+        return plain_loop.project(h, U, None if b is None else b.detach().double())
 
     def _split(self, s: Float[Tensor, "... S"]) -> list[Parts]:
         """Return the parts of every layer's state."""

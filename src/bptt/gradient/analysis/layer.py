@@ -21,12 +21,12 @@ from bptt.gradient.analysis.derivative import (
 from bptt.gradient.analysis.parameters import Parameters, Site
 from bptt.gradient.analysis.plain_derivative import PlainDerivative
 from bptt.kernel import ops
+from bptt.kernel.blueprint import copy_of
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain_loop import run_steps
-from bptt.model.entry import copy_of
-from bptt.model.layers import Feedforward, Recurrent
+from bptt.model.stack import Stack
 
 
 class Rows(NamedTuple):
@@ -74,7 +74,7 @@ def back_through(layers: list[Layer], d: list[Parts], steps: slice) -> list[Step
 
 
 def layer_at(
-    module: Recurrent | Feedforward,
+    module: Stack,
     suffix: str,
     enters: list[Rows],
     start: tuple[Float[Tensor, "B _"], ...],
@@ -131,14 +131,12 @@ def _by_input(derivative: StepDerivative, enters: list[Rows], biases: int) -> li
     return uses
 
 
-def _parameters(module: Recurrent | Feedforward, suffix: str) -> dict[str, Tensor]:
+def _parameters(module: Stack, suffix: str) -> dict[str, Tensor]:
     """Return a layer's parameters, or what is computed in their place, as leaves of a graph.
 
     Those that are trained ask for a gradient; if none is, all do.
     """
-    names = {*module._parameters, *(n for n, v in vars(module).items() if isinstance(v, Tensor))}
-    ours = {name: getattr(module, name) for name in sorted(names) if name.endswith(suffix)}
-    ours = {name: value for name, value in ours.items() if value is not None}
+    ours = module.parts_of(suffix)
     trained = {name for name, value in ours.items() if value.requires_grad} or set(ours)
     return {name: t.detach().requires_grad_(name in trained) for name, t in ours.items()}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -19,10 +19,15 @@ from bptt.errors import BpttError
 from bptt.gradient.analysis.chain import Chain
 from bptt.gradient.analysis.derivative import Parts
 from bptt.gradient.analysis.layer import Rows, layer_at
+from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout, Packing
-from bptt.model.entry import copy_of
-from bptt.model.layers import FASTER, Recurrent
-from bptt.model.state import parts
+from bptt.model.layers import FASTER
+from bptt.model.masks import steps_alive
+from bptt.model.recurrent import Recurrent
+from bptt.model.stack import Stack, parts
+
+Layers = RNNBase | Recurrent
+"""What can be watched."""
 
 CLOSE = {
     torch.float64: (1e-2, 1e-4),
@@ -45,16 +50,19 @@ class Call:
     """A call of a layer: what it was given, its weights then, and the gradients that came back.
 
     versions: how often the tensors that it was given had been changed. random: torch's generator
-    before the call, if dropout drew from it. output: what the layer returned. grads: of the output,
-    and of the last h (and c). is_differentiated: whether a backward pass made a graph itself.
+    before the call, if dropout drew from it. lengths, resets: where sequences end, and before which
+    steps a state is zeroed. output: what the layer returned. grads: of the output, and of the last
+    h (and c). is_differentiated: whether a backward pass made a graph itself.
     """
 
-    layer: RNNBase
+    layer: Layers
     x: Tensor | PackedSequence
     hx: tuple[Tensor, ...]
     versions: list[int]
     weights: dict[str, Weight]
     random: Tensor | None
+    lengths: Tensor | None
+    resets: Tensor | None
     output: Tensor
     on_gradient: Callable[[Call], None]
     grads: dict[int, Tensor] = field(default_factory=dict)
@@ -63,7 +71,7 @@ class Call:
     @classmethod
     def of(
         cls,
-        layer: RNNBase,
+        layer: Layers,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         output: Any,
@@ -86,6 +94,8 @@ class Call:
             [t._version for t in (_data(x), *starts)],
             _weights(layer),
             random,
+            kwargs.get("lengths"),
+            kwargs.get("resets"),
             _data(out).detach().clone(),
             on_gradient,
         )
@@ -136,7 +146,7 @@ class Call:
             )
 
 
-def draws(layer: RNNBase) -> bool:
+def draws(layer: Layers) -> bool:
     """Return whether a call of the layer draws random numbers."""
     return layer.training and layer.dropout > 0 and layer.num_layers > 1
 
@@ -145,10 +155,26 @@ def _data(x: Tensor | PackedSequence) -> Tensor:
     return x.data if isinstance(x, PackedSequence) else x
 
 
-def _weights(layer: RNNBase) -> dict[str, Weight]:
+def _weights(layer: Layers) -> dict[str, Weight]:
     """Return the layer's weights by name, also where they are computed from others."""
+    if isinstance(layer, Recurrent):
+        return {name: w for _, suffix in layer.suffixes for name, w in _of_cell(layer, suffix)}
     names = [name for names in layer._all_weights for name in names]
     return {name: _weight(layer, name) for name in names}
+
+
+def _of_cell(layer: Recurrent, suffix: str) -> Iterator[tuple[str, Weight]]:
+    cell = layer.cell(suffix)
+    if is_computed(cell):
+        cell = copy.deepcopy(cell).eval()
+        with torch.random.fork_rng(devices=[]):
+            tensors = {name + suffix: value for name, value in cell.tensors().items()}
+    else:
+        tensors = layer.parts_of(suffix)
+    for name, weight in tensors.items():
+        node = get_gradient_edge(weight).node if weight.requires_grad else None
+        is_trained = weight.requires_grad
+        yield name, Weight(weight.detach().clone().requires_grad_(is_trained), node)
 
 
 def _weight(layer: RNNBase, name: str) -> Weight:
@@ -169,18 +195,19 @@ class Form(NamedTuple):
     rows: Float[Tensor, "T B I"]
     hidden: tuple[Float[Tensor, "layers B H"], ...]
     alive: Bool[Tensor, "T B"] | None
+    resets: Bool[Tensor, "T B"] | None
     output: Float[Tensor, "T B D"]
     grad: Float[Tensor, "T B D"]
     grad_ends: tuple[Float[Tensor, "layers B H"], ...]
 
 
 @torch.no_grad()
-def _form(call: Call, twin: Recurrent) -> Form:
+def _form(call: Call, twin: Stack) -> Form:
     """Bring whatever form the call had into one, in the twin's dtype."""
     packed = call.x if isinstance(call.x, PackedSequence) else None
     order = None if packed is None else packed.sorted_indices
     is_single = packed is None and _data(call.x).ndim == 2
-    dtype, alive = twin.weight_hh_l0.dtype, None
+    dtype, alive, resets = twin.part("weight_ih", "_l0").dtype, None, None
 
     def series(values: Tensor) -> Tensor:
         values = values.to(dtype)
@@ -197,6 +224,11 @@ def _form(call: Call, twin: Recurrent) -> Form:
     if packed is not None:
         alive = _padded(packed.data.new_ones(len(packed.data), 1), packed.batch_sizes)[..., 0] > 0
     rows = series(_data(call.x).detach())
+    if call.lengths is not None:
+        alive = steps_alive(call.lengths, len(rows), rows.shape[1], rows.device)
+    if call.resets is not None:
+        resets = call.resets.t() if call.layer.batch_first and not is_single else call.resets
+        resets = resets.bool().view(rows.shape[:2])
     starts = parts(twin.zero_state(rows.shape[1]))
     if call.hx:
         starts = tuple(ends(part.detach()) for part in call.hx)
@@ -208,7 +240,7 @@ def _form(call: Call, twin: Recurrent) -> Form:
     grad = call.grads.get(0)
     output = series(call.output)
     reached = torch.zeros_like(output) if grad is None else series(grad)
-    return Form(rows, starts, alive, output, reached, at_ends)
+    return Form(rows, starts, alive, resets, output, reached, at_ends)
 
 
 def _padded(rows: Shaped[Tensor, "N ..."], sizes: Int[Tensor, " T"]) -> Shaped[Tensor, "T B ..."]:
@@ -247,18 +279,24 @@ def chains_of(name: str, call: Call) -> dict[str, Chain]:
     return {run.suffix.replace("_l", ".l", 1): _alone(twin, run, form) for run in runs}
 
 
-def _twin(call: Call) -> Recurrent:
-    """Return a layer of ours with the weights that the call had, of float32 at least."""
+def _twin(call: Call) -> Stack:
+    """Return layers of ours with the weights that the call had, of float32 at least."""
     layer = call.layer
     like = next(iter(call.weights.values())).value
     dtype = torch.promote_types(like.dtype, torch.float32)
-    twin = copy_of(layer)
+    twin: Any = copy_of(layer)
+    if isinstance(layer, Recurrent):
+        for _, suffix in layer.suffixes:
+            buffers = layer.cell(suffix).named_buffers()
+            twin.__dict__.update({f"{name}{suffix}": b.detach().to(dtype) for name, b in buffers})
+        for name, (weight, _) in call.weights.items():
+            twin.__dict__[name] = weight.detach().to(dtype).requires_grad_(weight.requires_grad)
+        return twin  # type: ignore[no-any-return]
     twin.__class__ = next(ours for its, ours in FASTER.items() if isinstance(layer, its | ours))
     for name, (weight, _) in call.weights.items():
         twin.__dict__.pop(name, None)
         twin._parameters[name] = nn.Parameter(weight.detach().to(dtype), weight.requires_grad)
-    assert isinstance(twin, Recurrent)
-    return twin
+    return twin  # type: ignore[no-any-return]
 
 
 class Ran(NamedTuple):
@@ -277,9 +315,7 @@ class Ran(NamedTuple):
     grad_last: tuple[Float[Tensor, "B H"], ...]
 
 
-def _run(
-    twin: Recurrent, form: Form, dtype: torch.dtype
-) -> tuple[list[Ran], Float[Tensor, "T B D"]]:
+def _run(twin: Stack, form: Form, dtype: torch.dtype) -> tuple[list[Ran], Float[Tensor, "T B D"]]:
     """Run the layers; where there are two directions, with a graph from the output to each.
 
     dtype: of the first run, in which dropout drew.
@@ -297,7 +333,8 @@ def _run(
             start, grads = (
                 tuple(part[len(runs)] for part in some) for some in (form.hidden, form.grad_ends)
             )
-            h, last = _direction(twin, suffix, rows, start, packing, reverse=reverse)
+            layout = _layout(packing, form.resets, reverse=reverse)
+            h, last = _direction(twin, suffix, rows, start, packing, layout)
             if h.requires_grad:
                 h.retain_grad()
             runs.append(Ran(suffix, rows.detach(), mask, h, start, last, grads))
@@ -314,40 +351,58 @@ def _mask(rows: Tensor, packing: Packing | None, p: float) -> Tensor:
 
 
 def _direction(
-    twin: Recurrent,
+    twin: Stack,
     suffix: str,
     rows: Tensor,
     start: tuple[Tensor, ...],
     packing: Packing | None,
-    *,
-    reverse: bool,
+    layout: Layout,
 ) -> tuple[Float[Tensor, "T B H"], tuple[Float[Tensor, "B H"], ...]]:
-    sizes = None if packing is None else packing.layout.batch_sizes
-    entered = rows if packing is None else packing.pack(rows)
-    layout = Layout(sizes, None, reverse)
-    h, last = twin.layer(suffix, entered, start, layout, is_projected=False)
-    return h if packing is None else packing.unpack(h, len(rows)), last
+    if packing is None:
+        return twin.layer(suffix, rows, start, layout, is_projected=False)
+    sorted_start = tuple(part[packing.order] for part in start)
+    entered = packing.pack(rows)
+    h, last = twin.layer(suffix, entered, sorted_start, layout, is_projected=False)
+    back = packing.order.argsort()
+    return packing.unpack(h, len(rows)), tuple(part[back] for part in last)
 
 
-def _stack(twin: Recurrent, runs: list[Ran], form: Form) -> Chain:
+def _layout(packing: Packing | None, resets: Tensor | None, *, reverse: bool) -> Layout:
+    if packing is None:
+        return Layout(None, resets, reverse)
+    packed = None if resets is None else packing.pack(resets)
+    return Layout(packing.layout.batch_sizes, packed, reverse)
+
+
+def _stack(twin: Stack, runs: list[Ran], form: Form) -> Chain:
     """Return the chain of layers that go the same way."""
     zero = torch.zeros_like(form.grad)
     layers = [
-        layer_at(twin, run.suffix, [Rows(run.enters)], run.start, mask=run.mask)[0] for run in runs
+        layer_at(
+            twin, run.suffix, [Rows(run.enters)], run.start, resets=form.resets, mask=run.mask
+        )[0]
+        for run in runs
     ]
     seeds = [_seed(zero, run.grad_last, form.alive) for run in runs[:-1]]
     seeds.append(_seed(form.grad, runs[-1].grad_last, form.alive))
-    return Chain(layers, seeds, _scored(seeds), twin.closed_by)
+    return Chain(layers, seeds, _scored(seeds), twin.closed_by, _kept(form.resets, form.grad))
 
 
-def _alone(twin: Recurrent, run: Ran, form: Form) -> Chain:
+def _kept(resets: Tensor | None, like: Tensor) -> Tensor | None:
+    """Return 0 where a state is zeroed before a step, and 1 elsewhere, (T, B, 1)."""
+    return None if resets is None else (~resets).unsqueeze(-1).to(like.dtype)
+
+
+def _alone(twin: Stack, run: Ran, form: Form) -> Chain:
     """Return the chain of one layer in one direction, in its own order of time."""
     grad, enters = torch.zeros_like(run.h) if run.h.grad is None else run.h.grad, run.enters
+    resets = form.resets
     if run.suffix.endswith("_reverse"):
         enters, grad = (_reversed(values, form.alive) for values in (enters, grad))
+        resets = None if resets is None else _reversed(resets, form.alive)
     seeds = [_seed(grad, run.grad_last, form.alive)]
-    layer, _ = layer_at(twin, run.suffix, [Rows(enters)], run.start)
-    return Chain([layer], seeds, _scored(seeds), twin.closed_by)
+    layer, _ = layer_at(twin, run.suffix, [Rows(enters)], run.start, resets=resets)
+    return Chain([layer], seeds, _scored(seeds), twin.closed_by, _kept(resets, grad))
 
 
 def _ends(alive: Tensor | None, T: int, B: int) -> Int[Tensor, " B"]:
@@ -372,8 +427,8 @@ def _scored(seeds: list[Parts]) -> Bool[Tensor, "T B"]:
 
 
 def _reversed(
-    values: Float[Tensor, "T B K"], alive: Bool[Tensor, "T B"] | None
-) -> Float[Tensor, "T B K"]:
+    values: Shaped[Tensor, "T B *K"], alive: Bool[Tensor, "T B"] | None
+) -> Shaped[Tensor, "T B *K"]:
     """Return each sequence backward, within its own length."""
     T, B = values.shape[:2]
     t = torch.arange(T, device=values.device).unsqueeze(1)

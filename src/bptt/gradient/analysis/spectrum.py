@@ -7,12 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Complex, Float
 
-from bptt.cells.registry import CELLS
+from bptt.cells.registry import ELMAN
 from bptt.errors import BpttError, require_shape, require_whole
 from bptt.gradient.precision import require_precision
 from bptt.model.entry import enter
 from bptt.model.given import as_numbers
-from bptt.model.layers import ELMAN
 from bptt.model.network import Network
 
 GAMMA = 1.0
@@ -88,7 +87,7 @@ def spectrum(net: Network, layer: int = 0) -> Spectrum:
     if not isinstance(net, Network):
         raise BpttError(f"got a {type(net).__name__}; expected a bptt.Network")
     require_whole("layer", layer, 0, int(net.recurrent.num_layers) - 1)
-    if CELLS[net.cell].f is None:
+    if net.f is None:
         raise BpttError(
             f'the cell is "{net.cell}"; expected {" or ".join(ELMAN)}, for gates multiply '
             "more than W: see bptt.jacobians"

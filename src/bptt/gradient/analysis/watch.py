@@ -10,12 +10,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.rnn import RNNBase
 from torch.utils.hooks import RemovableHandle
 
 from bptt.errors import BpttError, require_callable, require_kind, require_whole
 from bptt.gradient.analysis.flow import GradientFlow, flow_of
-from bptt.gradient.analysis.replay import Call, chains_of, draws
+from bptt.gradient.analysis.replay import Call, Layers, chains_of, draws
 from bptt.model.network import Network
 
 ITSELF = "model"
@@ -119,14 +118,14 @@ class Watch(Mapping[str, GradientFlow]):
         )
 
     def _before(self, name: str) -> Callable[..., None]:
-        def note(layer: RNNBase, _: object) -> None:
+        def note(layer: Layers, _: object) -> None:
             if self._looks and draws(layer):
                 self._random[name] = torch.get_rng_state()
 
         return note
 
     def _after(self, name: str) -> Callable[..., None]:
-        def note(layer: RNNBase, args: Any, kwargs: Any, output: Any) -> None:
+        def note(layer: Layers, args: Any, kwargs: Any, output: Any) -> None:
             random = self._random.pop(name, None)
             if not self._looks:
                 return
@@ -231,7 +230,7 @@ def watch(
     return Watch(model, every, max_lag, window, on_flows)
 
 
-def _recurrent_layers(model: nn.Module) -> dict[str, RNNBase]:
+def _recurrent_layers(model: nn.Module) -> dict[str, Layers]:
     """Return the model's recurrent layers by name, or raise BpttError."""
     if any(isinstance(module, Network) for module in model.modules()):
         raise BpttError(
@@ -241,7 +240,7 @@ def _recurrent_layers(model: nn.Module) -> dict[str, RNNBase]:
     layers = {
         name or ITSELF: module
         for name, module in model.named_modules()
-        if isinstance(module, RNNBase)
+        if isinstance(module, Layers)
     }
     if not layers:
         raise BpttError(

@@ -17,7 +17,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_shape
 from bptt.gradient.sequences import Part
 from bptt.model.network import Network
@@ -69,7 +68,7 @@ def without_graph(net: nn.Module, part: Part, state: Any) -> Any:
 def states_after(net: nn.Module, part: Part, state: Any, steps: Sequence[int]) -> list[Any]:
     """Return the state after each of several numbers of steps, which rise, of the chunk."""
     options = part.regime.options()
-    if isinstance(net, Network) and CELLS[net.cell].states == 1 and "forcing" not in options:
+    if isinstance(net, Network) and net.recurrent.remembers_h_alone and "forcing" not in options:
         with torch.no_grad():
             return net.states_after(steps, part.y, x=part.x, state=state, **options)
     states, at = [], 0

@@ -18,8 +18,8 @@ from bptt.gradient.exact.chunks import as_leaves, unsynchronised, with_graph, wi
 from bptt.gradient.sequences import Sequences
 from bptt.kernel.ops import ROWS_AT_ONCE
 from bptt.kernel.plain import Bystander
-from bptt.model.layers import Recurrent
 from bptt.model.network import Network
+from bptt.model.stack import Stack
 
 BYTES_BESIDES_NUMBERS = 1024
 """What a tensor takes besides its numbers: its objects, and its node in the graph, about."""
@@ -184,7 +184,7 @@ def _curve(
 @contextmanager
 def _nobody_listens(net: nn.Module) -> Iterator[None]:
     """Keep Ω and the like from taking a probe for a gradient."""
-    layers = [module for module in net.modules() if isinstance(module, Recurrent)]
+    layers = [module for module in net.modules() if isinstance(module, Stack)]
     before = [(layer.omega, layer.listener) for layer in layers]
     for layer in layers:
         layer.omega = layer.listener = None

@@ -142,11 +142,6 @@ def _missing(likelihood: Likelihood, method: str) -> BpttError:
     )
 
 
-def is_of_the_package(likelihood: Likelihood) -> bool:
-    """Return whether a likelihood reads nothing but its arguments and its tensors."""
-    return type(likelihood).__module__.startswith(f"{__package__}.")
-
-
 def likelihood_from_config(config: object) -> Likelihood:
     """Return the likelihood that `Likelihood.config` described, or raise BpttError."""
     if not isinstance(config, dict) or not isinstance(config.get("kind"), str):
