@@ -8,15 +8,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from bptt.cells.elman import feedforward
-from bptt.cells.looped import PLAIN, Loop, looped_recipe
+from bptt.cells.elman import elman, feedforward
+from bptt.cells.gru import gru
+from bptt.cells.looped import Loop, looped
 from bptt.cells.registry import CELLS
 from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain_loop import State
+from bptt.kernel.plain_loop import State, Step
 
 
 class Given(NamedTuple):
@@ -40,6 +41,26 @@ class Given(NamedTuple):
         return Source(self.x, self.U, self.b_ih, None if cell == "gru" else self.b_hh)
 
 
+def recipe(cell: str, given: Given) -> Recipe:
+    """Return what makes a cell's step of these tensors."""
+    if cell == "gru":
+        return Recipe(gru, (given.W, given.b_hh))
+    return Recipe(elman, (given.W,), (CELLS[cell].f,))
+
+
+def _looped(
+    W: Tensor,
+    leak: Tensor | None,
+    gain: Tensor | None,
+    shift: Tensor | None,
+    f: Callable[[Tensor], Tensor],
+    delays: tuple[int, ...],
+) -> Step:
+    return looped(W, f, Loop(delays, leak, gain, shift))
+
+
+PLAIN = Loop()
+"""W alone."""
 Run = Callable[..., tuple[Tensor, State]]
 
 
@@ -59,8 +80,7 @@ def layer(
             Recipe(feedforward, (), (CELLS[cell].f,)), source, (U.new_empty(B, len(U)),), layout
         )
         return h, h.new_empty(0, h.shape[-1])
-    tensors = (given.W, given.b_hh) if cell == "gru" else (given.W,)
-    h, (last,) = run(CELLS[cell].recipe(*tensors), source, (given.h0,), layout)
+    h, (last,) = run(recipe(cell, given), source, (given.h0,), layout)
     return h, last
 
 
@@ -79,6 +99,8 @@ def looped_layer(
     """
     assert given.W is not None
     assert given.h0 is not None
-    step, more = looped_recipe(CELLS[cell].f, given.W, loop), () if omega is None else (omega,)
+    step = Recipe(_looped, (given.W, *loop[1:]), (CELLS[cell].f, loop.delays))
+    step = recipe(cell, given) if loop == Loop() else step
+    more = () if omega is None else (omega,)
     h, last = run(step, given.source(cell), tuple(given.h0), layout, *more)
     return h, torch.stack(last)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor, library
 
 import bptt
-from bptt.cells import registry
 from bptt.kernel import binding, compiled, ops
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.kernel.ops import run_plainly
@@ -275,7 +274,7 @@ def test_registered_operation_is_well_behaved(
     layout, (columns, tokens) = layout_of(kind, 6, 4), enter
     rest = (layout.batch_sizes, layout.resets, layout.reverse)
     given = Given(*inputs(cell, layout, 6, 4, 5, torch.float64, inputs=columns, tokens=tokens))
-    step = registry.CELLS[cell].recipe(*([given.W, given.b_hh] if cell == "gru" else [given.W]))
+    step = one_layer.recipe(cell, given)
     traced = ops.native(step, given.source(cell), (given.h0,), layout)
     assert isinstance(traced, Traced)
     there = [t for t in step.tensors if t is not None]

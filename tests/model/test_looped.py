@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from bptt.cells.looped import Looped
 from bptt.gradient.analysis.chain import chain_of
 from bptt.gradient.sequences import Sequences
 from bptt.model.dropout import units_dropped, units_of
-from bptt.model.stack import parts
+from bptt.model.hidden import parts
 from bptt.model.state import Regime
 from tests.networks import FEATURES, H, N, flat_gradient, make
 from tests.oracles import FLOAT64
@@ -145,7 +146,7 @@ def test_the_parts_by_lag_are_those_of_truncation(
 def test_jacobians_are_those_of_autograd(loop: dict[str, object]) -> None:
     net, y, x = network(**loop)
     found = bptt.jacobians(net, y, x=x, steps=None)
-    layers, states = net.recurrent.num_layers, net.recurrent.states
+    layers, states = net.recurrent.num_layers, len(net.recurrent.state_sizes)
     chain = chain_of(net, Sequences.checked(y, x, Regime(), None, torch.device("cpu")), None)
     assert len(chain.seeds[0]) == states
 
@@ -230,6 +231,7 @@ def test_the_first_leaks_and_skips() -> None:
 def columns_left_out(net: bptt.Network) -> dict[str, Tensor]:
     """Return, by parameter, which of its columns have no gradient."""
     named = [*net.recurrent.named_parameters(), ("readout", net.readout.weight)]
+    named = [(re.sub(r"cells\.(\d)\.(.*)", r"\2_l\1", name), p) for name, p in named]
     matrices = {name: p for name, p in named if p.ndim == 2 and p.grad is not None}
     return {name: (p.grad == 0).all(0) for name, p in matrices.items()}
 

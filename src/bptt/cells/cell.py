@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Shaped
@@ -20,6 +20,7 @@ from bptt.kernel.ops import Recipe
 from bptt.kernel.plain_loop import State, Step
 
 
+@runtime_checkable
 class Activation(Protocol):
     """A function of each unit by itself, such as torch.tanh."""
 
@@ -240,6 +241,10 @@ def cell_from_config(config: Mapping[str, Any]) -> Callable[[int, int], Cell]:
             f"the cell is of a class {shown(name)} that is not defined here; expected one of "
             f"{', '.join(kinds)}; import the module that has yours first"
         )
+    try:
+        inspect.signature(kinds[name]).bind(1, 1, **rest)
+    except TypeError as error:
+        raise BpttError(f"the cell {name!r} has other arguments: {error}") from None
     return partial(kinds[name], **rest)
 
 

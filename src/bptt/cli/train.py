@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 from cyclopts import App, CycloptsError, Parameter
 
 import bptt
+from bptt.cells.registry import CellName
 from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
@@ -44,7 +45,7 @@ class NetworkOptions:
     layers: int = 1
     """Recurrent layers, one on top of the other."""
 
-    cell: Literal["tanh", "relu", "gru", "lstm"] = "tanh"
+    cell: CellName = "tanh"
     """What one unit computes."""
 
     recurrence: Literal["hidden", "output", "both"] | None = None

@@ -28,9 +28,10 @@ from bptt.kernel.plain import is_transformed
 from bptt.kernel.plain_loop import State, Step, run_steps
 from bptt.model.encodings import BLANK, Tokens
 from bptt.model.given import Given, where
+from bptt.model.hidden import Hidden, parts
 from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.modules import Modules
-from bptt.model.stack import Hidden, Stack, parts
+from bptt.model.stack import Stack
 
 
 class Loop(NamedTuple):

@@ -19,8 +19,8 @@ from contextvars import ContextVar
 import torch
 from torch import Tensor, nn
 
-from bptt.cells.looped import LoopOptions
 from bptt.model.entry import Units
+from bptt.model.loop_options import LoopOptions
 from bptt.model.stack import Stack
 
 _DRAWN: ContextVar[Mapping[nn.Module, Units] | None] = ContextVar("drawn", default=None)

@@ -13,7 +13,8 @@ from bptt.cells.elman import feedforward, feedforward_rows
 from bptt.cells.registry import CELLS
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.ops import Recipe, Run
-from bptt.model.stack import Hidden, Stack
+from bptt.model.hidden import Hidden
+from bptt.model.stack import Stack
 
 
 class Feedforward(Stack):

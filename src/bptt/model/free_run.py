@@ -24,10 +24,10 @@ from bptt.model.given import (
     require_tensor,
     start_of,
 )
+from bptt.model.hidden import Hidden, each, parts
 from bptt.model.likelihoods.likelihood import require_temperature
 from bptt.model.modules import Modules
 from bptt.model.reading import state_after
-from bptt.model.stack import Hidden, each, parts
 from bptt.model.state import Regime, State
 
 STREAM_STEPS = 64

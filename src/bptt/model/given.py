@@ -13,9 +13,9 @@ from torch import Tensor
 
 from bptt.errors import BpttError, require_choice, require_kind, require_shape, shown
 from bptt.model.encodings import require_dtype
+from bptt.model.hidden import Hidden, parts
 from bptt.model.masks import as_mask, steps_alive
 from bptt.model.modules import Modules
-from bptt.model.stack import Hidden, parts
 from bptt.model.state import FEEDBACKS, Regime, State
 
 

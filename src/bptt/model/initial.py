@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bptt.cells.cell import Cell
-from bptt.cells.looped import LoopOptions
 from bptt.errors import BpttError, require_choice, require_number, require_whole
 from bptt.model.encodings import Tokens
+from bptt.model.loop_options import LoopOptions
 from bptt.model.modules import Modules
 
 KINDS = ("orthogonal", "identity", "gaussian")

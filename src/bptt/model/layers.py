@@ -13,10 +13,9 @@ from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.cells.cell import Activation, Cell
-from bptt.cells.elman import elman
+from bptt.cells.elman import Relu, Tanh, elman
 from bptt.cells.gru import GRUCell, gru
 from bptt.cells.lstm import LSTMCell, lstm
-from bptt.cells.registry import CELLS
 from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import binding, ops
 from bptt.kernel.layout import Layout
@@ -26,8 +25,8 @@ from bptt.model.stack import Stack
 
 Module = TypeVar("Module", bound=nn.Module)
 
-MODES = {"tanh": "RNN_TANH", "relu": "RNN_RELU"}
-"""torch's names."""
+NONLINEARITIES: dict[str, type[Cell]] = {"tanh": Tanh, "relu": Relu}
+"""What torch.nn.RNN may be asked for."""
 ROWS_OF_ONE_STEP = 4
 """Up to how many sequences torch's RNN and GRU take one step of faster than ours."""
 LARGE_LSTM = 1000
@@ -235,7 +234,7 @@ class RNN(TorchLayer):
     @property
     def cell(self) -> type[Cell]:  # type: ignore[override]
         """What a step of it is."""
-        return CELLS[self.nonlinearity]
+        return NONLINEARITIES[self.nonlinearity]
 
     def __init__(
         self,
@@ -246,10 +245,9 @@ class RNN(TorchLayer):
         *options: Any,
         **named_options: Any,
     ) -> None:
-        require_choice("nonlinearity", nonlinearity, list(MODES))
-        super().__init__(
-            MODES[nonlinearity], input_size, hidden_size, num_layers, *options, **named_options
-        )
+        require_choice("nonlinearity", nonlinearity, list(NONLINEARITIES))
+        mode = f"RNN_{nonlinearity.upper()}"
+        super().__init__(mode, input_size, hidden_size, num_layers, *options, **named_options)
         self.nonlinearity = nonlinearity
         _refuse_projection(self)
 

@@ -17,7 +17,6 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from bptt.cells.cell import Activation, Cell, cell_from_config
-from bptt.cells.looped import Looped, LoopOptions, as_delays
 from bptt.cells.registry import CELLS, ELMAN
 from bptt.errors import (
     BpttError,
@@ -38,6 +37,7 @@ from bptt.model.given import Given, batch_size, checked, fresh_state
 from bptt.model.initial import Initial, initialise
 from bptt.model.layers import GRU, LSTM, RNN
 from bptt.model.likelihoods.likelihood import Likelihood, likelihood_from_config
+from bptt.model.loop_options import LoopOptions, as_delays
 from bptt.model.modules import Modules
 from bptt.model.reading import read, state_after
 from bptt.model.recurrent import Recurrent
@@ -379,8 +379,8 @@ class Network(DropsUnits):
         if self.recurrence == "output":
             return Feedforward(width, hidden, layers, nonlinearity=self.cell)
         if self.loop.beside_w:
-            assert f is not None  # LoopOptions.require has seen to it
-            return _stacked(lambda i, h: Looped(i, h, f, self.loop), width, hidden, layers)
+            kind = CELLS[self.cell]
+            return _stacked(lambda i, h: self.loop.cell(i, h, kind), width, hidden, layers)
         if callable(cell) or cell not in LAYERS:
             return _stacked(CELLS[cell] if isinstance(cell, str) else cell, width, hidden, layers)
         layer = LAYERS[cell](max(width, 1), hidden, layers)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from bptt.model.closed_loop import as_rows, free_run, mean_loop
 from bptt.model.encodings import Tokens
 from bptt.model.given import Given, where
+from bptt.model.hidden import Hidden, parts
 from bptt.model.modules import Modules
-from bptt.model.stack import Hidden, parts
 from bptt.model.state import Regime, State, at_ends
 
 

@@ -15,8 +15,9 @@ from bptt.kernel import ops
 from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import Recipe
+from bptt.model.hidden import Hidden, each
 from bptt.model.masks import as_mask, steps_alive
-from bptt.model.stack import Hidden, Stack, each
+from bptt.model.stack import Stack
 
 FLAT = re.compile(r"(.+)(_l\d+(?:_reverse)?)")
 """A tensor of a layer's cell, as torch names those of its layers: weight_hh_l0."""

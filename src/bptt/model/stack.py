@@ -24,9 +24,7 @@ from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe, Run
 from bptt.kernel.plain import leave_to_python
 from bptt.kernel.plain_loop import State
-
-Hidden = Float[Tensor, "layers B _"] | tuple[Float[Tensor, "layers B _"], ...] | None
-"""What layers carry from step to step: h; (h, c) for an LSTM; None where nothing loops."""
+from bptt.model.hidden import Hidden, each
 
 Listener = Callable[["Stack", str, Tensor, Tensor, Tensor, Layout], None]
 """Told of layers, a suffix, projected input p, states h, state h⁰ before them, and layout."""
@@ -219,17 +217,3 @@ class Stack(nn.Module):
             is_projected=is_projected,
         )
         return [packing.unpack(h, len(rows)) for h in states], each(packing.unsort, last)
-
-
-def each(change: Callable[[Tensor], Tensor], hidden: Hidden) -> Hidden:
-    """Return the hidden state with every part of it changed."""
-    if isinstance(hidden, tuple):
-        return tuple(change(part) for part in hidden)
-    return None if hidden is None else change(hidden)
-
-
-def parts(hidden: Hidden) -> tuple[Tensor, ...]:
-    """Return the hidden state's tensors: h, or h and c, or none."""
-    if hidden is None:
-        return ()
-    return hidden if isinstance(hidden, tuple) else (hidden,)

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
 from bptt.errors import require_choice
-from bptt.model.stack import Hidden
+from bptt.model.hidden import Hidden
 
 FEEDBACKS = ("sample", "mean")
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
-from bptt.cells.looped import MOST_DELAY
 from bptt.errors import require_kind
 from bptt.gradient.analysis.flow import GradientFlow
+from bptt.model.loop_options import MOST_DELAY
 
 KEPT = 0.1
 """How much of a gradient a remedy is to leave over the window."""

@@ -17,8 +17,8 @@ from bptt.gradient.analysis.spectrum import Spectrum, spectrum
 from bptt.gradient.exact.backward import backward
 from bptt.gradient.exact.plan import plan
 from bptt.model.architecture import Architecture
+from bptt.model.hidden import parts
 from bptt.model.network import Network
-from bptt.model.stack import parts
 from bptt.training.exposure import Exposure, exposure
 from bptt.training.run import Run
 from bptt.training.sample import Sample, held_out

@@ -34,7 +34,7 @@ class _Network:
     inputs: _Inputs
     hidden: int
     recurrence: Literal["hidden", "output", "both"]
-    cell: Literal["tanh", "relu", "gru", "lstm"]
+    cell: Any
     layers: int
     init: Initial = field(default_factory=Initial)
     leak: float | tuple[float, float] | None = None

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.model.stack import parts
+from bptt.model.hidden import parts
 from bptt.model.state import Regime
 from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS, make

@@ -11,7 +11,7 @@ from torch import Tensor
 import bptt
 from bptt.gradient.analysis import fixed_points as module
 from bptt.gradient.analysis.fixed_points import Step
-from bptt.model.stack import parts
+from bptt.model.hidden import parts
 from tests.networks import RECURRENT_CELLS, make
 
 pytestmark = pytest.mark.usefixtures("one_thread")

@@ -13,7 +13,7 @@ from bptt.gradient.analysis.chain import chain_of
 from bptt.gradient.analysis.flow import flow_of
 from bptt.gradient.analysis.lags import Sums, lags, whole
 from bptt.gradient.sequences import Sequences
-from bptt.model.stack import parts
+from bptt.model.hidden import parts
 from bptt.model.state import Regime
 from tests.covering import pairs
 from tests.networks import RECURRENT_CELLS, make

@@ -18,10 +18,10 @@ from bptt.gradient.sequences import Sequences
 from bptt.model.closed_loop import as_rows, mean_step
 from bptt.model.entry import enter
 from bptt.model.given import checked, where
+from bptt.model.hidden import parts
 from bptt.model.modules import Modules
 from bptt.model.network import Network
 from bptt.model.reading import Reading, read
-from bptt.model.stack import parts
 
 
 class Closed(NamedTuple):

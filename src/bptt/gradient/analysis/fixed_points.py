@@ -19,9 +19,9 @@ from bptt.kernel.ops import Recipe
 from bptt.model.encodings import Encoding
 from bptt.model.entry import enter
 from bptt.model.given import as_numbers
+from bptt.model.hidden import parts
 from bptt.model.modules import Modules
 from bptt.model.network import Network
-from bptt.model.stack import parts
 
 DESCENT, LEARNING_RATE, NEWTON = 300, 0.05, 40
 MOST_BYTES = 64 << 20

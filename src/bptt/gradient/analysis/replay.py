@@ -21,10 +21,11 @@ from bptt.gradient.analysis.derivative import Parts
 from bptt.gradient.analysis.layer import Rows, layer_at
 from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout, Packing
+from bptt.model.hidden import parts
 from bptt.model.layers import FASTER
 from bptt.model.masks import steps_alive
 from bptt.model.recurrent import Recurrent
-from bptt.model.stack import Stack, parts
+from bptt.model.stack import Stack
 
 Layers = RNNBase | Recurrent
 """What can be watched."""
