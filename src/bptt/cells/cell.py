@@ -220,8 +220,8 @@ def _require_alike(cell: Cell, moved: tuple[Any, ...], state: State) -> None:
     wanted = [part.shape for part in state]
     if got != wanted:
         raise BpttError(
-            f"{type(cell).__name__}.step returned {shown(moved)}; expected the parts of its state, "
-            f"{' and '.join(str(tuple(shape)) for shape in wanted)}"
+            f"{type(cell).__name__}.step returned {' and '.join(map(shown, moved))}; expected the "
+            f"parts of its state, {' and '.join(str(tuple(shape)) for shape in wanted)}"
         )
     kinds = {part.dtype for part in (*moved, *state)}
     if len(kinds) > 1:

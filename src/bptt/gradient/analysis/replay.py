@@ -166,16 +166,18 @@ def _weights(layer: Layers) -> dict[str, Weight]:
 
 def _of_cell(layer: Recurrent, suffix: str) -> Iterator[tuple[str, Weight]]:
     cell = layer.cell(suffix)
-    if is_computed(cell):
-        cell = copy.deepcopy(cell).eval()
+    if is_computed(cell):  # a copy, as in _weight, that shares what cannot be copied
+        attributes = [value for module in cell.modules() for value in vars(module).values()]
+        shared = {id(value): value for value in attributes if isinstance(value, Tensor)}
+        cell = copy.deepcopy(cell, shared).eval()
         with torch.random.fork_rng(devices=[]):
             tensors = {name + suffix: value for name, value in cell.tensors().items()}
     else:
         tensors = layer.parts_of(suffix)
     for name, weight in tensors.items():
-        node = get_gradient_edge(weight).node if weight.requires_grad else None
-        is_trained = weight.requires_grad
-        yield name, Weight(weight.detach().clone().requires_grad_(is_trained), node)
+        has_node = weight.requires_grad and not is_computed(layer.cell(suffix))
+        node = get_gradient_edge(weight).node if has_node else None
+        yield name, Weight(weight.detach().clone().requires_grad_(weight.requires_grad), node)
 
 
 def _weight(layer: RNNBase, name: str) -> Weight:
