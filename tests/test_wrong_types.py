@@ -305,6 +305,39 @@ CASES = [
     ),
     Case("explain", bptt.explain, {"/model": lambda: nn.GRU(2, 3)}, {"/model": {"Network"}}),
     Case(
+        "Cell",
+        lambda x, state, input_size, hidden_size: bptt.cells.MinGRU(input_size, hidden_size)(
+            x, state
+        ),
+        {
+            "/x": lambda: torch.zeros(B, 3),
+            "/state": lambda: torch.zeros(B, H),
+            "/input_size": value(3),
+            "/hidden_size": value(H),
+        },
+        {"/state": {"None"}, "/hidden_size": set()},
+    ),
+    Case(
+        "Recurrent",
+        lambda cells, x, hx, **more: bptt.Recurrent(
+            cells, dropout=more.pop("dropout"), batch_first=more.pop("batch_first")
+        )(x, hx, **more),
+        {
+            "/cells": lambda: bptt.cells.MinGRU(3, H),
+            "/x": lambda: torch.zeros(T, B, 3),
+            "/hx": lambda: torch.zeros(1, B, H),
+            "dropout": value(0.0),
+            "batch_first": value(False),
+            "lengths": lambda: torch.tensor([T] * B),
+            "resets": lambda: torch.zeros(T, B, dtype=torch.bool),
+        },
+        {
+            "/hx": {"None"},
+            "lengths": {"None"},
+            "resets": {"None", "float tensor", "bool tensor"},
+        },
+    ),
+    Case(
         "accelerate",
         bptt.accelerate,
         {"/model": lambda: nn.GRU(2, 3)},
@@ -854,7 +887,7 @@ def test_every_public_name_is_walked() -> None:
     }
     results |= {"Interrupted", "Run", "Sample", "Text", "Table", "Data"}  # made by us: values
     torchs = {"RNN", "GRU", "LSTM"}  # whose errors are torch.nn's
-    not_called = {"BpttError", "Likelihood", "kernel", "plots"}
+    not_called = {"BpttError", "Likelihood", "kernel", "plots", "cells"}
     walked = {case.name.split(".")[0] for case in CASES}
     assert set(bptt.__all__) - {"__version__"} <= walked | results | torchs | not_called
     figures = {name for name in bptt.plots.__all__ if inspect.isfunction(getattr(bptt.plots, name))}

@@ -79,7 +79,9 @@ def cell_step(net: bptt.Network, k: int, p: Tensor, past: list[tuple[Tensor, ...
         i, f, g, o = (p + a + weight("bias_hh")).chunk(4, 1)
         c = torch.sigmoid(f) * past[0][1] + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c), c
-    a = p + a + weight("bias_hh")
+    a = p + a
+    if weight("bias_hh") is not None:
+        a = a + weight("bias_hh")
     for delay in net.loop.skips:
         a = a + past[delay - 1][0] @ weight(f"weight_skip{delay}").T
     if net.loop.norm:

@@ -14,7 +14,22 @@ PLACES = {
     "relu": "elman.Relu",
     "gru": "gru.GRUCell",
     "lstm": "lstm.LSTMCell",
+    "mgu": "minimal_gated.MinimalGated",
+    "ugrnn": "update_gate.UGRNN",
+    "norm-gru": "norm_gru.NormGRU",
+    "norm-lstm": "norm_lstm.NormLSTM",
+    "peephole-lstm": "peephole_lstm.PeepholeLSTM",
+    "coupled-lstm": "coupled_lstm.CoupledLSTM",
     "mingru": "min_gru.MinGRU",
+    "minlstm": "min_lstm.MinLSTM",
+    "linear": "linear_recurrence.LinearRecurrence",
+    "indrnn": "ind_rnn.IndRNN",
+    "antisymmetric": "antisymmetric.Antisymmetric",
+    "cornn": "coupled_oscillators.CoRNN",
+    "lem": "long_expressive_memory.LEM",
+    "ctrnn": "continuous_time.CTRNN",
+    "plrnn": "piecewise_linear.PLRNN",
+    "alrnn": "piecewise_linear.ALRNN",
 }
 """The file in this folder, and the class there, of each."""
 

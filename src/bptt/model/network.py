@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -98,7 +99,9 @@ class Network(DropsUnits):
             require_flag(name, flag)
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
-        if not callable(cell):
+        if callable(cell):
+            _require_maker(cell)
+        else:
             require_choice("cell", cell, list(CELLS))
         require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
@@ -411,6 +414,20 @@ def _name_of(cell: object) -> str:
         return cell
     names = [name for name, kind in CELLS.items() if kind is cell]
     return names[0] if names else str(getattr(cell, "__name__", type(cell).__name__))
+
+
+def _require_maker(cell: Callable[..., Any]) -> None:
+    """Raise BpttError unless a cell can be made of an input size and a hidden size."""
+    try:
+        inspect.signature(cell).bind(1, 1)
+        takes_sizes = not isinstance(cell, nn.Module)
+    except (TypeError, ValueError):
+        takes_sizes = False
+    if not takes_sizes:
+        raise BpttError(
+            f"cell is {shown(cell)}; expected a name, or a class or function that makes a "
+            "bptt.Cell of an input size and a hidden size"
+        )
 
 
 def _stacked(make: Callable[[int, int], Cell], width: int, hidden: int, layers: int) -> Recurrent:

@@ -31,7 +31,7 @@ class Recurrent(Stack):
     probability a number between two layers is set to 0, as in torch.nn.RNN. batch_first: whether
     inputs and outputs are (B, T, ·) instead of (T, B, ·).
 
-    >>> import bptt
+    >>> import bptt, torch
     >>> layer = bptt.Recurrent(bptt.cells.MinGRU(3, 8))
     >>> output, state = layer(torch.randn(20, 4, 3))  # T = 20 steps of B = 4 sequences
     >>> output.shape, state.shape
@@ -57,7 +57,7 @@ class Recurrent(Stack):
                 "each layer, and as many in reverse, or none"
             )
         require_number("dropout", dropout, "a probability")
-        if not 0 <= dropout <= 1:
+        if isinstance(dropout, bool) or not 0 <= dropout <= 1:
             raise BpttError(f"dropout is {dropout}; expected a probability from 0 to 1")
         require_flag("batch_first", batch_first)
         self.cells, self.reverse = nn.ModuleList(forward), nn.ModuleList(backward)

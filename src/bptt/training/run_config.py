@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from bptt.cells.registry import CellName
 from bptt.errors import BpttError, require_whole
 from bptt.model.initial import Initial
 from bptt.model.likelihoods.likelihood import likelihood_from_config
@@ -34,7 +35,7 @@ class _Network:
     inputs: _Inputs
     hidden: int
     recurrence: Literal["hidden", "output", "both"]
-    cell: Any
+    cell: CellName | dict  # type: ignore[type-arg]
     layers: int
     init: Initial = field(default_factory=Initial)
     leak: float | tuple[float, float] | None = None
@@ -168,6 +169,7 @@ def require_sizes(network: dict[str, Any], tensors: dict[str, Tensor], source: s
     network: of a config that `require_config` accepts.
     """
     V, U = tensors.get("readout.weight"), tensors.get("recurrent.weight_ih_l0")
+    U = tensors.get("recurrent.cells.0.weight_ih") if U is None else U
     layers, outputs = network["layers"], likelihood_from_config(network["likelihood"]).outputs
     delays = 1 + len(network.get("skips", ()))
     fits = (
