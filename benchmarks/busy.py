@@ -69,7 +69,16 @@ def train(steps: int, settings: dict[str, str]) -> float:
     """Return the seconds that a whole `bptt train` takes."""
     environment = unset_environment() | settings
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "bptt", "train", "--max-steps", str(steps), "--out", "run"]
+        command = [
+            sys.executable,
+            "-m",
+            "bptt",
+            "train",
+            "--max-updates",
+            str(steps),
+            "--out",
+            "run",
+        ]
         began = time.perf_counter()
         subprocess.run(command, env=environment, check=True, cwd=folder, stdout=subprocess.DEVNULL)
         return time.perf_counter() - began
@@ -89,7 +98,9 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=400)
     options = parser.parse_args()
-    print(f"{os.cpu_count()} cores\n\nbptt train --max-steps {options.steps}, s: idle, busy, ratio")
+    print(
+        f"{os.cpu_count()} cores\n\nbptt train --max-updates {options.steps}, s: idle, busy, ratio"
+    )
     for name, settings in SPINS.items():
         times: dict[str, list[float]] = {"idle": [], "busy": []}
         for _ in range(options.rounds):

@@ -34,7 +34,7 @@ from safetensors.torch import load_file
 from bptt.cli import main as command_line
 
 SERVER = get_context("forkserver")
-SHORT = "--hidden 8 --max-steps 60 --validate-every 6 --seed 1"
+SHORT = "--hidden 8 --max-updates 60 --validate-every 6 --seed 1"
 KINDS = {
     "text": f"text.txt {SHORT} --batch 8 --window 20",
     "table": f"table.csv {SHORT} --window 20 --target load --inputs wind",

@@ -25,7 +25,7 @@ from bptt.training.compare import Comparison, compare, comparison_of_flags
 
 LENGTH, UPDATES, LEFT = 60, 300, 0.1
 COMMON = f"--length {LENGTH} --hidden 32 --init gaussian --learning-rate 0.001"
-COMMON += f" --max-steps {UPDATES} --no-stop-when-solved"
+COMMON += f" --max-updates {UPDATES} --no-stop-when-solved"
 
 
 def reach(run: bptt.Run) -> int:

@@ -62,7 +62,7 @@ def trained(table: bptt.Table, hidden: int, steps: int, seed: int) -> bptt.Netwo
     settings = bptt.Settings(
         batch=1,
         window=None,
-        max_steps=steps,
+        max_updates=steps,
         learning_rate=LEARNING_RATE,
         validate_every=steps,
     )

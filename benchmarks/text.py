@@ -59,7 +59,7 @@ def main() -> None:
     elif arguments.file is None:
         report("built-in text, defaults", text, bptt.Settings(), hidden=128)
     else:
-        report(f"{arguments.file.name}, --hidden 256", text, bptt.Settings(max_steps=5000), 256)
+        report(f"{arguments.file.name}, --hidden 256", text, bptt.Settings(max_updates=5000), 256)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ DATA = {
     "task": "task:sine",
 }
 """Data of every kind, by the name of the run that was trained on it; of tables with inputs too."""
-SMALL = ["--hidden", "3", "--window", "5", "--max-steps", "1"]
+SMALL = ["--hidden", "3", "--window", "5", "--max-updates", "1"]
 MORE = {
     "text": ["--batch", "2"],
     "inputs": ["--inputs", "wind", "--time", "day"],

@@ -20,7 +20,7 @@ import bptt
 from bptt.cli import main
 from bptt.training import costs
 
-SMALL = ["--hidden", "8", "--batch", "4", "--window", "10", "--max-steps", "20"]
+SMALL = ["--hidden", "8", "--batch", "4", "--window", "10", "--max-updates", "20"]
 
 
 TEXT = "to be, or not to be, that is the question: " * 40
@@ -61,14 +61,14 @@ def test_train_generate_and_resume(here: Path, bptt_says: Callable[..., tuple]) 
     assert "step 20 of 20, training " in out
     assert " bits per character, " in out
     assert "The run is in runs/text-1." in out
-    assert "bptt train --resume runs/text-1 --max-steps 40" in out
+    assert "bptt train --resume runs/text-1 --max-updates 40" in out
 
     status, out, _ = bptt_says("generate", "runs/text-1", "--prompt", "to ", "--steps", "30")
     assert (status, len(out), out[:3]) == (0, 34, "to ")
     seeded = ["generate", "runs/text-1", "--seed", "5"]
     assert bptt_says(*seeded) == bptt_says(*seeded) != bptt_says(*seeded, "--temperature", "2")
 
-    status, out, _ = bptt_says("train", "--resume", "runs/text-1", "--max-steps", "30")
+    status, out, _ = bptt_says("train", "--resume", "runs/text-1", "--max-updates", "30")
     assert status == 0
     assert "after 30 steps" in out
     assert bptt_says("train", "text.txt", *SMALL, "--recurrence", "hidden")[0] == 0
@@ -94,8 +94,8 @@ def test_whole_streams_within_a_budget(here: Path, bptt_says: Callable[..., tupl
     assert (status, "after 3 steps" in out) == (0, True)
     config = json.loads((here / "whole/config.json").read_text())
     assert (config["training"]["window"], config["training"]["memory"]) == (None, "1MB")
-    assert bptt_says("train", "--resume", "whole", "--max-steps", "4")[0] == 0
-    stride = ["--window", "20", "--stride", "5", "--steps-per-update", "40", "--max-steps", "2"]
+    assert bptt_says("train", "--resume", "whole", "--max-updates", "4")[0] == 0
+    stride = ["--window", "20", "--stride", "5", "--steps-per-update", "40", "--max-updates", "2"]
     assert bptt_says("train", "text.txt", *arguments[:4], *stride)[0] == 0
 
 
@@ -160,7 +160,7 @@ def test_bad_input_is_one_line_status_2_and_nothing_lost(
     assert {path: path.read_bytes() for path in before} == before
 
 
-TABLE_SMALL = ["--hidden", "8", "--window", "10", "--max-steps", "20"]
+TABLE_SMALL = ["--hidden", "8", "--window", "10", "--max-updates", "20"]
 
 
 def table(path: Path, rows: str) -> None:
@@ -182,7 +182,7 @@ def test_a_table_is_trained_on_and_forecast(here: Path, bptt_says: Callable[...,
     assert len((here / "next.csv").read_text().splitlines()) == 10
     assert "plotly" in (here / "next.html").read_text()
     assert "--prompt is for texts" in bptt_says("generate", "runs/power-1", "--prompt", "a")[2]
-    assert bptt_says("train", "--resume", "runs/power-1", "--max-steps", "25")[0] == 0
+    assert bptt_says("train", "--resume", "runs/power-1", "--max-updates", "25")[0] == 0
     assert bptt_says("train", "power.csv", *TABLE_SMALL, "--recurrence", "hidden")[0] == 0
     assert bptt_says("generate", "runs/power-2", "--steps", "3")[0] == 0
 
@@ -200,11 +200,11 @@ def test_a_run_that_was_better_before_says_so(here: Path, bptt_says: Callable[..
         "--learning-rate",
         "0.02",
     ]
-    status, out, _ = bptt_says("train", "noise.csv", *arguments, "--max-steps", "300")
+    status, out, _ = bptt_says("train", "noise.csv", *arguments, "--max-updates", "300")
     assert status == 0
     assert out.count("step ") <= 25
     assert "The validation loss was lowest after " in out
-    assert "and has risen since: a new run with --max-steps" in out
+    assert "and has risen since: a new run with --max-updates" in out
 
 
 def test_a_collection_is_trained_on(here: Path, bptt_says: Callable[..., tuple]) -> None:
@@ -273,7 +273,7 @@ def test_ctrl_c_saves_and_exits_with_130(here: Path) -> None:
         out, err = process.communicate()
     assert (process.returncode, err) == (130, "")
     assert "Stopped and saved. To go on: bptt train --resume long" in out
-    assert main(["train", "--resume", "long", "--max-steps", "40"]) == 0
+    assert main(["train", "--resume", "long", "--max-updates", "40"]) == 0
 
 
 def test_a_reader_that_goes_away_is_no_error(here: Path) -> None:
@@ -360,7 +360,7 @@ def test_train_and_resume_with_a_report(here: Path, bptt_says: Callable[..., tup
     assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
     page = (here / "seen" / "report.html").read_text(encoding="utf-8")
     assert "How the horizon grew" in page
-    status, out, err = bptt_says("train", "--resume", "seen", "--max-steps", "24", "--report")
+    status, out, err = bptt_says("train", "--resume", "seen", "--max-updates", "24", "--report")
     assert (status, err) == (0, "")
     lines = (here / "seen" / "flow.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["step"] == 24
@@ -399,7 +399,7 @@ def test_bench_with_bad_arguments(
 
 
 def test_train_on_a_task(here: Path, bptt_says: Callable[..., tuple]) -> None:
-    small = ["--hidden", "24", "--max-steps", "1500", "--validate-every", "50"]
+    small = ["--hidden", "24", "--max-updates", "1500", "--validate-every", "50"]
     status, out, err = bptt_says("train", "task:flipflop", "--length", "20", *small)
     assert (status, err) == (0, "")
     assert "task:flipflop, length 20: drawn on the fly" in out
@@ -436,7 +436,7 @@ def test_tasks_that_cannot_be(
 
 def test_remedies_are_flags(here: Path, bptt_says: Callable[..., tuple]) -> None:
     remedies = ["--init", "gaussian", "--radius", "0.95", "--omega", "0.5", "--clip-value", "0.1"]
-    small = ["--hidden", "8", "--max-steps", "5", "--length", "12"]
+    small = ["--hidden", "8", "--max-updates", "5", "--length", "12"]
     status, _, err = bptt_says("train", "task:order", *small, *remedies, "--out", "remedied")
     assert (status, err) == (0, "")
     config = json.loads((here / "remedied" / "config.json").read_text())
@@ -485,23 +485,31 @@ def test_what_the_loop_has_comes_back_with_the_run(
     here: Path, bptt_says: Callable[..., tuple]
 ) -> None:
     more = ["--leak", "0.1,0.9", "--learn-leak", "--skips", "2,8", "--norm", "--dropout", "0.1"]
-    common = ["--length", "20", "--hidden", "6", "--max-steps", "3", "--out", "looped"]
+    common = ["--length", "20", "--hidden", "6", "--max-updates", "3", "--out", "looped"]
     status, _, err = bptt_says("train", "task:order", *common, *more, "--report")
     assert (status, err) == (0, "")
     net = bptt.Run.open(here / "looped").network()
     assert (net.loop.leak, net.loop.skips, net.loop.dropout) == ((0.1, 0.9), (2, 8), 0.1)
     assert net.loop.learn_leak
     assert net.loop.norm
-    status, out, err = bptt_says("train", "--resume", "looped", "--max-steps", "5")
+    status, out, err = bptt_says("train", "--resume", "looped", "--max-updates", "5")
     assert (status, err) == (0, "")
     assert "after 5 steps" in out
 
 
 def test_dropout_goes_on_bit_for_bit(here: Path, bptt_says: Callable[..., tuple]) -> None:
     common = ["--length", "20", "--hidden", "6", "--dropout", "0.5", "--skips", "3"]
-    bptt_says("train", "task:order", *common, "--max-steps", "6", "--out", "whole")
+    bptt_says("train", "task:order", *common, "--max-updates", "6", "--out", "whole")
     bptt_says(
-        "train", "task:order", *common, "--max-steps", "6", "--max-seconds", "1e-9", "--out", "cut"
+        "train",
+        "task:order",
+        *common,
+        "--max-updates",
+        "6",
+        "--max-seconds",
+        "1e-9",
+        "--out",
+        "cut",
     )
     assert bptt.Run.open(here / "cut").load()[1]["step"] == 1
     bptt_says("train", "--resume", "cut")

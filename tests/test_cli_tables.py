@@ -12,7 +12,7 @@ import pytest
 from bptt.cli import main
 from bptt.training.run import Run
 
-SMALL = ["--hidden", "4", "--window", "10", "--max-steps", "2"]
+SMALL = ["--hidden", "4", "--window", "10", "--max-updates", "2"]
 
 
 @pytest.fixture(autouse=True)
@@ -47,7 +47,7 @@ def test_what_is_modelled_is_said_before_training(capsys: pytest.CaptureFixture[
     assert main(["generate", "runs/t-1", "--steps", "3", "--out", "f.csv"]) == 0
     dates = [line.split(",")[0] for line in Path("f.csv").read_text().splitlines()]
     assert dates == ["time", "01/01/2020", "01/02/2020", "01/03/2020"]
-    assert main(["train", "--resume", "runs/t-1", "--max-steps", "3"]) == 0
+    assert main(["train", "--resume", "runs/t-1", "--max-updates", "3"]) == 0
 
 
 @pytest.mark.parametrize("name", ["day", "a day", "--time", "it's"])
@@ -112,7 +112,7 @@ def test_large_numbers_in_a_collection(capsys: pytest.CaptureFixture[str]) -> No
     assert "(--standardise)" in capsys.readouterr().err
     assert main(["train", "c.npz", *SMALL, "--standardise"]) == 0
     assert main(["train", "c.npz", *SMALL, "--no-standardise"]) == 0
-    assert main(["train", "--resume", "runs/c-1", "--max-steps", "3"]) == 0
+    assert main(["train", "--resume", "runs/c-1", "--max-updates", "3"]) == 0
     write(MONTHS)
     assert main(["train", "t.csv", *SMALL, "--standardise"]) == 2
     assert "--standardise is for collections (.npz); t.csv is none" in capsys.readouterr().err

@@ -17,10 +17,10 @@ import torch
 import bptt
 from bptt.cli import main
 from bptt.report.progress import TrainingDisplay
-from bptt.training.fit import Step
+from bptt.training.fit import Update
 from bptt.training.interruption import SIGNALS, Ended, ending
 
-QUICK = ["--hidden", "4", "--batch", "2", "--window", "5", "--max-steps", "6"]
+QUICK = ["--hidden", "4", "--batch", "2", "--window", "5", "--max-updates", "6"]
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -37,22 +37,22 @@ def text(tmp_path: Path) -> bptt.Text:
     return bptt.read_text(tmp_path / "text.txt")
 
 
-def fit(text: bptt.Text, out: Path, on_step: Callable[[Step], None]) -> bptt.training.fit.Fit:
+def fit(text: bptt.Text, out: Path, on_update: Callable[[Update], None]) -> bptt.training.fit.Fit:
     torch.manual_seed(0)
     net = bptt.Network(text.likelihood, hidden=4)
-    settings = bptt.Settings(batch=2, window=5, max_steps=6)
-    return bptt.fit(net, text, settings, out=out, on_step=on_step)
+    settings = bptt.Settings(batch=2, window=5, max_updates=6)
+    return bptt.fit(net, text, settings, out=out, on_update=on_update)
 
 
-def send(number: int, times: int = 1) -> Callable[[Step], None]:
-    """Return an `on_step` that sends this process a signal after the third step."""
+def send(number: int, times: int = 1) -> Callable[[Update], None]:
+    """Return an `on_update` that sends this process a signal after the third step."""
 
-    def on_step(step: Step) -> None:
+    def on_update(step: Update) -> None:
         if step.step == 3:
             for _ in range(times):
                 os.kill(os.getpid(), number)
 
-    return on_step
+    return on_update
 
 
 @pytest.mark.parametrize("number", SIGNALS)

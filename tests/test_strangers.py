@@ -12,10 +12,10 @@ import pytest
 from bptt.cli import main
 from bptt.training.compare import comparison_of_flags
 
-QUICK = ["--hidden", "4", "--batch", "2", "--window", "5", "--max-steps", "2"]
-COMPARE = ["compare", "task:order", "--setting", "plain: --max-steps 2", "--seeds", "1"]
+QUICK = ["--hidden", "4", "--batch", "2", "--window", "5", "--max-updates", "2"]
+COMPARE = ["compare", "task:order", "--setting", "plain: --max-updates 2", "--seeds", "1"]
 TRAIN = ["train", "text.txt", *QUICK, "--report", "--out", "new"]
-RESUME = ["train", "--resume", "run", "--max-steps", "4", "--report"]
+RESUME = ["train", "--resume", "run", "--max-updates", "4", "--report"]
 FORECAST = ["generate", "table", "--steps", "3"]
 PLACES = {
     "new/config.json": TRAIN,
@@ -83,7 +83,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text.txt").write_text("to be, or not to be, that is the question: " * 20)
     (folder / "t.csv").write_text("load\n" + "".join(f"{i % 7}\n" for i in range(60)))
     assert main(["train", str(folder / "text.txt"), *QUICK, "--out", str(folder / "run")]) == 0
-    table = [*QUICK[:2], "--window", "5", "--max-steps", "2", "--out", str(folder / "table")]
+    table = [*QUICK[:2], "--window", "5", "--max-updates", "2", "--out", str(folder / "table")]
     assert main(["train", str(folder / "t.csv"), *table]) == 0
     return folder
 

@@ -592,17 +592,17 @@ CASES = [
         {
             "/net": symbols,
             "/data": collection,
-            "settings": value(bptt.Settings(max_steps=1)),
+            "settings": value(bptt.Settings(max_updates=1)),
             "out": value(None),
             "seed": value(3),
-            "on_step": value(None),
+            "on_update": value(None),
         },
         {
             "/net": {"Network"},
             "/data": {"Collection"},
             "out": {"None"},
             "seed": {"None", "5", "-1"},
-            "on_step": {"None", "function", "class", "module", "Network"},
+            "on_update": {"None", "function", "class", "module", "Network"},
         },
         {"settings": {"None", "Settings"}},
     ),  # which train for long
@@ -612,9 +612,9 @@ CASES = [
         {
             "/run": value("nowhere"),
             "data": value(None),
-            "max_steps": value(None),
+            "max_updates": value(None),
             "max_seconds": value(None),
-            "on_step": value(None),
+            "on_update": value(None),
         },
     ),
     Case(
@@ -668,7 +668,7 @@ CASES = [
             "forcing_schedule": value("linear"),
             "feedback": value("sample"),
             "epochs": value(1.0),
-            "max_steps": value(3),
+            "max_updates": value(3),
             "max_seconds": value(1.0),
             "optimizer": value("adam"),
             "learning_rate": value(0.1),
@@ -687,7 +687,7 @@ CASES = [
             "steps_per_update": OPTIONAL,
             "forcing": {"True"},
             "forcing_end": {"None", "True"},
-            "max_steps": OPTIONAL,
+            "max_updates": OPTIONAL,
             "validate_every": OPTIONAL,
             "omega_halved_after": OPTIONAL,
             "stop_when_solved": {"True"},
@@ -801,7 +801,7 @@ NOT_VALID = {
 
 
 ITEMS = {
-    ("fit", "on_step"): {"Network", "class", "module"},
+    ("fit", "on_update"): {"Network", "class", "module"},
     ("fit", "out"): {"str", "Path"},
     ("fit", "seed"): {"-1"},
     ("Run.open", "/path"): {"str", "Path"},

@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--out", default="runs/published")
     options = parser.parse_args()
     length, updates, settings, more = TASKS[options.task]
-    common = {**COMMON, **more, "length": length, "max-steps": updates}
+    common = {**COMMON, **more, "length": length, "max-updates": updates}
     what = Comparison(f"task:{options.task}", tuple(range(options.seeds)), common, settings)
     began = time.perf_counter()
     print(f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}")

@@ -40,7 +40,7 @@ TESTED = (50, 100, 150, 200, 300, 500, 1000, 2000, 5000)
 
 def asked(length: int, seeds: int) -> Comparison:
     """Return the comparison at one length."""
-    settings = {name: {**flags, "max-steps": UPDATES[name]} for name, flags in SETTINGS.items()}
+    settings = {name: {**flags, "max-updates": UPDATES[name]} for name, flags in SETTINGS.items()}
     return Comparison("task:order", tuple(range(seeds)), {**COMMON, "length": length}, settings)
 
 
@@ -56,7 +56,7 @@ def line(length: int, name: str, outcomes: list[Outcome]) -> str:
 
 def generalise(folder: Path) -> None:
     """Train on mixed lengths, a network a seed; print how they do on these and on longer ones."""
-    flags = {**COMMON, **SETTINGS["omega"], "length": MIXED, "max-steps": UPDATES_MIXED}
+    flags = {**COMMON, **SETTINGS["omega"], "length": MIXED, "max-updates": UPDATES_MIXED}
     settings = {"omega": {"stop-when-solved": False}}
     what = Comparison("task:order", tuple(range(MIXED_SEEDS)), flags, settings)
     outcomes = compare(what, folder)

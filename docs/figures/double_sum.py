@@ -24,7 +24,7 @@ def train() -> tuple[bptt.Network, bptt.Text]:
     torch.manual_seed(0)
     text = bptt.read_text()
     net = bptt.Network(bptt.Categorical(text.vocabulary.size), hidden=64)
-    bptt.fit(net, text, bptt.Settings(max_steps=600))
+    bptt.fit(net, text, bptt.Settings(max_updates=600))
     return net, text
 
 

@@ -18,7 +18,7 @@ def losses(text: bptt.Text, dropout: float) -> list[dict[str, float]]:
     """Train on the text; return the lines of metrics.jsonl with a validation."""
     torch.manual_seed(0)
     net = bptt.Network(text.likelihood, hidden=HIDDEN, dropout=dropout)
-    settings = bptt.Settings(max_steps=UPDATES, batch=16, window=50, validate_every=50)
+    settings = bptt.Settings(max_updates=UPDATES, batch=16, window=50, validate_every=50)
     with tempfile.TemporaryDirectory() as folder:
         done = bptt.fit(net, text, settings, out=Path(folder) / "run")
         assert done.run is not None

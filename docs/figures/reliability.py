@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from bptt.training.run import Run
 
 STEPS, KILLS = 4000, 8
-ARGUMENTS = ["task:sine", "--length", "40", "--hidden", "32", "--max-steps", str(STEPS)]
+ARGUMENTS = ["task:sine", "--length", "40", "--hidden", "32", "--max-updates", str(STEPS)]
 
 
 def trained(folder: Path, targets: Sequence[int]) -> tuple[Run, list[int]]:

@@ -53,7 +53,7 @@ def tried(
     usual = {"inputs": task.inputs, "hidden": HIDDEN, "recurrence": "hidden"}
     net = bptt.Network(task.likelihood, **{**usual, **shape})  # type: ignore[arg-type]
     before = look(net, task)
-    settings = {"max_steps": UPDATES, "learning_rate": 1e-3, "stop_when_solved": False}
+    settings = {"max_updates": UPDATES, "learning_rate": 1e-3, "stop_when_solved": False}
     done = bptt.fit(net, task, bptt.Settings(**{**settings, **how}))  # type: ignore[arg-type]
     assert done.judged is not None
     return before, look(net, task), done.judged

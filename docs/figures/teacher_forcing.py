@@ -48,7 +48,7 @@ def train(data: bptt.Data, steps: int, **settings: object) -> bptt.Network:
     torch.manual_seed(0)
     net = bptt.Network(data.likelihood, hidden=64)
     usual: dict[str, object] = {"batch": 16, "window": 50, "learning_rate": 5e-3}
-    bptt.fit(net, data, bptt.Settings(max_steps=steps, **{**usual, **settings}))  # type: ignore[arg-type]
+    bptt.fit(net, data, bptt.Settings(max_updates=steps, **{**usual, **settings}))  # type: ignore[arg-type]
     return net
 
 

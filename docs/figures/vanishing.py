@@ -35,7 +35,7 @@ def trained(cell: str, text: bptt.Text) -> bptt.GradientFlow:
     """Return the flow of a network that has learnt a text, on the part that it has not seen."""
     torch.manual_seed(0)
     net = bptt.Network(text.likelihood, hidden=64, cell=cell)
-    bptt.fit(net, text, bptt.Settings(max_steps=UPDATES))
+    bptt.fit(net, text, bptt.Settings(max_updates=UPDATES))
     y = text.validation[: T * B].view(B, T).t()
     return bptt.gradient_flow(net, y, window=100)
 

@@ -8,7 +8,7 @@ import pytest
 
 from bptt.cli import app, main
 
-SMALL = ("--hidden", "3", "--batch", "2", "--window", "5", "--max-steps", "1")
+SMALL = ("--hidden", "3", "--batch", "2", "--window", "5", "--max-updates", "1")
 USUAL = {
     "train": ["train", "text", *SMALL],
     "generate": ["generate", "run", "--steps", "3"],

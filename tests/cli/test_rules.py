@@ -67,7 +67,7 @@ TRAIN = {
     "--forcing-schedule": "--forcing-schedule exponential | --forcing-end 0.5 --recurrence both",
     "--feedback": "--feedback mean | --forcing 0.5 --recurrence both",
     "--epochs": "--epochs 3",
-    "--max-steps": "--max-steps 3",
+    "--max-updates": "--max-updates 3",
     "--max-seconds": "--max-seconds 9",
     "--optimizer": "--optimizer sgd",
     "--learning-rate": "--learning-rate 0.1",
@@ -115,7 +115,7 @@ def would_train(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., An
     monkeypatch.setattr(fit.Trainer, "_require_memory", lambda self: None)  # slow, and tested
     plans: list[Any] = []
 
-    def stop(net: Any, data: Any, settings: Any, *, out: Any, seed: int, on_step: Any) -> None:
+    def stop(net: Any, data: Any, settings: Any, *, out: Any, seed: int, on_update: Any) -> None:
         trainer = fit.Trainer(net, data, settings, None, None)
         weights = [p.tolist() for p in net.parameters()]
         batch = [None if part is None else repr(part) for part in trainer.batches.get(0, 0)]
@@ -158,9 +158,9 @@ def test_every_option_of_train_has_an_effect_or_is_refused(
             needed = []  # of whole sequences an update has all steps
         if option in ("--time-format", "--time-zone") and kind != "table":
             needed = []
-        usual = {"--hidden": "3", "--max-steps": "1", **USUAL[kind]}
+        usual = {"--hidden": "3", "--max-updates": "1", **USUAL[kind]}
         if option == "--epochs":
-            del usual["--max-steps"]
+            del usual["--max-updates"]
         beside = [w for name, value in usual.items() if name != option for w in (name, value)]
         arguments = (DATA[kind], *beside, *needed)
         if arguments not in plans:
@@ -176,7 +176,7 @@ def test_every_option_of_train_has_an_effect_or_is_refused(
 
 
 def test_every_setting_of_a_run_is_refused_when_it_is_resumed(here: Path) -> None:
-    ends = {"--max-steps", "--max-seconds"}
+    ends = {"--max-updates", "--max-seconds"}
     for option, case in TRAIN.items():
         status, out, err = says("train", "--resume", "text", *case.partition("|")[0].split())
         if option not in ends:

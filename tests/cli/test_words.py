@@ -21,7 +21,7 @@ NAMES = [
     "\u202eab",
     "\\'\n",
 ]
-SMALL = ["--hidden", "3", "--batch", "2", "--window", "5", "--max-steps", "1"]
+SMALL = ["--hidden", "3", "--batch", "2", "--window", "5", "--max-updates", "1"]
 
 
 @pytest.mark.parametrize("name", [*NAMES, "\udcff", "$HOME\n`id`"])

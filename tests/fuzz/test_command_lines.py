@@ -74,12 +74,12 @@ def bounded(line: list[str]) -> list[str]:
     command, *words = line
     endless = [word for word in words if word.isdigit() and len(word) > 4]
     words = [word for word in words if word not in endless or command in ("train", "compare")]
-    for option in ("--max-steps", "--lengths", "--epochs", "--resume"):
+    for option in ("--max-updates", "--lengths", "--epochs", "--resume"):
         while option in words:
             at = words.index(option)
             del words[at : at + 2]
     if command == "train":
-        words += ["--max-steps", "0"]
+        words += ["--max-updates", "0"]
     if command == "bench":
         words += ["--lengths", "bad"]
     if command == "compare":

@@ -85,9 +85,9 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
     (folder / "text").write_text(TEXT, encoding="utf-8")
     text = bptt.read_text(folder / "text")
     net = bptt.Network(text.likelihood, hidden=3)
-    settings = bptt.Settings(batch=2, window=5, max_steps=3, validate_every=1)
+    settings = bptt.Settings(batch=2, window=5, max_updates=3, validate_every=1)
     watch = Snapshots(text.validation_batches(2), 5)
-    bptt.fit(net, text, settings, out=folder / "run", on_step=watch)
+    bptt.fit(net, text, settings, out=folder / "run", on_update=watch)
     columns = {
         "day": [f"2026-01-{n:02}" for n in range(1, 29)],
         "a": [n * n % 7 for n in range(28)],
@@ -336,7 +336,7 @@ def test_checkpoints_of_false_contents(files: Files, run: Path, data: st.DataObj
     else:
         tensors = _false_tensors(tensors, data)
     checkpoint.save(run / CHECKPOINT, tensors, notes)
-    resumed = refused_or(lambda: bptt.resume(run, max_steps=4))
+    resumed = refused_or(lambda: bptt.resume(run, max_updates=4))
     if resumed is not None:
         net, done = resumed
         assert done.step >= 4

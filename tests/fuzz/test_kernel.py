@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import bptt
-from bptt.cells.looped import Loop
+from bptt.cells.looped import LoopParts
 from bptt.kernel import binding
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import run_plainly
@@ -42,7 +42,9 @@ def numbers(*shape: int) -> Tensor:
 
 
 @st.composite
-def inputs(draw: st.DrawFn, cell: str, loop: Loop, layout: Layout, sizes: tuple[int, ...]) -> Given:
+def inputs(
+    draw: st.DrawFn, cell: str, loop: LoopParts, layout: Layout, sizes: tuple[int, ...]
+) -> Given:
     T, B, I, H = sizes  # noqa: E741
     G, D = (3 * H if cell == "gru" else H), loop.delays[-1]
     rows = (T, B) if layout.batch_sizes is None else (int(layout.batch_sizes.sum()),)
@@ -80,7 +82,7 @@ def test_layers(data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 999)))
     cell, sizes = data.draw(st.sampled_from(["tanh", "relu", "gru"])), data.draw(sizes_of())
     layout = data.draw(layouts(*sizes[:2]))
-    arguments = data.draw(inputs(cell, Loop(), layout, sizes))
+    arguments = data.draw(inputs(cell, LoopParts(), layout, sizes))
     arguments = arguments._replace(h0=numbers(sizes[1], sizes[3]))
     expected = results(one_layer.layer(cell, arguments, layout, run=run_plainly), list(arguments))
     check(results(one_layer.layer(cell, arguments, layout), list(arguments)), expected)
@@ -95,7 +97,7 @@ def test_looped_layers(data: st.DataObject) -> None:
     more = sorted(data.draw(st.sets(st.integers(2, 9), max_size=2)))
     leak = torch.rand(H).double().requires_grad_() if data.draw(st.booleans()) else None
     norm = (numbers(H), numbers(H)) if H > 1 and data.draw(st.booleans()) else (None, None)
-    loop = Loop((1, *more), leak, *norm)
+    loop = LoopParts((1, *more), leak, *norm)
     arguments = data.draw(inputs(cell, loop, layout, sizes))
     tensors = [*arguments, *loop[1:]]
     plain = one_layer.looped_layer(cell, arguments, loop, layout, run=run_plainly)
@@ -133,7 +135,7 @@ def outcome(run: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...] | Excep
 
 
 def check_what_does_not_fit(
-    cell: str, arguments: Given, loop: Loop | None, layout: Layout, name: str, change: Change
+    cell: str, arguments: Given, loop: LoopParts | None, layout: Layout, name: str, change: Change
 ) -> None:
     """Change one tensor: the plain loop's error or value, or a BpttError. loop: None for none."""
     inside = loop is not None and name in loop._fields
@@ -162,7 +164,7 @@ def check_what_does_not_fit(
         torch.testing.assert_close(mine, its, **near)
 
 
-def tensors_of(arguments: Given, loop: Loop | None) -> list[str]:
+def tensors_of(arguments: Given, loop: LoopParts | None) -> list[str]:
     """Return the names of the tensors that there are."""
     named = arguments._asdict() | ({} if loop is None else loop._asdict())
     return [name for name, t in named.items() if isinstance(t, Tensor)]
@@ -179,8 +181,8 @@ def test_what_does_not_fit_never_reaches_the_kernel(data: st.DataObject) -> None
     if cell == "tanh" and data.draw(st.booleans()):
         more = sorted(data.draw(st.sets(st.integers(2, 4), max_size=2)))
         H = sizes[3]
-        loop = Loop((1, *more), torch.rand(H).double(), numbers(H), numbers(H))
-    arguments = data.draw(inputs(cell, loop or Loop(), layout, sizes))
+        loop = LoopParts((1, *more), torch.rand(H).double(), numbers(H), numbers(H))
+    arguments = data.draw(inputs(cell, loop or LoopParts(), layout, sizes))
     if loop is None:
         arguments = arguments._replace(h0=numbers(sizes[1], sizes[3]))
     name = data.draw(st.sampled_from(tensors_of(arguments, loop)))
@@ -200,7 +202,7 @@ def test_each_tensor_changed_in_each_way(
     rows = (B * (T - 1) + 1,) if packed else (T, B)
     W, loop = numbers(H, H * len(delays or (1,))), None
     if delays is not None:
-        loop = Loop(delays, torch.rand(H).double(), numbers(H), numbers(H))
+        loop = LoopParts(delays, torch.rand(H).double(), numbers(H), numbers(H))
     h0 = numbers(B, H) if delays is None else numbers(delays[-1], B, H)
     for x in (numbers(*rows, I), torch.randint(-1, I, rows)):
         arguments = Given(x, numbers(H, I), W, numbers(H), numbers(H), h0)

@@ -10,14 +10,14 @@ from torch import Tensor
 
 from bptt.cells.elman import elman, feedforward
 from bptt.cells.gru import gru
-from bptt.cells.looped import Loop, looped
+from bptt.cells.looped import LoopParts, looped
 from bptt.cells.registry import CELLS
 from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain_loop import State, Step
+from bptt.kernel.plain_loop import Parts, Step
 
 
 class Given(NamedTuple):
@@ -56,12 +56,12 @@ def _looped(
     f: Callable[[Tensor], Tensor],
     delays: tuple[int, ...],
 ) -> Step:
-    return looped(W, f, Loop(delays, leak, gain, shift))
+    return looped(W, f, LoopParts(delays, leak, gain, shift))
 
 
-PLAIN = Loop()
+PLAIN = LoopParts()
 """W alone."""
-Run = Callable[..., tuple[Tensor, State]]
+Run = Callable[..., tuple[Tensor, Parts]]
 
 
 def layer(
@@ -87,7 +87,7 @@ def layer(
 def looped_layer(
     cell: str,
     given: Given,
-    loop: Loop = PLAIN,
+    loop: LoopParts = PLAIN,
     layout: Layout = DENSE,
     omega: OmegaTerm | None = None,
     *,
@@ -100,7 +100,7 @@ def looped_layer(
     assert given.W is not None
     assert given.h0 is not None
     step = Recipe(_looped, (given.W, *loop[1:]), (CELLS[cell].f, loop.delays))
-    step = recipe(cell, given) if loop == Loop() else step
+    step = recipe(cell, given) if loop == LoopParts() else step
     more = () if omega is None else (omega,)
     h, last = run(step, given.source(cell), tuple(given.h0), layout, *more)
     return h, torch.stack(last)

@@ -16,11 +16,11 @@ from torch.nn import functional as fn
 
 from bptt.cells.elman import elman
 from bptt.cells.gru import gru
-from bptt.cells.looped import Loop, looped
+from bptt.cells.looped import LoopParts, looped
 from bptt.cells.lstm import lstm
 from bptt.kernel.choice import choose
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain_loop import State, Step
+from bptt.kernel.plain_loop import Parts, Step
 
 
 class UserStep(NamedTuple):
@@ -36,7 +36,7 @@ def on_parts(make: Callable[..., Callable[..., Any]]) -> Callable[..., Step]:
     def made(*tensors: Tensor) -> Step:
         step = make(*tensors)
 
-        def on_state(p: Tensor, state: State) -> State:
+        def on_state(p: Tensor, state: Parts) -> Parts:
             result = step(p, *state)
             return (result,) if isinstance(result, Tensor) else tuple(result)
 
@@ -175,7 +175,7 @@ def projected(W: Tensor, V: Tensor) -> Step:
 
 
 def skipping(W: Tensor, leak: Tensor, gain: Tensor, shift: Tensor) -> Step:
-    return looped(W, torch.tanh, Loop((1, 3), leak, gain, shift))
+    return looped(W, torch.tanh, LoopParts((1, 3), leak, gain, shift))
 
 
 STEPS: dict[str, UserStep] = {

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import bptt
-from bptt.cells.looped import Loop
+from bptt.cells.looped import LoopParts
 from bptt.kernel.ops import run_plainly
 from tests.kernel import one_layer
 from tests.kernel.one_layer import Given
@@ -135,7 +135,7 @@ def test_looped_layers(made: str) -> None:
     def compute_by(looped: Callable[..., tuple[Tensor, Tensor]]) -> Compute:
         def compute(inputs: dict[str, Tensor]) -> list[Tensor]:
             given = Given(*[inputs[name] for name in names[:6]])
-            return list(looped("tanh", given, Loop((1, 2), *[inputs[n] for n in names[6:]])))
+            return list(looped("tanh", given, LoopParts((1, 2), *[inputs[n] for n in names[6:]])))
 
         return compute
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from bptt.cells.looped import Loop
+from bptt.cells.looped import LoopParts
 from bptt.kernel import binding
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.ops import run_plainly
@@ -61,7 +61,7 @@ def tensors(
 def call(run: Callable[..., tuple[Tensor, Tensor]], cell: str, delays: tuple[int, ...]) -> Run:
     def with_tensors(*given: Tensor | None, layout: Layout = DENSE) -> tuple[Tensor, Tensor]:
         x, U, W, b, h0, leak, gain, shift = given
-        return run(cell, Given(x, U, W, b, None, h0), Loop(delays, leak, gain, shift), layout)
+        return run(cell, Given(x, U, W, b, None, h0), LoopParts(delays, leak, gain, shift), layout)
 
     return with_tensors
 

@@ -20,7 +20,7 @@ from bptt.kernel import binding, ops
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe, run_plainly
-from bptt.kernel.plain_loop import State
+from bptt.kernel.plain_loop import Parts
 from bptt.kernel.program import ELEMENTWISE
 from bptt.kernel.record import Traced
 from tests.covering import pairs
@@ -43,7 +43,7 @@ def inputs(step: str, layout: Layout, sizes: tuple[int, int, int], dtype: torch.
 
 
 def results(
-    run: Callable[..., Any], of: Recipe, source: Source, state: State, layout: Layout
+    run: Callable[..., Any], of: Recipe, source: Source, state: Parts, layout: Layout
 ) -> list[Tensor]:
     """Return h, the last states, and the gradients of all that went in."""
     h, last = run(of, source, state, layout)
@@ -57,7 +57,7 @@ def results(
     return [*(o.detach() for o in outputs), *zeros]
 
 
-def doubled(of: Recipe, source: Source, state: State) -> tuple[Recipe, Source, State]:
+def doubled(of: Recipe, source: Source, state: Parts) -> tuple[Recipe, Source, Parts]:
     """Return the same in float64."""
 
     def exact(t: Tensor | None) -> Any:
@@ -91,7 +91,7 @@ CASES = pairs(
 
 
 @functools.cache
-def answers(step: str) -> list[tuple[Recipe, Source, State, Layout, list[Tensor]]]:
+def answers(step: str) -> list[tuple[Recipe, Source, Parts, Layout, list[Tensor]]]:
     """Return what the plain loop gives in float64, which takes most of the time, for all cases."""
     found = []
     for kind, reverse, sizes, dtype in CASES:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 import bptt
-from bptt.gradient.analysis.fixed_points import Step
+from bptt.gradient.analysis.fixed_points import StateMap
 from bptt.model.dropout import every_unit
 from tests.oracles import FLOAT64
 
@@ -79,7 +79,7 @@ CALLS: dict[str, Callable[[bptt.Network], Any]] = {
 }
 OF_A_LOOP: dict[str, Callable[[bptt.Network], Any]] = {
     "jacobians": lambda net: torch.from_numpy(bptt.jacobians(net, Y).matrices),
-    "step to rest": lambda net: Step.of(net, None, None)(torch.ones(1, H).double()),
+    "step to rest": lambda net: StateMap.of(net, None, None)(torch.ones(1, H).double()),
     "spectrum": lambda net: torch.from_numpy(bptt.spectrum(net).W),
 }
 

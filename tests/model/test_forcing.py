@@ -112,7 +112,7 @@ def test_a_probability_of_one_or_zero_is_a_mask(number: float, mask: str, feedba
 def test_a_probability_is_drawn_for_every_step_and_sequence() -> None:
     net, *_ = make(inputs=0)
     steps, rows, forcing = 40, 50, 0.3
-    with mock.patch("bptt.model.reading.free_run", wraps=bptt.model.reading.free_run) as run:
+    with mock.patch("bptt.model.reading.sample_loop", wraps=bptt.model.reading.sample_loop) as run:
         net(torch.randint(5, (steps, rows)), forcing=forcing)
     forced = run.call_args.args[1].forced
     assert float(forced.double().mean()) == pytest.approx(forcing, abs=0.03)
@@ -299,8 +299,10 @@ def test_the_loop_of_means_can_be_differentiated_twice_by_torch_func() -> None:
 def test_the_mean_of_symbols_goes_on_in_a_run_of_samples_only_when_it_is_forced() -> None:
     net, y, x = make()
     state = net(y, x=x, forcing=0.0, feedback="mean").state
-    assert state.own.shape == (B, 5)
-    with pytest.raises(bptt.BpttError, match=r'state.own holds means; expected samples: .*"mean"'):
+    assert state.generated.shape == (B, 5)
+    with pytest.raises(
+        bptt.BpttError, match=r'state.generated holds means; expected samples: .*"mean"'
+    ):
         net(y, x=x, state=state, forcing=0.0)
     state = net(y, x=x, forcing=0.0).state
     mixed = net(y, x=x, state=state, forcing=0.0, feedback="mean")
@@ -376,8 +378,10 @@ def test_more_bad_input() -> None:
     net, y, x = make()
     with pytest.raises(bptt.BpttError, match="y is missing; expected the true values"):
         net(x=x, forcing=MASKS["mixed"])
-    with pytest.raises(bptt.BpttError, match=r"state.own has shape \(3, 4\); expected \(B, Y\)"):
-        net(y, x=x, state=bptt.State(own=torch.zeros(B, 4).double()), forcing=0.0)
+    with pytest.raises(
+        bptt.BpttError, match=r"state.generated has shape \(3, 4\); expected \(B, Y\)"
+    ):
+        net(y, x=x, state=bptt.State(generated=torch.zeros(B, 4).double()), forcing=0.0)
     relu, *_ = make("gaussian", cell="relu", inputs=0)
     torch.nn.init.constant_(relu.recurrent.weight_hh_l0, 1e200)
     with pytest.raises(bptt.BpttError, match="the free run's state became infinite or not a numb"):

@@ -111,7 +111,7 @@ def test_they_go_everywhere(kind: Any, call: str, monkeypatch: pytest.MonkeyPatc
 def test_what_a_class_draws_and_means_is_its_own() -> None:
     net = make(Loud(1))
     assert bool((net.generate(3) == 7).all())
-    said = net(Y, forcing=0.0, feedback="mean").state.own
+    said = net(Y, forcing=0.0, feedback="mean").state.generated
     o = net(Y, forcing=0.0, feedback="mean").outputs[-1]
     torch.testing.assert_close(said, 3 * o)
 

@@ -117,7 +117,7 @@ def test_every_state_goes_into_every_call(
         want = answer(calls[call], states[state])
         if isinstance(got, str):
             assert got == want
-            is_means = "state.own holds means" in got and "mean" in state and net.feeds_back
+            is_means = "state.generated holds means" in got and "mean" in state and net.feeds_back
             assert is_means or (call == "forecast" and likelihood == "categorical"), (state, call)
         else:
             torch.testing.assert_close(got, want, **FLOAT64, msg=f"{state} -> {call}")

@@ -93,7 +93,7 @@ def test_what_y_holds_says_what_its_likelihood_is(
     data = bptt.read_collection(tmp_path / "a.npz")
     assert (repr(data.likelihood), data.inputs) == (likelihood, 4)
     net = bptt.Network(data.likelihood, inputs=4, hidden=3)
-    done = bptt.fit(net, data, bptt.Settings(max_steps=3))
+    done = bptt.fit(net, data, bptt.Settings(max_updates=3))
     assert done.step == 3
 
 
@@ -107,14 +107,14 @@ def test_learns_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
         torch.manual_seed(1)
         net = bptt.Network(data.likelihood, hidden=8)
         settings = bptt.Settings(
-            batch=4, max_steps=30, learning_rate=0.05, forcing_end=0.5, validate_every=10
+            batch=4, max_updates=30, learning_rate=0.05, forcing_end=0.5, validate_every=10
         )
         out = tmp_path / f"run-{len(stops)}"
         if len(stops) == 1:
             done = bptt.fit(net, data, settings, out=out)
         else:
             with pytest.raises(bptt.Interrupted):
-                bptt.fit(net, data, settings, out=out, on_step=lambda step: _stop_at(step, 7))
+                bptt.fit(net, data, settings, out=out, on_update=lambda step: _stop_at(step, 7))
             net, done = bptt.resume(out)
         assert done.step == 30
         weights.append([p.detach() for p in net.parameters()])
@@ -219,7 +219,7 @@ def test_large_numbers_are_refused_or_standardised(tmp_path: Path) -> None:
     read = bptt.read_collection(tmp_path / "a.npz", standardise=True)
     np.testing.assert_array_equal(read.y, data.y)
     net = bptt.Network(read.likelihood, hidden=3)
-    bptt.fit(net, read, bptt.Settings(max_steps=2), out=tmp_path / "run")
+    bptt.fit(net, read, bptt.Settings(max_updates=2), out=tmp_path / "run")
     np.testing.assert_array_equal(bptt.Run.open(tmp_path / "run").read_data().y, data.y)
 
 

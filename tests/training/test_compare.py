@@ -28,7 +28,7 @@ from bptt.training.compare import (
 from bptt.training.locks import locked
 from tests.commands import says
 
-COMMON = {"length": 20, "max-steps": 20, "validate-every": 10, "stop-when-solved": False}
+COMMON = {"length": 20, "max-updates": 20, "validate-every": 10, "stop-when-solved": False}
 
 
 def small(**more: object) -> Comparison:
@@ -119,7 +119,7 @@ def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
     spec = tmp_path / "spec.toml"
     spec.write_text(
         'data = "task:flipflop"\nseeds = [0]\n[common]\nlength = 20\nhidden = 8\n'
-        "max-steps = 1000\nvalidate-every = 50\nstop-when-solved = false\n[settings.plain]\n"
+        "max-updates = 1000\nvalidate-every = 50\nstop-when-solved = false\n[settings.plain]\n"
     )
     command = [sys.executable, "-m", "bptt", "compare", str(spec), "--out", str(tmp_path / "cmp")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
@@ -256,7 +256,7 @@ def test_the_command_complains_in_one_line(tmp_path, monkeypatch, capsys, argume
 @pytest.mark.usefixtures("without_processes")
 def test_the_command_prints_a_table_and_writes_a_page(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    common = "--length 20 --max-steps 40 --validate-every 20 --hidden 4"
+    common = "--length 20 --max-updates 40 --validate-every 20 --hidden 4"
     settings = ["--setting", "plain:", "--setting", "clipped: --clip 0.1"]
     assert main(["compare", "task:sine", "--common", common, *settings, "--seeds", "1"]) == 0
     out, err = capsys.readouterr()

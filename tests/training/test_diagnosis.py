@@ -11,7 +11,7 @@ import torch
 import bptt
 from bptt.training.batches import Padded, Streams
 from bptt.training.diagnosis import Sample, diagnose, diagnose_run
-from bptt.training.fit import Step
+from bptt.training.fit import Update
 from bptt.training.run import FLOW
 from bptt.training.sample import held_out
 from bptt.training.snapshots import Snapshots, read_snapshots
@@ -112,8 +112,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = bptt.read_text(folder / "text.txt")
     net = bptt.Network(text.likelihood, hidden=8)
     watch = Snapshots(text.validation_batches(4), 10)
-    settings = bptt.Settings(max_steps=30, window=10, batch=4)
-    bptt.fit(net, text, settings, out=folder / "run", on_step=watch)
+    settings = bptt.Settings(max_updates=30, window=10, batch=4)
+    bptt.fit(net, text, settings, out=folder / "run", on_update=watch)
     return folder / "run"
 
 
@@ -147,9 +147,9 @@ def test_snapshots_that_cannot_be_written(tmp_path: Path):
     net = bptt.Network(bptt.Categorical(3), hidden=4)
     watch = Snapshots(Streams(torch.zeros(99).long(), None, 2, 10), None)
     with pytest.raises(bptt.BpttError, match="cannot write"):
-        watch(Step(1, 9, 0.0, None, 0.0, 0.0, net, bptt.Run(tmp_path / "file", {})))
+        watch(Update(1, 9, 0.0, None, 0.0, 0.0, net, bptt.Run(tmp_path / "file", {})))
     with pytest.raises(bptt.BpttError, match="in the folder of a run; expected one"):
-        watch(Step(1, 9, 0.0, None, 0.0, 0.0, net))
+        watch(Update(1, 9, 0.0, None, 0.0, 0.0, net))
 
 
 def test_a_run_is_looked_at_on_its_held_out_data(run: bptt.Run):

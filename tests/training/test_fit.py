@@ -20,10 +20,10 @@ from safetensors.torch import load_file, save_file
 import bptt
 from bptt.training.batches import streams
 from bptt.training.evaluation import evaluate
-from bptt.training.fit import Step
+from bptt.training.fit import Update
 from bptt.training.run import Run
 
-SMALL = bptt.Settings(batch=4, window=10, max_steps=40, validate_every=10)
+SMALL = bptt.Settings(batch=4, window=10, max_updates=40, validate_every=10)
 TEXT = "to be, or not to be, that is the question: " * 40
 
 
@@ -59,7 +59,7 @@ def test_learns(text_file: Path) -> None:
     text = bptt.read_text(text_file)
     net = network(text)
     before = evaluate(net, text.validation_batches(4))
-    done = bptt.fit(net, text, replace(SMALL, max_steps=150, learning_rate=0.02))
+    done = bptt.fit(net, text, replace(SMALL, max_updates=150, learning_rate=0.02))
     assert done.step == 150
     assert done.stopped_by == "steps"
     assert done.validation_nll == pytest.approx(evaluate(net, text.validation_batches(4)))
@@ -88,7 +88,7 @@ def test_other_networks_learn_too(text_file: Path, more: dict[str, object]) -> N
 def test_sgd_is_the_textbooks_update(text_file: Path, how: dict[str, Any], steps: int) -> None:
     text = bptt.read_text(text_file)
     net, by_hand = network(text), network(text)
-    settings = replace(SMALL, optimizer="sgd", max_steps=1, clip=math.inf, **how)
+    settings = replace(SMALL, optimizer="sgd", max_updates=1, clip=math.inf, **how)
     bptt.fit(net, text, settings)
     columns = streams(text.training, 4)
     updates_per_epoch = math.ceil(len(columns) / steps)
@@ -102,7 +102,7 @@ def test_sgd_is_the_textbooks_update(text_file: Path, how: dict[str, Any], steps
 def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) -> None:
     text = bptt.read_text(text_file)
     net = network(text)
-    settings = replace(SMALL, max_steps=None, epochs=2, validate_every=1000)
+    settings = replace(SMALL, max_updates=None, epochs=2, validate_every=1000)
     with mock.patch("bptt.training.fit.backward", wraps=bptt.backward) as spy:
         bptt.fit(net, text, settings)
     read = [call.args[1] for call in spy.call_args_list]
@@ -126,7 +126,7 @@ def test_the_schedule_warms_up_and_comes_down() -> None:
 def test_the_run_folder(text_file: Path, tmp_path: Path) -> None:
     text, seen = bptt.read_text(text_file), []
     net = network(text)
-    done = bptt.fit(net, text, SMALL, out=tmp_path / "run", seed=7, on_step=seen.append)
+    done = bptt.fit(net, text, SMALL, out=tmp_path / "run", seed=7, on_update=seen.append)
     run = Run.open(tmp_path / "run")
     assert done.run is not None
     assert [step.step for step in seen] == list(range(1, 41))
@@ -147,14 +147,14 @@ import os, signal, sys, torch, bptt
 torch.manual_seed(7)
 text = bptt.read_text(sys.argv[1])
 net = bptt.Network(bptt.Categorical(text.vocabulary.size), hidden=8)
-settings = bptt.Settings(batch=4, window=10, max_steps=40, validate_every=10)
+settings = bptt.Settings(batch=4, window=10, max_updates=40, validate_every=10)
 for last in sys.argv[3:]:
     def die(step):
         if step.step == int(last):
             os.kill(os.getpid(), signal.SIGKILL)
     child = os.fork()  # from a process that has imported torch, which takes most of the time
     if child == 0:
-        bptt.fit(net, text, settings, out=sys.argv[2] + last, seed=7, on_step=die)
+        bptt.fit(net, text, settings, out=sys.argv[2] + last, seed=7, on_update=die)
     _, status = os.waitpid(child, 0)
     assert os.waitstatus_to_exitcode(status) == -signal.SIGKILL
 """
@@ -180,12 +180,12 @@ def test_an_interrupted_run_goes_on_from_that_very_step(
     text = bptt.read_text(text_file)
     bptt.fit(network(text), text, SMALL, out=tmp_path / "whole")
 
-    def interrupt(now: Step) -> None:
+    def interrupt(now: Update) -> None:
         if now.step == step:
             os.kill(os.getpid(), signal.SIGINT)
 
     with pytest.raises(bptt.Interrupted, match=f"stopped after step {step}"):
-        bptt.fit(network(text), text, SMALL, out=tmp_path / "stopped", on_step=interrupt)
+        bptt.fit(network(text), text, SMALL, out=tmp_path / "stopped", on_update=interrupt)
     _, notes = Run.open(tmp_path / "stopped").load()
     assert notes["step"] == step
     bptt.resume(tmp_path / "stopped")
@@ -212,9 +212,12 @@ def test_a_refused_resume_changes_nothing(text_file: Path, tmp_path: Path) -> No
     text = bptt.read_text(text_file)
     bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
     before = (tmp_path / "run/config.json").read_text()
-    for steps, message in ((-1, "max_steps is -1"), (39, "max_steps is 39; expected at least 40")):
+    for steps, message in (
+        (-1, "max_updates is -1"),
+        (39, "max_updates is 39; expected at least 40"),
+    ):
         with pytest.raises(bptt.BpttError, match=message):
-            bptt.resume(tmp_path / "run", max_steps=steps)
+            bptt.resume(tmp_path / "run", max_updates=steps)
     assert (tmp_path / "run/config.json").read_text() == before
 
 
@@ -231,7 +234,7 @@ def test_max_seconds_only_stops(text_file: Path, tmp_path: Path) -> None:
 def test_a_finished_run_can_be_made_longer(text_file: Path, tmp_path: Path) -> None:
     text = bptt.read_text(text_file)
     bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
-    _, done = bptt.resume(tmp_path / "run", max_steps=60)
+    _, done = bptt.resume(tmp_path / "run", max_updates=60)
     assert done.step == 60
     _, done = bptt.resume(tmp_path / "run")
     assert done.step == 60

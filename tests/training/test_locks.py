@@ -22,10 +22,10 @@ import bptt
 from bptt.cli import main
 from bptt.training import checkpoint, files
 from bptt.training.claims import automatic_folders, claimed
-from bptt.training.fit import Step
+from bptt.training.fit import Update
 from bptt.training.locks import HOLDER, LOCK, locked
 
-SETTINGS = bptt.Settings(batch=2, window=5, max_steps=3)
+SETTINGS = bptt.Settings(batch=2, window=5, max_updates=3)
 RUN_FILES = {"config.json", "metrics.jsonl", "checkpoint.safetensors"}
 
 
@@ -52,7 +52,7 @@ def test_who_comes_second_is_told_who_trains_and_leaves(
 ) -> None:
     refusals = []
 
-    def come_second(step: Step) -> None:
+    def come_second(step: Update) -> None:
         for call in (lambda: bptt.resume(tmp_path / "run"), lambda: fit(text, tmp_path / "run")):
             with pytest.raises(bptt.BpttError) as caught:
                 call()
@@ -61,7 +61,7 @@ def test_who_comes_second_is_told_who_trains_and_leaves(
         refusals.append(capsys.readouterr().err)
         bptt.Run.open(tmp_path / "run").network()  # reading needs no lock
 
-    fit(text, tmp_path / "run", on_step=come_second)
+    fit(text, tmp_path / "run", on_update=come_second)
     assert len(refusals) == 9
     holder = f"run is in use by process {os.getpid()} on {socket.gethostname()} since 20"
     assert all(holder in refusal for refusal in refusals)
@@ -221,17 +221,17 @@ def test_files_have_the_mode_of_the_umask(text: bptt.Text, tmp_path: Path, umask
 def test_the_checkpoint_is_read_once(text: bptt.Text, tmp_path: Path) -> None:
     fit(text, tmp_path / "run")
     with mock.patch("bptt.training.checkpoint.load", wraps=checkpoint.load) as spy:
-        bptt.resume(tmp_path / "run", max_steps=4)
+        bptt.resume(tmp_path / "run", max_updates=4)
     assert spy.call_count == 1
 
 
 def test_a_listener_that_fails_loses_no_step(text: bptt.Text, tmp_path: Path) -> None:
-    def fail(step: Step) -> None:
+    def fail(step: Update) -> None:
         if step.step == 2:
             raise RuntimeError("the listener's own")
 
     torch.manual_seed(0)
     net = bptt.Network(text.likelihood, hidden=4)
     with pytest.raises(RuntimeError, match="the listener's own"):
-        bptt.fit(net, text, SETTINGS, out=tmp_path / "run", on_step=fail)
+        bptt.fit(net, text, SETTINGS, out=tmp_path / "run", on_update=fail)
     assert bptt.Run.open(tmp_path / "run").load()[1]["step"] == 2

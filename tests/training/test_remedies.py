@@ -176,7 +176,7 @@ def test_omega_where_there_is_none(how, words):
     task = Task.parse("flipflop", 10)
     net = bptt.Network(task.likelihood, inputs=3, hidden=4, **{"recurrence": "hidden", **how})
     with pytest.raises(bptt.BpttError, match=words):
-        bptt.fit(net, task, bptt.Settings(omega=1.0, max_steps=1))
+        bptt.fit(net, task, bptt.Settings(omega=1.0, max_updates=1))
 
 
 def gradients_of_a_fit(**settings: object) -> list[Tensor]:
@@ -185,7 +185,7 @@ def gradients_of_a_fit(**settings: object) -> list[Tensor]:
     task = Task.parse("order", 12)
     net = bptt.Network(task.likelihood, inputs=task.inputs, hidden=6, recurrence="hidden")
     before = [p.detach().clone() for p in net.parameters()]
-    usual = {"optimizer": "sgd", "max_steps": 1, "learning_rate": 1.0, "clip": math.inf}
+    usual = {"optimizer": "sgd", "max_updates": 1, "learning_rate": 1.0, "clip": math.inf}
     bptt.fit(net, task, bptt.Settings(**{**usual, **settings}))
     return [p.detach() - b for p, b in zip(net.parameters(), before, strict=True)]
 

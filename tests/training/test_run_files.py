@@ -24,7 +24,7 @@ from bptt.training.snapshots import Snapshots, read_snapshots
 COMMANDS = {
     "flow": ["flow", "run"],
     "generate": ["generate", "run", "--steps", "3"],
-    "resume": ["train", "--resume", "run", "--max-steps", "4"],
+    "resume": ["train", "--resume", "run", "--max-updates", "4"],
 }
 
 
@@ -34,9 +34,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "text").write_text("to be, or not to be: that is the question\n" * 5)
     text = bptt.read_text(folder / "text")
     net = bptt.Network(text.likelihood, hidden=3)
-    settings = bptt.Settings(batch=2, window=5, max_steps=3, validate_every=1)
+    settings = bptt.Settings(batch=2, window=5, max_updates=3, validate_every=1)
     watch = Snapshots(_validation(text), 5)
-    bptt.fit(net, text, settings, out=folder / "run", on_step=watch)
+    bptt.fit(net, text, settings, out=folder / "run", on_update=watch)
     return folder
 
 
@@ -162,7 +162,7 @@ def test_a_last_line_that_was_cut_off_is_left_out(run: Path) -> None:
         with (run / name).open("a") as file:
             file.write('{"step": 4, "sec')
         assert read() == whole
-    bptt.resume(run, max_steps=4, on_step=Snapshots(_validation(opened.read_data()), 5))
+    bptt.resume(run, max_updates=4, on_update=Snapshots(_validation(opened.read_data()), 5))
     assert [row["step"] for row in opened.metrics()] == [1, 2, 3, 4]
     assert [snapshot.step for snapshot in read_snapshots(opened)] == [1, 2, 3, 4]
 
@@ -243,7 +243,7 @@ def test_a_checkpoint_of_false_tensors(run: Path, kind: str) -> None:
     checkpoint.save(run / CHECKPOINT, change_tensors(tensors), notes)
     before = [(run / name).read_bytes() for name in (CHECKPOINT, CONFIG, METRICS)]
     with pytest.raises(BpttError, match=complaint):
-        bptt.resume(run, max_steps=4)
+        bptt.resume(run, max_updates=4)
     assert [(run / name).read_bytes() for name in (CHECKPOINT, CONFIG, METRICS)] == before
 
 
@@ -264,7 +264,7 @@ def test_a_checkpoint_of_false_notes(run: Path, notes: dict[str, Any], complaint
     tensors, right = _saved(run)
     checkpoint.save(run / CHECKPOINT, tensors, {**right, **notes})
     with pytest.raises(BpttError, match=rf"checkpoint.safetensors.*{complaint}"):
-        bptt.resume(run, max_steps=4)
+        bptt.resume(run, max_updates=4)
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -42,7 +42,7 @@ def trained(
     torch.manual_seed(0)
     table = bptt.read_table(file, columns(**more))
     net = bptt.Network(table.likelihood, inputs=1, hidden=16)
-    bptt.fit(net, table, bptt.Settings(max_steps=steps, window=30, learning_rate=0.02), out=out)
+    bptt.fit(net, table, bptt.Settings(max_updates=steps, window=30, learning_rate=0.02), out=out)
     return net, table
 
 
@@ -115,7 +115,7 @@ def test_a_killed_run_on_a_table_goes_on_bit_for_bit(file: Path, tmp_path: Path)
         torch.manual_seed(0)
         table = bptt.read_table(file, columns())
         net = bptt.Network(table.likelihood, inputs=1, hidden=8)
-        settings = bptt.Settings(max_steps=12, window=30, forcing=0.5, max_seconds=seconds)
+        settings = bptt.Settings(max_updates=12, window=30, forcing=0.5, max_seconds=seconds)
         out = tmp_path / str(seconds)
         done = bptt.fit(net, table, settings, out=out)
         if seconds:

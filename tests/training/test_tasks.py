@@ -9,14 +9,14 @@ import torch
 
 import bptt
 from bptt.training.evaluation import judge
-from bptt.training.task_kinds import BLANK, KINDS, NOISE, NOW, THREE, TWO, _runge_kutta
+from bptt.training.task_kinds import BLANK, NOISE, NOW, TASKS, THREE, TWO, _runge_kutta
 from bptt.training.tasks import HELD_OUT, Task
 
-NAMES = list(KINDS)
+NAMES = list(TASKS)
 
 
 def draw(name: str, T: int, B: int = 40, seed: int = 0):
-    return KINDS[name].draw(T, B, torch.Generator().manual_seed(seed))
+    return TASKS[name].draw(T, B, torch.Generator().manual_seed(seed))
 
 
 @pytest.mark.parametrize("T", [2, 5, 50])
@@ -122,7 +122,7 @@ def test_a_task_is_data(name):
         hidden=4,
         recurrence="hidden" if task.inputs else "both",
     )
-    done = bptt.fit(net, task, bptt.Settings(max_steps=2, batch=3, stop_when_solved=False))
+    done = bptt.fit(net, task, bptt.Settings(max_updates=2, batch=3, stop_when_solved=False))
     assert done.stopped_by == "steps"
     assert math.isfinite(done.judged)
     first, again = (task.training_batches(3, None, 5).get(1, 2) for _ in range(2))
@@ -181,7 +181,7 @@ class _One:
 @pytest.mark.parametrize("name", ["adding", "copy", "parity"])
 def test_the_baseline_is_what_the_best_guess_without_memory_reaches(name):
     task = Task.parse(name, 40)
-    y, _, unscored = KINDS[name].draw(40, 20_000, torch.Generator().manual_seed(1))
+    y, _, unscored = TASKS[name].draw(40, 20_000, torch.Generator().manual_seed(1))
     if name == "adding":
         reached = (y[-1] - 1).square().mean()
     elif name == "copy":  # sure of the blanks, and one of eight afterwards
@@ -195,7 +195,7 @@ def test_training_stops_when_it_is_solved_and_says_so(tmp_path):
     torch.manual_seed(0)
     task = Task.parse("flipflop", 20)
     net = bptt.Network(task.likelihood, inputs=3, hidden=24, recurrence="hidden")
-    settings = bptt.Settings(max_steps=2000, validate_every=50)
+    settings = bptt.Settings(max_updates=2000, validate_every=50)
     done = bptt.fit(net, task, settings, out=tmp_path / "run", seed=0)
     assert done.stopped_by == "solved"
     assert done.step < 2000
@@ -214,7 +214,7 @@ def test_a_task_goes_on_where_it_stopped(tmp_path):
         torch.manual_seed(1)
         task = Task.parse("order", "12-20")
         net = bptt.Network(task.likelihood, inputs=task.inputs, hidden=8, recurrence="hidden")
-        settings = bptt.Settings(max_steps=steps, batch=4, validate_every=10)
+        settings = bptt.Settings(max_updates=steps, batch=4, validate_every=10)
         bptt.fit(net, task, settings, out=tmp_path / out)
         return net
 
@@ -222,7 +222,7 @@ def test_a_task_goes_on_where_it_stopped(tmp_path):
     train(24, "half")
     run = bptt.Run.open(tmp_path / "half")
     assert run.settings().window is None  # of a task the whole sequence, by default
-    net, done = bptt.resume(run, max_steps=30)
+    net, done = bptt.resume(run, max_updates=30)
     assert done.step == 30
     assert whole.recurrent.weight_hh_l0.shape == net.recurrent.weight_hh_l0.shape
 
@@ -235,12 +235,12 @@ def test_only_the_scored_steps_count_in_training():
     batch = task.training_batches(5, None, 0).get(0, 0)
     first = net(batch.y, x=batch.x)
     assert first.nll is not None
-    settings = bptt.Settings(max_steps=1, batch=5, stop_when_solved=False)
+    settings = bptt.Settings(max_updates=1, batch=5, stop_when_solved=False)
     torch.manual_seed(7)
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     seed = int(torch.randint(2**31, ()))
     torch.manual_seed(7)
-    bptt.fit(net, task, settings, on_step=steps.append)
+    bptt.fit(net, task, settings, on_update=steps.append)
     y, x, *_ = task.training_batches(5, None, seed).get(0, 0)
     nll = torch.func.functional_call(net, before, (y,), {"x": x}).nll.detach()
     assert steps[0].train_nll == pytest.approx(float(nll[-1].mean()), rel=1e-5)

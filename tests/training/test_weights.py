@@ -17,7 +17,7 @@ from bptt.training.evaluation import evaluate
 from bptt.training.fit import Trainer
 from bptt.training.series import forecast_table, one_step_ahead
 
-SETTINGS = bptt.Settings(max_steps=5, batch=2, window=5, validate_every=2)
+SETTINGS = bptt.Settings(max_updates=5, batch=2, window=5, validate_every=2)
 
 
 def text(folder: Path) -> bptt.Data:
@@ -66,7 +66,7 @@ def test_a_float64_network_takes_any_data(kind: str, tmp_path: Path) -> None:
             raise StopError
 
     with pytest.raises(StopError):
-        bptt.fit(net, data, settings=SETTINGS, out=tmp_path / "run", on_step=stop)
+        bptt.fit(net, data, settings=SETTINGS, out=tmp_path / "run", on_update=stop)
     again, done = bptt.resume(tmp_path / "run")
     straight = net_for(data).double()
     bptt.fit(straight, data, settings=SETTINGS)
@@ -110,7 +110,7 @@ def test_tied_weights_are_saved_once_and_tied_again(tmp_path: Path) -> None:
     bptt.fit(half, data, settings=SETTINGS, out=tmp_path / "run")
     loaded = bptt.Run.open(tmp_path / "run").network()
     assert loaded.recurrent.weight_hh_l0 is loaded.recurrent.weight_hh_l1
-    again, _ = bptt.resume(tmp_path / "run", max_steps=6)
+    again, _ = bptt.resume(tmp_path / "run", max_updates=6)
     assert again.recurrent.weight_hh_l0 is again.recurrent.weight_hh_l1
     for name, weight in half.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight)

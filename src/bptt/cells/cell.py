@@ -17,7 +17,7 @@ from bptt.kernel.blueprint import Blueprint, names_of, tensors_of
 from bptt.kernel.layout import DENSE
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain_loop import State, Step
+from bptt.kernel.plain_loop import Parts, Step
 
 
 @runtime_checkable
@@ -161,7 +161,7 @@ class Cell(nn.Module):
         blueprint = Blueprint(self, names)
         return Recipe(step_of, tuple(tensors[name] for name in names), (blueprint,))
 
-    def zero_state(self, B: int, like: Tensor) -> State:
+    def zero_state(self, B: int, like: Tensor) -> Parts:
         """Return the state of B fresh sequences."""
         return tuple(like.new_zeros(B, size) for size in self.state_sizes)
 
@@ -184,7 +184,7 @@ class Cell(nn.Module):
         moved = tuple(part.squeeze(0) for part in last) if is_single else last
         return moved if len(moved) > 1 else moved[0]
 
-    def _parts(self, state: Any, rows: Tensor, *, is_single: bool) -> State:
+    def _parts(self, state: Any, rows: Tensor, *, is_single: bool) -> Parts:
         """Return the state as the loop has it, or raise BpttError where it is another cell's."""
         if state is None:
             return self.zero_state(len(rows), rows)
@@ -205,7 +205,7 @@ def step_of(*arguments: Any) -> Step:
     *tensors, blueprint = arguments
     cell: Cell = blueprint.of(tensors)
 
-    def step(p: Tensor, state: State) -> State:
+    def step(p: Tensor, state: Parts) -> Parts:
         moved = cell.step(p, *state)
         parts = tuple(moved) if isinstance(moved, tuple | list) else (moved,)
         _require_alike(cell, parts, state)
@@ -214,7 +214,7 @@ def step_of(*arguments: Any) -> Step:
     return step
 
 
-def _require_alike(cell: Cell, moved: tuple[Any, ...], state: State) -> None:
+def _require_alike(cell: Cell, moved: tuple[Any, ...], state: Parts) -> None:
     """Raise BpttError unless a step has returned a state of the form that it was given."""
     got = [part.shape if isinstance(part, Tensor) else type(part) for part in moved]
     wanted = [part.shape for part in state]

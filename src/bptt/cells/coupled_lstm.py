@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.cells.cell import Cell
-from bptt.kernel.plain_loop import State
+from bptt.kernel.plain_loop import Parts
 
 
 class CoupledLSTM(Cell):
@@ -26,7 +26,7 @@ class CoupledLSTM(Cell):
 
     def step(
         self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"], c: Float[Tensor, "B H"]
-    ) -> State:
+    ) -> Parts:
         """Return the new h and c."""
         f, g, o = torch.addmm(p, h, self.weight_hh.t()).chunk(3, dim=1)
         c = torch.lerp(torch.tanh(g), c, torch.sigmoid(f))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.cells.cell import Cell
-from bptt.kernel.plain_loop import State
+from bptt.kernel.plain_loop import Parts
 
 
 class CoRNN(Cell):
@@ -34,7 +34,7 @@ class CoRNN(Cell):
 
     def step(
         self, p: Float[Tensor, "B H"], y: Float[Tensor, "B H"], z: Float[Tensor, "B H"]
-    ) -> State:
+    ) -> Parts:
         """Return the new y and z."""
         a = torch.addmm(torch.addmm(p, y, self.weight_hh.t()), z, self.weight_zz.t())
         z = z + self.step_size * (torch.tanh(a) - self.frequency * y - self.damping * z)

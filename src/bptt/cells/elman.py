@@ -13,13 +13,13 @@ from bptt.kernel import ops
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import ROWS_AT_ONCE, Recipe
-from bptt.kernel.plain_loop import State, Step, project
+from bptt.kernel.plain_loop import Parts, Step, project
 
 
 def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:
     """Return the step hᵗ = f(pᵗ + W hᵗ⁻¹) (Elman 1990)."""
 
-    def step(p: Float[Tensor, "B H"], state: State) -> State:
+    def step(p: Float[Tensor, "B H"], state: Parts) -> Parts:
         (h,) = state
         return (f(torch.addmm(p, h, W.t())),)
 

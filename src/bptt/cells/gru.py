@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.cells.cell import Cell
-from bptt.kernel.plain_loop import State, Step
+from bptt.kernel.plain_loop import Parts, Step
 
 
 def gru(W: Float[Tensor, "G H"], bias: Float[Tensor, " G"] | None = None) -> Step:
@@ -19,7 +19,7 @@ def gru(W: Float[Tensor, "G H"], bias: Float[Tensor, " G"] | None = None) -> Ste
     h ← (1 − z) ⊙ n + z ⊙ h.
     """
 
-    def step(p: Float[Tensor, "B G"], state: State) -> State:
+    def step(p: Float[Tensor, "B G"], state: Parts) -> Parts:
         (h,) = state
         H = h.shape[1]
         a = torch.nn.functional.linear(h, W, bias)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.cells.cell import Cell
-from bptt.kernel.plain_loop import State
+from bptt.kernel.plain_loop import Parts
 
 
 class LEM(Cell):
@@ -28,7 +28,7 @@ class LEM(Cell):
 
     def step(
         self, p: Float[Tensor, "B G"], y: Float[Tensor, "B H"], z: Float[Tensor, "B H"]
-    ) -> State:
+    ) -> Parts:
         """Return the new y and z."""
         H = self.hidden_size
         d, e, new = torch.addmm(p[:, : 3 * H], y, self.weight_hh.t()).chunk(3, dim=1)

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bptt.cells.cell import Activation, Cell
-from bptt.kernel.plain_loop import State, Step
+from bptt.kernel.plain_loop import Parts, Step
 
 NORM_EPSILON = 1e-5
 """What layer normalisation adds to σ², as torch's does."""
 
 
-class Loop(NamedTuple):
+class LoopParts(NamedTuple):
     """What a tanh or relu layer has in its loop besides W, which is (H, K H) for K delays.
 
     delays: rising from 1 on. leak: α, (H). gain, shift: of layer normalisation, (H). None: none.
@@ -28,7 +28,7 @@ class Loop(NamedTuple):
     shift: Float[Tensor, " H"] | None = None
 
 
-def looped(W: Float[Tensor, "H KH"], f: Activation, loop: Loop) -> Step:
+def looped(W: Float[Tensor, "H KH"], f: Activation, loop: LoopParts) -> Step:
     """Return the step of an Elman layer with more in its loop; the state is hᵗ, hᵗ⁻¹, ….
 
     Delays: aᵗ = pᵗ + Σ_d W_d hᵗ⁻ᵈ (Lin et al. 1996; Goodfellow et al. 2016, section 10.9.1).
@@ -36,7 +36,7 @@ def looped(W: Float[Tensor, "H KH"], f: Activation, loop: Loop) -> Step:
     Leak: hᵗ = (1 − α) ⊙ hᵗ⁻¹ + α ⊙ f(ã) (Jaeger et al. 2007; Goodfellow et al., section 10.9.2).
     """
 
-    def step(p: Float[Tensor, "B H"], state: State) -> State:
+    def step(p: Float[Tensor, "B H"], state: Parts) -> Parts:
         met = torch.cat([state[d - 1] for d in loop.delays], dim=1)
         a = torch.addmm(p, met, W.t())
         if loop.gain is not None:
@@ -94,7 +94,7 @@ class Looped(Cell):
         """Whether all parts of the state are h: they are hᵗ, hᵗ⁻¹, …."""
         return True
 
-    def step(self, p: Float[Tensor, "B H"], *state: Float[Tensor, "B H"]) -> State:
+    def step(self, p: Float[Tensor, "B H"], *state: Float[Tensor, "B H"]) -> Parts:
         """Return hᵗ, hᵗ⁻¹, …."""
         leak = torch.sigmoid(self.leak) if self.learn_leak else self.leak
         names = ["weight_hh", *(f"weight_skip{delay}" for delay in self.delays[1:])]
@@ -102,4 +102,4 @@ class Looped(Cell):
         W = weights[0] if len(weights) == 1 else torch.cat(weights, dim=1)
         norm = (self.gain, self.shift) if self.norm else (None, None)
         assert self.f is not None
-        return looped(W, self.f, Loop(self.delays, leak, *norm))(p, state)
+        return looped(W, self.f, LoopParts(self.delays, leak, *norm))(p, state)

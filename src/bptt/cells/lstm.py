@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.cells.cell import Cell
-from bptt.kernel.plain_loop import State, Step
+from bptt.kernel.plain_loop import Parts, Step
 
 
 def lstm(W: Float[Tensor, "G R"], V: Float[Tensor, "R H"] | None = None) -> Step:
@@ -19,7 +19,7 @@ def lstm(W: Float[Tensor, "G R"], V: Float[Tensor, "R H"] | None = None) -> Step
     projection, h ← V (σ(o) ⊙ tanh(c)), R wide (Sak et al. 2014).
     """
 
-    def step(p: Float[Tensor, "B G"], state: State) -> State:
+    def step(p: Float[Tensor, "B G"], state: Parts) -> Parts:
         h, c = state
         i, f, g, o = torch.addmm(p, h, W.t()).chunk(4, dim=1)
         c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
@@ -46,6 +46,6 @@ class LSTMCell(Cell):
 
     def step(
         self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"], c: Float[Tensor, "B H"]
-    ) -> State:
+    ) -> Parts:
         """Return the new h and c."""
         return lstm(self.weight_hh)(p, (h, c))

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from bptt.cells.cell import Cell
-from bptt.kernel.plain_loop import State
+from bptt.kernel.plain_loop import Parts
 
 
 class NormLSTM(Cell):
@@ -31,7 +31,7 @@ class NormLSTM(Cell):
 
     def step(
         self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"], c: Float[Tensor, "B H"]
-    ) -> State:
+    ) -> Parts:
         """Return the new h and c."""
         a = self.norm_p(p) + self.norm_h(h @ self.weight_hh.t())
         i, f, g, o = a.chunk(4, dim=1)

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.cells.cell import Cell
-from bptt.kernel.plain_loop import State
+from bptt.kernel.plain_loop import Parts
 
 
 class PeepholeLSTM(Cell):
@@ -29,7 +29,7 @@ class PeepholeLSTM(Cell):
 
     def step(
         self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"], c: Float[Tensor, "B H"]
-    ) -> State:
+    ) -> Parts:
         """Return the new h and c."""
         i, f, g, o = torch.addmm(p, h, self.weight_hh.t()).chunk(4, dim=1)
         kept = torch.sigmoid(f + self.peep_f * c) * c

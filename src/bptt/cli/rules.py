@@ -38,8 +38,8 @@ OF_TABLES = tuple(field.name for field in fields(TableOptions))
 def flag(name: str) -> str:
     """Return how an option is typed.
 
-    >>> flag("max_steps")
-    '--max-steps'
+    >>> flag("max_updates")
+    '--max-updates'
     """
     return f"--{name.replace('_', '-')}"
 
@@ -73,7 +73,7 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """Options of `bptt train` that have no effect without one of others."""
 
-RESUME = ("--resume", "--max-steps", "--max-seconds", "--tensorboard", "--report", "DATA")
+RESUME = ("--resume", "--max-updates", "--max-seconds", "--tensorboard", "--report", "DATA")
 """What goes with --resume: the rest is the run's own."""
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bptt.model.network import Network
     from bptt.training.batches import Data
     from bptt.training.data import Vocabulary
-    from bptt.training.fit import Fit, Step
+    from bptt.training.fit import Fit, Update
     from bptt.training.run import Run
 
 SAMPLE_STEPS = 400
@@ -229,8 +229,8 @@ def _start(
     print(f"{printable(data.source)}: {amount}")
     for line in data.about:
         print(f"  {printable(line)}")
-    with _watching(data, settings, extras) as on_step:
-        return fit(net, data, settings, out=out, seed=seed, on_step=on_step)
+    with _watching(data, settings, extras) as on_update:
+        return fit(net, data, settings, out=out, seed=seed, on_update=on_update)
 
 
 def _go_on(
@@ -242,9 +242,12 @@ def _go_on(
 
     run = Run.open(folder)
     found = run.read_data(data)
-    ends: dict[str, Any] = {"max_steps": settings.max_steps, "max_seconds": settings.max_seconds}
-    with _watching(found, replace(run.settings(), **ends), extras) as on_step:
-        net, done = resume(run, data=data, **ends, on_step=on_step)
+    ends: dict[str, Any] = {
+        "max_updates": settings.max_updates,
+        "max_seconds": settings.max_seconds,
+    }
+    with _watching(found, replace(run.settings(), **ends), extras) as on_update:
+        net, done = resume(run, data=data, **ends, on_update=on_update)
     return found, net, done
 
 
@@ -294,26 +297,26 @@ def _network(
 
 
 @contextmanager
-def _watching(data: Data, settings: Settings, extras: Extras) -> Iterator[Callable[[Step], None]]:
-    """Give the `on_step` that shows a training run, and writes what else is asked for."""
+def _watching(data: Data, settings: Settings, extras: Extras) -> Iterator[Callable[[Update], None]]:
+    """Give the `on_update` that shows a training run, and writes what else is asked for."""
     from bptt.report.progress import TrainingDisplay  # noqa: PLC0415
     from bptt.training.snapshots import SEQUENCES, Snapshots  # noqa: PLC0415
     from bptt.training.tensorboard import tensorboard_writer  # noqa: PLC0415
 
     window = settings.resolved(data.default_window).reach
-    listeners: list[Callable[[Step], None]] = []
+    listeners: list[Callable[[Update], None]] = []
     if extras.tensorboard:
         listeners.append(tensorboard_writer())
     if extras.report:
         listeners.append(Snapshots(data.validation_batches(SEQUENCES), window))
     with TrainingDisplay(Console(), data.unit, settings.max_seconds) as display:
 
-        def on_step(step: Step) -> None:
+        def on_update(step: Update) -> None:
             display(step)
             for listener in listeners:
                 listener(step)
 
-        yield on_step
+        yield on_update
 
 
 def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
@@ -345,7 +348,7 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
         next_steps = []
     _say_if_it_was_better_before(run, done)
     next_steps.append("flow {}")
-    next_steps.append(f"train --resume {{}} --max-steps {2 * max(done.step, 1)}")
+    next_steps.append(f"train --resume {{}} --max-updates {2 * max(done.step, 1)}")
     print(f"The run is in {printable(run.path)}. Try next:")
     for step in next_steps:
         print(f"  bptt {step.format(folder)}")
@@ -381,7 +384,7 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
     print(
         f"The validation loss was lowest after {counted(int(best['step']), 'step')}, and has risen "
         "since: a new "
-        f"run with --max-steps {best['step']} should do better.\n"
+        f"run with --max-updates {best['step']} should do better.\n"
     )
 
 

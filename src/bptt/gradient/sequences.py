@@ -12,7 +12,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_choice, require_shape, shown
-from bptt.model.given import require_forcing, require_tensor
+from bptt.model.call import require_forcing, require_tensor
 from bptt.model.masks import as_mask, require_lengths
 from bptt.model.state import FEEDBACKS, Regime
 

@@ -16,7 +16,7 @@ from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Inputs, NativeStep, Needs, Source, parts_of, states_of
 from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
 from bptt.kernel.plain import is_plain
-from bptt.kernel.plain_loop import State, run_steps
+from bptt.kernel.plain_loop import Parts, run_steps
 
 States = tuple[Tensor, ...]
 """The first states at every step; then the last, (B, width), or last ones, (length, B, width)."""
@@ -38,7 +38,7 @@ def run_plainly(step: NativeStep, inputs: Inputs) -> States:
     source, starts, weights, layout = inputs
     parts = parts_of(starts, step.lengths)
 
-    def move(p: Tensor, state: State) -> State:
+    def move(p: Tensor, state: Parts) -> Parts:
         return step.evaluate(p, state, weights)
 
     states, lasts = run_steps(move, source.p, parts, layout, step.every)

@@ -26,7 +26,7 @@ from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Inputs, Source, parts_of, states_of
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.plain import is_plain, is_traced, is_transformed, take_as_constant
-from bptt.kernel.plain_loop import State, Step, run_steps, unroll
+from bptt.kernel.plain_loop import Parts, Step, run_steps, unroll
 from bptt.kernel.record import NotTraced, Traced, trace
 
 ROWS_AT_ONCE = 256
@@ -53,17 +53,17 @@ class Recipe(NamedTuple):
         return self.make(*self.tensors, *self.options)
 
 
-Run = Callable[..., tuple[Tensor, State]]
+Run = Callable[..., tuple[Tensor, Parts]]
 """What runs a step over time, as `run` does."""
 
 
 def run(
     recipe: Recipe,
     source: Source,
-    state: State,
+    state: Parts,
     layout: Layout = DENSE,
     omega: OmegaTerm | None = None,
-) -> tuple[Float[Tensor, "... H"], State]:
+) -> tuple[Float[Tensor, "... H"], Parts]:
     """Run a step over time; return the first state part at every step, and each row's last state.
 
     state: the parts before the first step, (B, width) each. omega: adds its weight times Ω's
@@ -76,10 +76,10 @@ def run(
 def run_every(
     recipe: Recipe,
     source: Source,
-    state: State,
+    state: Parts,
     layout: Layout = DENSE,
     omega: OmegaTerm | None = None,
-) -> tuple[tuple[Shaped[Tensor, "... _"], ...], State]:
+) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
     """Do the same, and return the first `recipe.every` parts of the state at every step."""
     device = source.x.device.type  # "meta" has no autocast, and torch raises when it is asked
     if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
@@ -101,8 +101,8 @@ def run_every(
 
 
 def run_checked(
-    recipe: Recipe, source: Source, state: State, layout: Layout = DENSE
-) -> tuple[Float[Tensor, "... H"], State]:
+    recipe: Recipe, source: Source, state: Parts, layout: Layout = DENSE
+) -> tuple[Float[Tensor, "... H"], Parts]:
     """Do what `run` does, for those who have seen to all that `native` asks for.
 
     A call of one step takes no longer than looking at its tensors twice.
@@ -118,10 +118,10 @@ def _run_natively(
     traced: Traced,
     recipe: Recipe,
     source: Source,
-    state: State,
+    state: Parts,
     layout: Layout,
     omega: OmegaTerm | None = None,
-) -> tuple[tuple[Shaped[Tensor, "... _"], ...], State]:
+) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
     inputs = Inputs(
         source, states_of(state, traced.lengths), traced.prepare(recipe.tensors), layout
     )
@@ -130,8 +130,8 @@ def _run_natively(
 
 
 def run_plainly(
-    recipe: Recipe, source: Source, state: State, layout: Layout = DENSE
-) -> tuple[Float[Tensor, "... H"], State]:
+    recipe: Recipe, source: Source, state: Parts, layout: Layout = DENSE
+) -> tuple[Float[Tensor, "... H"], Parts]:
     """Run a step over time by the plain loop alone: what `run` is held to."""
     return unroll(recipe.step, source.p, state, layout)
 
@@ -153,7 +153,7 @@ class Compiled(NamedTuple):
 
 
 def native(  # noqa: PLR0911 (a reason a line)
-    recipe: Recipe, source: Source, state: State, layout: Layout = DENSE
+    recipe: Recipe, source: Source, state: Parts, layout: Layout = DENSE
 ) -> Traced | Compiled | str:
     """Return the step that the native kernel runs here and now, or why it does not."""
     if binding.native is None:
@@ -189,11 +189,11 @@ def traced(recipe: Recipe, p: int, parts: tuple[int, ...], dtype: torch.dtype) -
     return program(recipe.make, recipe.options, shapes, signature, constants_of(recipe.make))
 
 
-def _program_of(recipe: Recipe, source: Source, state: State) -> Traced | str:
+def _program_of(recipe: Recipe, source: Source, state: Parts) -> Traced | str:
     return program(*_key(recipe, source, state), constants_of(recipe.make))
 
 
-def _key(recipe: Recipe, source: Source, state: State) -> tuple[Any, ...]:
+def _key(recipe: Recipe, source: Source, state: Parts) -> tuple[Any, ...]:
     """Return what `program` is to be asked with, besides constants."""
     return (
         recipe.make,
@@ -214,7 +214,7 @@ def _is_readable(tensors: list[Tensor]) -> bool:
     return all([is_plain(t) for t in tensors])  # noqa: C419
 
 
-def _misfit(source: Source, state: State, layout: Layout) -> str | None:
+def _misfit(source: Source, state: Parts, layout: Layout) -> str | None:
     """Return which shape is not what the kernel takes it to be, if one is not; see `Source`."""
     x, U, b_ih, b_hh = source
     ndim = (2 if source.is_tokens else 3) - (layout.batch_sizes is not None)
@@ -233,7 +233,7 @@ def _misfit(source: Source, state: State, layout: Layout) -> str | None:
     return None
 
 
-def can_omega(recipe: Recipe, source: Source, state: State, layout: Layout) -> bool:
+def can_omega(recipe: Recipe, source: Source, state: Parts, layout: Layout) -> bool:
     """Return whether Ω can be had from the kernel, which needs no listener."""
     return not torch.compiler.is_compiling() and isinstance(
         native(recipe, source, state, layout), Traced
@@ -260,7 +260,7 @@ def program(
         p, states, dtype, every = signature
         tensors = [None if shape is None else _sample(shape, dtype) for shape in shapes]
 
-        def on_parts(p: Tensor, *parts: Tensor) -> State:
+        def on_parts(p: Tensor, *parts: Tensor) -> Parts:
             return make(*tensors, *options)(p, parts)  # what is made of tensors is recorded too
 
         try:

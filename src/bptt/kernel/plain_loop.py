@@ -14,8 +14,8 @@ from torch import Tensor
 
 from bptt.kernel.layout import DENSE, Layout
 
-State = tuple[Shaped[Tensor, "B _"], ...]
-Step = Callable[[Tensor, State], State]
+Parts = tuple[Shaped[Tensor, "B _"], ...]
+Step = Callable[[Tensor, Parts], Parts]
 
 
 def project(
@@ -30,8 +30,8 @@ def project(
 
 
 def unroll(
-    step: Step, projected: Float[Tensor, "... G"], state: State, layout: Layout = DENSE
-) -> tuple[Float[Tensor, "... H"], State]:
+    step: Step, projected: Float[Tensor, "... G"], state: Parts, layout: Layout = DENSE
+) -> tuple[Float[Tensor, "... H"], Parts]:
     """Run `step` over time; return every h, laid out as `projected`, and each row's last state."""
     (h,), last = run_steps(step, projected, state, layout)
     return h, last
@@ -40,12 +40,12 @@ def unroll(
 def run_steps(
     step: Step,
     projected: Float[Tensor, "... G"],
-    state: State,
+    state: Parts,
     layout: Layout = DENSE,
     every: int = 1,
-) -> tuple[tuple[Shaped[Tensor, "... _"], ...], State]:
+) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
     """Do the same, and return so many of the state's first parts at every step."""
-    found: list[State] = []
+    found: list[Parts] = []
     masks = layout.steps(layout.resets) if layout.resets is not None else None
     for i, p in enumerate(layout.steps(projected)):
         now = tuple(part[: len(p)] for part in state)

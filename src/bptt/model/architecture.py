@@ -84,10 +84,10 @@ class Architecture:
         return hash(self._as_sets)
 
     def __repr__(self) -> str:
-        said = [repr([tuple(edge) for edge in self.edges])]
-        said += [f"inputs={self.inputs!r}"] * (self.inputs != ("x",))
-        said += [f"outputs={self.outputs!r}"] * (self.outputs != ("o",))
-        return f"Architecture({', '.join(said)})"
+        arguments = [repr([tuple(edge) for edge in self.edges])]
+        arguments += [f"inputs={self.inputs!r}"] * (self.inputs != ("x",))
+        arguments += [f"outputs={self.outputs!r}"] * (self.outputs != ("o",))
+        return f"Architecture({', '.join(arguments)})"
 
     @cached_property
     def _as_sets(self) -> tuple[frozenset[Edge], frozenset[str], frozenset[str]]:

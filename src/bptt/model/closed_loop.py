@@ -25,16 +25,16 @@ from bptt.kernel.layout import Layout, Packing
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import is_transformed
-from bptt.kernel.plain_loop import State, Step, run_steps
+from bptt.kernel.plain_loop import Parts, Step, run_steps
+from bptt.model.call import Call, where
 from bptt.model.encodings import BLANK, Tokens
-from bptt.model.given import Given, where
 from bptt.model.hidden import Hidden, parts
 from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.modules import Modules
 from bptt.model.stack import Stack
 
 
-class Loop(NamedTuple):
+class MeanRun(NamedTuple):
     """What a loop of means gives.
 
     outputs: oᵗ, (T, B, O); states: the top layer's hᵗ, (T, B, H), of no meaning beyond a sequence's
@@ -44,36 +44,37 @@ class Loop(NamedTuple):
 
     outputs: Float[Tensor, "T B O"]
     states: Float[Tensor, "T B H"]
-    said: Shaped[Tensor, "T B *y"]
+    generated: Shaped[Tensor, "T B *y"]
     last: Hidden
 
 
-def mean_loop(net: Modules, given: Given) -> Loop:
+def mean_loop(net: Modules, call: Call) -> MeanRun:
     """Run with the mean of y fed back where it is not forced; the gradient goes through it."""
     like = net.V.new_empty(0, net.likelihood.encoding.width)
-    own = as_rows(given.own0, like)
-    (said, outputs, states), last = _run(net, given, own.squeeze(0))
+    first = as_rows(call.generated0, like).squeeze(0)
+    (generated, outputs, states), last = _run(net, call, first)
     if not outputs.requires_grad:  # where no sequence has a step, it still is the read-out's
         outputs = net.outputs_of(states)
-    return Loop(outputs, states, said, last)
+    return MeanRun(outputs, states, generated, last)
 
 
 @torch.no_grad()
-def free_run(
-    net: Modules, given: Given, noise: Float[Tensor, "T B *noise"], temperature: float = 1.0
+def sample_loop(
+    net: Modules, call: Call, noise: Float[Tensor, "T B *noise"], temperature: float = 1.0
 ) -> tuple[Shaped[Tensor, "T B *y"], Hidden]:
     """Return the samples that the network itself draws, and the last hidden state.
 
     They are fed back where it is not forced.
     """
-    own, dtype = given.own0, noise.dtype
+    first, dtype = call.generated0, noise.dtype
     is_number = isinstance(net.likelihood.encoding, Tokens)
     if is_number:  # of a symbol, in one column; where a mean is to enter first, it enters with x
         number = dtype if dtype in ops.FLOATS else torch.int64
-        first = own.new_zeros(own.shape[:1]) if own.is_floating_point() else own.clamp(min=0)
-        own = first.unsqueeze(1).to(number)
-    (said,), last = _run(net, given, own, noise, temperature)
-    return said.squeeze(-1).long() if is_number else said, last
+        is_mean = first.is_floating_point()
+        first = first.new_zeros(first.shape[:1]) if is_mean else first.clamp(min=0)
+        first = first.unsqueeze(1).to(number)
+    (generated,), last = _run(net, call, first, noise, temperature)
+    return generated.squeeze(-1).long() if is_number else generated, last
 
 
 class LayerKind(NamedTuple):
@@ -116,13 +117,13 @@ def closed(*arguments: Any) -> Step:
     is_mean, G = plan.temperature is None, plan.G
     is_number = isinstance(likelihood.encoding, Tokens) and not is_mean
 
-    def step(p: Tensor, state: State) -> State:
-        own, hidden = state[0], state[2:] if is_mean else state[1:]
+    def step(p: Tensor, state: Parts) -> Parts:
+        previous, hidden = state[0], state[2:] if is_mean else state[1:]
         h, fed = p[:, :G], p[:, G : G + 1]
         if R is not None and is_number:
-            h = h + fed * torch.nn.functional.embedding(own[:, 0].long(), R.t())
+            h = h + fed * torch.nn.functional.embedding(previous[:, 0].long(), R.t())
         elif R is not None:
-            h = h + torch.nn.functional.linear(torch.where(fed > 0, own, 0.0), R)
+            h = h + torch.nn.functional.linear(torch.where(fed > 0, previous, 0.0), R)
         moved: list[Tensor] = []
         for k, (U, b, move) in enumerate(layers):
             first = (len(layers) - 1 - k) * plan.parts
@@ -134,8 +135,8 @@ def closed(*arguments: Any) -> Step:
         if is_mean:
             return (likelihood.mean(o), o, *moved)
         noise = _as_noise(p[:, G + 1 :], likelihood.noise_shape)
-        said = likelihood.draw(o, noise, plan.temperature)
-        return (said.unsqueeze(1).to(own.dtype) if is_number else said, *moved)
+        generated = likelihood.draw(o, noise, plan.temperature)
+        return (generated.unsqueeze(1).to(previous.dtype) if is_number else generated, *moved)
 
     return step
 
@@ -166,32 +167,32 @@ def _as_noise(columns: Float[Tensor, "B n"], shape: tuple[int, ...]) -> Float[Te
 
 def _run(
     net: Modules,
-    given: Given,
-    own: Float[Tensor, "B Y"],
+    call: Call,
+    first: Float[Tensor, "B Y"],
     noise: Float[Tensor, "T B *noise"] | None = None,
     temperature: float | None = None,
 ) -> tuple[tuple[Tensor, ...], Hidden]:
     """Return what was said, with means also o and the top layer's h; and the last hidden state."""
-    layer, R = net.recurrent, net.feedback_weight(given.x)
-    base, forced = _base(net, given, R)
+    layer, R = net.recurrent, net.feedback_weight(call.x)
+    base, forced = _base(net, call, R)
     fed, is_drawn = ~forced, noise is not None
-    if not given.own0.is_floating_point():  # what stands for no symbol is not fed back
-        fed = torch.cat([fed[:1] & (given.own0 != BLANK), fed[1:]])
+    if not call.generated0.is_floating_point():  # what stands for no symbol is not fed back
+        fed = torch.cat([fed[:1] & (call.generated0 != BLANK), fed[1:]])
     elif is_drawn and R is not None and isinstance(net.likelihood.encoding, Tokens):
-        first = torch.nn.functional.linear(_unless(forced[0], given.own0), R)
-        base = torch.cat([base[:1] + first, base[1:]])
+        by_mean = torch.nn.functional.linear(_unless(forced[0], call.generated0), R)
+        base = torch.cat([base[:1] + by_mean, base[1:]])
         fed = torch.cat([torch.zeros_like(fed[:1]), fed[1:]])
     columns = [base, fed.unsqueeze(-1).to(base.dtype)]
     if noise is not None:
         columns.append(noise.unsqueeze(-1) if noise.ndim == 2 else noise.flatten(2))
     p = torch.cat(columns, dim=-1)
     recipe = _recipe(net, R, base.shape[-1], temperature)
-    outputs = () if is_drawn else (base.new_zeros(given.B, net.likelihood.outputs),)
-    state = (own, *outputs, *_parts_of(layer, given, base))
-    every, last = _over_time(recipe, p, state, given)
-    moved = _hidden(last[1 + len(outputs) :], given.hidden, layer.num_layers)
-    if given.alive is not None:
-        every = (where(given.alive, every[0], last[0].expand_as(every[0])), *every[1:])
+    outputs = () if is_drawn else (base.new_zeros(call.B, net.likelihood.outputs),)
+    state = (first, *outputs, *_parts_of(layer, call, base))
+    every, last = _over_time(recipe, p, state, call)
+    moved = _hidden(last[1 + len(outputs) :], call.hidden, layer.num_layers)
+    if call.alive is not None:
+        every = (where(call.alive, every[0], last[0].expand_as(every[0])), *every[1:])
     return every, moved
 
 
@@ -212,49 +213,49 @@ def _recipe(net: Modules, R: Tensor | None, G: int, temperature: float | None) -
 
 
 def _over_time(
-    recipe: Recipe, p: Float[Tensor, "T B _"], state: State, given: Given
-) -> tuple[tuple[Float[Tensor, "T B _"], ...], State]:
+    recipe: Recipe, p: Float[Tensor, "T B _"], state: Parts, call: Call
+) -> tuple[tuple[Float[Tensor, "T B _"], ...], Parts]:
     """Run a step over sequences, each up to its end."""
-    if given.alive is None:
-        return _steps(recipe, p, state, Layout(resets=given.resets))
-    packing = Packing.of(given.alive)
-    resets = None if given.resets is None else packing.pack(given.resets)
+    if call.alive is None:
+        return _steps(recipe, p, state, Layout(resets=call.resets))
+    packing = Packing.of(call.alive)
+    resets = None if call.resets is None else packing.pack(call.resets)
     layout = Layout(packing.layout.batch_sizes, resets)
     sorted_state = tuple(part[packing.order] for part in state)
     every, last = _steps(recipe, packing.pack(p), sorted_state, layout)
     back = packing.order.argsort()
-    unpacked = tuple(packing.unpack(rows, given.T) for rows in every)
+    unpacked = tuple(packing.unpack(rows, call.T) for rows in every)
     return unpacked, tuple(part[back] for part in last)
 
 
-def _steps(recipe: Recipe, p: Tensor, state: State, layout: Layout) -> tuple[Any, State]:
+def _steps(recipe: Recipe, p: Tensor, state: Parts, layout: Layout) -> tuple[Any, Parts]:
     if torch.compiler.is_compiling():
         return run_steps(recipe.step, p, state, layout, recipe.every)
     return ops.run_every(recipe, Source(p), state, layout)
 
 
 def _base(
-    net: Modules, given: Given, R: Tensor | None
+    net: Modules, call: Call, R: Tensor | None
 ) -> tuple[Float[Tensor, "T B G"], Bool[Tensor, "T B"]]:
     """Return b + U xᵗ, with R yᵗ⁻¹ where it is forced, and where that is, resets included."""
-    base = net.project_x(given.x)
-    base = base.expand(given.T, given.B, base.shape[-1])
-    forced = given.not_own
+    base = net.project_x(call.x)
+    base = base.expand(call.T, call.B, base.shape[-1])
+    forced = call.not_generated
     assert forced is not None
     is_concrete = not (torch.compiler.is_compiling() or is_transformed())
     if R is None or (is_concrete and not bool(forced.any())):
         return base, forced
-    previous = given.previous(net.likelihood.blank(given.B, base))
+    previous = call.previous(net.likelihood.blank(call.B, base))
     return base + net.likelihood.encoding.project(_unless(~forced, previous), R), forced
 
 
-def as_rows(own0: Tensor, said: Shaped[Tensor, "T B *y"]) -> Shaped[Tensor, "1 B *y"]:
+def as_rows(generated0: Tensor, generated: Shaped[Tensor, "T B *y"]) -> Shaped[Tensor, "1 B *y"]:
     """Return what was said first, before what was said later, in the form of that."""
-    if own0.is_floating_point() == said.is_floating_point():
-        return own0.unsqueeze(0)
+    if generated0.is_floating_point() == generated.is_floating_point():
+        return generated0.unsqueeze(0)
     return (
-        (own0.unsqueeze(-1) == torch.arange(said.shape[-1], device=own0.device))
-        .to(said.dtype)
+        (generated0.unsqueeze(-1) == torch.arange(generated.shape[-1], device=generated0.device))
+        .to(generated.dtype)
         .unsqueeze(0)
     )
 
@@ -266,12 +267,12 @@ def _unless(mask: Bool[Tensor, "*rows"], values: Tensor) -> Tensor:
     return values.masked_fill(mask, nothing)
 
 
-def _parts_of(layer: Stack, given: Given, like: Tensor) -> list[Tensor]:
+def _parts_of(layer: Stack, call: Call, like: Tensor) -> list[Tensor]:
     """Return the parts of every layer's state, the top one's first."""
     depth = range(layer.num_layers)
-    if given.hidden is None:  # nothing loops over h, which is there to be returned
-        return [like.new_zeros(given.B, layer.hidden_size) for _ in depth]
-    return [part[k] for k in reversed(depth) for part in parts(given.hidden)]
+    if call.hidden is None:  # nothing loops over h, which is there to be returned
+        return [like.new_zeros(call.B, layer.hidden_size) for _ in depth]
+    return [part[k] for k in reversed(depth) for part in parts(call.hidden)]
 
 
 def _hidden(flat: Sequence[Tensor], hidden: Hidden, layers: int) -> Hidden:

@@ -12,10 +12,8 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError, require_kind, require_memory, require_number, require_whole
-from bptt.model.closed_loop import free_run
-from bptt.model.encodings import Tokens
-from bptt.model.given import (
-    Given,
+from bptt.model.call import (
+    Call,
     batch_size,
     checked,
     checked_x,
@@ -24,6 +22,8 @@ from bptt.model.given import (
     require_tensor,
     start_of,
 )
+from bptt.model.closed_loop import sample_loop
+from bptt.model.encodings import Tokens
 from bptt.model.hidden import Hidden, each, parts
 from bptt.model.likelihoods.likelihood import require_temperature
 from bptt.model.modules import Modules
@@ -54,19 +54,19 @@ def stream(
     require_temperature(temperature)
     _require_generator(generator)
     state, x, B = _after_prompt(net, steps, x, prompt, state)
-    hidden, y, own = start_of(net, state, B)
-    own = own if state is not None and state.y is None else y
+    hidden, y, generated = start_of(net, state, B)
+    generated = generated if state is not None and state.y is None else y
     start, T = 0, STREAM_STEPS
     while start < steps:
         T = min(T, steps - start)
         now = None if x is None else x[start : start + T]
-        forced = torch.zeros(T, B, dtype=torch.bool, device=own.device)
-        given = Given(T, B, hidden, y, own, x=checked_x(net, now, T, B), forced=forced)
+        forced = torch.zeros(T, B, dtype=torch.bool, device=generated.device)
+        call = Call(T, B, hidden, y, generated, x=checked_x(net, now, T, B), forced=forced)
         noise = net.likelihood.noise(T, B, net.readout.weight, generator)
-        said, hidden = free_run(net, given, noise, temperature)
-        own = said[-1]
-        _require_numbers(own, hidden)
-        yield said
+        drawn, hidden = sample_loop(net, call, noise, temperature)
+        generated = drawn[-1]
+        _require_numbers(drawn, hidden)
+        yield drawn
         start += T
         T = min(2 * T, max(STREAM_STEPS, STREAM_ROWS // max(B, 1)))
 
@@ -76,9 +76,9 @@ def _require_generator(generator: object) -> None:
     require_kind("generator", generator, kinds, "a torch.Generator, or None")
 
 
-def _require_numbers(own: Tensor, hidden: Hidden) -> None:
+def _require_numbers(generated: Tensor, hidden: Hidden) -> None:
     """Raise BpttError if a free run has left the numbers, as one with relu units can."""
-    if all(bool(part.isfinite().all()) for part in (own, *parts(hidden))):
+    if all(bool(part.isfinite().all()) for part in (generated, *parts(hidden))):
         return
     raise BpttError(
         "the free run's state became infinite or not a number: is the network trained, with "
@@ -158,11 +158,13 @@ def _after_prompt(
         return state, future, batch_size(x, state)
     T, B = leading(prompt, None, "prompt")
     prompt = net.likelihood.checked("prompt", prompt, T, B, net.readout.weight)
-    given = checked(net, prompt, None if x is None else x[:before], state, Regime())
-    return state_after(net, given, Regime()), future, B
+    call = checked(net, prompt, None if x is None else x[:before], state, Regime())
+    return state_after(net, call, Regime()), future, B
 
 
 def _repeated(state: State, times: int) -> State:
     """Return the state of so many copies of each sequence, one beside the other."""
-    rows = [None if t is None else t.repeat_interleave(times, dim=0) for t in (state.y, state.own)]
+    rows = [
+        None if t is None else t.repeat_interleave(times, dim=0) for t in (state.y, state.generated)
+    ]
     return State(each(lambda part: part.repeat_interleave(times, dim=1), state.hidden), *rows)

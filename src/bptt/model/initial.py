@@ -15,7 +15,7 @@ from bptt.model.encodings import Tokens
 from bptt.model.loop_options import LoopOptions
 from bptt.model.modules import Modules
 
-KINDS = ("orthogonal", "identity", "gaussian")
+STARTS = ("orthogonal", "identity", "gaussian")
 STD = 0.1
 """The spread of Gaussian weights, unless told."""
 SMALL = 0.001
@@ -46,7 +46,7 @@ class Initial:
     chrono: int | None = None
 
     def __post_init__(self) -> None:
-        require_choice("the first W", self.W, KINDS)
+        require_choice("the first W", self.W, STARTS)
         for name in ("radius", "std"):
             value = getattr(self, name)
             if value is not None:

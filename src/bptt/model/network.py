@@ -29,12 +29,12 @@ from bptt.errors import (
     shown,
 )
 from bptt.model.architecture import RECURRENCES, Architecture
+from bptt.model.call import Call, batch_size, checked, fresh_state
 from bptt.model.dropout import DropsUnits, units_of
 from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
 from bptt.model.entry import enter, leave_out
 from bptt.model.feedforward import Feedforward
 from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
-from bptt.model.given import Given, batch_size, checked, fresh_state
 from bptt.model.initial import Initial, initialise
 from bptt.model.layers import GRU, LSTM, RNN
 from bptt.model.likelihoods.likelihood import Likelihood, likelihood_from_config
@@ -245,11 +245,11 @@ class Network(DropsUnits):
         resets: (T, B), the steps before which a sequence's state is zeroed.
         """
         regime = Regime(lengths, resets, forcing, feedback)
-        net, given = self._entered(y, x, state, regime)
-        reading = read(net, given, feedback)
+        net, call = self._entered(y, x, state, regime)
+        reading = read(net, call, feedback)
         states, outputs = reading.states[-1], reading.outputs
         outputs = net.outputs_of(states) if outputs is None else outputs
-        true, alive = reading.given.y, reading.given.alive
+        true, alive = reading.call.y, reading.call.alive
         nll = None if true is None else net.likelihood.nll(outputs, true)
         if nll is not None and alive is not None:
             nll = nll.masked_fill(~alive, 0)
@@ -267,16 +267,16 @@ class Network(DropsUnits):
 
         Where nothing loops over h, that is the last y, and nothing has to be computed.
         """
-        net, given = self._entered(y, x, state, Regime(**regime))
-        return state_after(net, given, Regime(**regime))
+        net, call = self._entered(y, x, state, Regime(**regime))
+        return state_after(net, call, Regime(**regime))
 
     def _entered(
         self, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
-    ) -> tuple[Modules, Given]:
+    ) -> tuple[Modules, Call]:
         """Return the modules as one call sees them, and what it is given; all is checked first."""
         net = enter(self.parts)
-        given = checked(net, y, x, state, regime)
-        return leave_out(net, units_of(self)), given
+        call = checked(net, y, x, state, regime)
+        return leave_out(net, units_of(self)), call
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""
@@ -306,8 +306,8 @@ class Network(DropsUnits):
         most = y.shape[0] if isinstance(y, Tensor) and y.ndim > 0 else None
         for step in steps:
             require_whole("a number of steps", step, 0, most)
-        net, given = self._entered(y, x, state, Regime(**regime))
-        reading = read(net, given, regime.get("feedback", "sample"), every=True)
+        net, call = self._entered(y, x, state, Regime(**regime))
+        reading = read(net, call, regime.get("feedback", "sample"), every=True)
         return reading.states_after(steps, regime.get("lengths"))
 
     def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:

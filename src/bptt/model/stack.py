@@ -23,7 +23,7 @@ from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe, Run
 from bptt.kernel.plain import leave_to_python
-from bptt.kernel.plain_loop import State
+from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import Hidden, each
 
 Listener = Callable[["Stack", str, Tensor, Tensor, Tensor, Layout], None]
@@ -88,12 +88,12 @@ class Stack(nn.Module):
         self,
         suffix: str,
         rows: Tensor,
-        state: State,
+        state: Parts,
         layout: Layout,
         *,
         is_projected: bool,
         through: Run | None = None,
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, Parts]:
         """Run one layer in one direction over time, on its input or on the projection of it."""
         recipe, source = self.recipe(suffix), Source(rows)
         if not is_projected:
@@ -105,8 +105,8 @@ class Stack(nn.Module):
 
     @leave_to_python("omega is given under fullgraph=True; expected torch.compile without")
     def _layer_with_omega(
-        self, suffix: str, recipe: Recipe, source: Source, state: State, layout: Layout
-    ) -> tuple[Tensor, State]:
+        self, suffix: str, recipe: Recipe, source: Source, state: Parts, layout: Layout
+    ) -> tuple[Tensor, Parts]:
         """Run a layer whose Ω counts, which the compiler leaves as it is."""
         if ops.can_omega(recipe, source, state, layout):
             return ops.run(recipe, source, state, layout, self.omega)
@@ -117,10 +117,10 @@ class Stack(nn.Module):
         suffix: str,
         recipe: Recipe,
         source: Source,
-        state: State,
+        state: Parts,
         layout: Layout,
         through: Run | None = None,
-    ) -> tuple[Tensor, State]:
+    ) -> tuple[Tensor, Parts]:
         """Run a layer, and let a listener hear of it."""
         if self.listener is not None and source.U is not None:
             source = Source(source.p)
@@ -166,7 +166,7 @@ class Stack(nn.Module):
         assert hidden is not None
         starts = hidden if isinstance(hidden, tuple) else (hidden,)
         every: list[Tensor] = []
-        ends: list[State] = []
+        ends: list[Parts] = []
         for k in range(self.num_layers):
             if k > 0 and self.dropout > 0:
                 rows = nn.functional.dropout(rows, self.dropout, self.training)

@@ -19,13 +19,13 @@ class State(NamedTuple):
 
     hidden: (layers, B, H), or a pair (h, c) of these for an LSTM; None where nothing loops over h.
     y: the last true y, (B,) for symbols, (B, d) for numbers.
-    own: what the network itself said last, where it was not forced: a sample, like y, or with
+    generated: what the network itself gave last, where it was not forced: a sample, like y, or with
     feedback "mean" the mean, (B, Y). It is fed back at the next step if that is not forced either.
     """
 
     hidden: Hidden = None
     y: Tensor | None = None
-    own: Tensor | None = None
+    generated: Tensor | None = None
 
 
 class Output(NamedTuple):

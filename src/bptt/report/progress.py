@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bptt.training.fit import Step
+from bptt.training.fit import Update
 
 
 def losses_in(unit: str) -> tuple[str, float]:
@@ -53,7 +53,7 @@ def rate(tokens_per_second: float) -> str:
 
 
 class TrainingDisplay:
-    """Shows every Step it is called with, while it is entered.
+    """Shows every Update it is called with, while it is entered.
 
     unit: what a step is, such as a character.
     max_seconds: when training stops at the latest, for the time left.
@@ -63,7 +63,7 @@ class TrainingDisplay:
         self.console = console
         self.measure, self.per_nat = losses_in(unit)
         self.max_seconds = max_seconds or math.inf
-        self.first: Step | None = None
+        self.first: Update | None = None
         self.smoothed, self.weight, self.validation = 0.0, 0.0, "-"
         self.bar = Progress(
             BarColumn(bar_width=None),
@@ -89,7 +89,7 @@ class TrainingDisplay:
         """Leave the display as it last was."""
         self.bar.stop()
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: Update) -> None:
         """Show where training is."""
         self.first = self.first or step
         self.smoothed = 0.95 * self.smoothed + 0.05 * step.train_nll
@@ -104,7 +104,7 @@ class TrainingDisplay:
         if not self.console.is_terminal and step.validation_nll is not None:
             self.console.print(f"step {step.step} of {step.total}, {line}", soft_wrap=True)
 
-    def _time_left(self, step: Step) -> float:
+    def _time_left(self, step: Update) -> float:
         assert self.first is not None
         steps, spent = step.step - self.first.step, step.seconds - self.first.seconds
         by_steps = (step.total - step.step) * spent / steps if steps else math.inf

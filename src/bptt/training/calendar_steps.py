@@ -42,7 +42,7 @@ def require_dates(ahead: np.ndarray) -> None:
 
 
 @dataclass(frozen=True)
-class Step(ABC):
+class Spacing(ABC):
     """A step of `count` dates of a calendar."""
 
     clock: Clock
@@ -50,7 +50,7 @@ class Step(ABC):
 
     @classmethod
     @abstractmethod
-    def of(cls, times: np.ndarray, clock: Clock) -> Step | None:
+    def of(cls, times: np.ndarray, clock: Clock) -> Spacing | None:
         """Return the calendar with `count` 1 if all the times are dates of it."""
 
     @abstractmethod
@@ -80,7 +80,7 @@ class Step(ABC):
 
 
 @dataclass(frozen=True)
-class Months(Step):
+class Months(Spacing):
     """The same day of every month, or its last; 31 stands for the last."""
 
     day: int = END
@@ -117,7 +117,7 @@ class Months(Step):
 
 
 @dataclass(frozen=True)
-class Days(Step):
+class Days(Spacing):
     """The same time of every day on which the series has rows, by the clock on the wall."""
 
     weekdays: tuple[bool, ...] = (True,) * 7
@@ -157,7 +157,7 @@ class Days(Step):
         return f"{_every(self.count, 'day')} of {', '.join(names)}"
 
 
-def weekdays_of(times: np.ndarray, clock: Clock) -> list[Step]:
+def weekdays_of(times: np.ndarray, clock: Clock) -> list[Spacing]:
     """Return the calendars of some days of the week that have all the rows.
 
     Monday to Friday is taken from few rows; another choice of days, where each comes three times.
@@ -174,7 +174,7 @@ def weekdays_of(times: np.ndarray, clock: Clock) -> list[Step]:
 
 
 @dataclass(frozen=True)
-class Durations(Step):
+class Durations(Spacing):
     """A fixed time, whatever the clock shows; `count` is in the unit of the times."""
 
     unit: str = "us"
@@ -199,7 +199,7 @@ class Durations(Step):
 
 
 @dataclass(frozen=True)
-class Numbers(Step):
+class Numbers(Spacing):
     """Numbers that are evenly spaced, to within what rounding does."""
 
     first: float = 0.0
@@ -226,14 +226,14 @@ class Numbers(Step):
         return f"in steps of {self.count * self.size:.6g}"
 
 
-def step_of(times: np.ndarray, clock: Clock) -> Step | None:
+def step_of(times: np.ndarray, clock: Clock) -> Spacing | None:
     """Return the step of rising times (N,), or None if they have none, or less than half of it.
 
     times: float64, or datetime64 in UTC if the clock has a zone.
     """
     if len(times) < 2:
         return None
-    calendars: list[Step | None]
+    calendars: list[Spacing | None]
     if times.dtype.kind == "M":
         of_days = [Months.of(times, clock), Days.of(times, clock), *weekdays_of(times, clock)]
         calendars = [*of_days, Durations.of(times, clock)]
@@ -248,7 +248,7 @@ def step_of(times: np.ndarray, clock: Clock) -> Step | None:
     return best
 
 
-def _with_count(calendar: Step, times: np.ndarray) -> Step | None:
+def _with_count(calendar: Spacing, times: np.ndarray) -> Spacing | None:
     """Return the calendar with the step that most rows have, if all fit it."""
     gaps = np.diff(calendar.number(times))
     sizes, counts = np.unique(gaps, return_counts=True)

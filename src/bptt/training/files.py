@@ -29,7 +29,7 @@ REMEDIES: dict[type, str] = {
 HEAD = 4096
 """How many bytes of a file are looked at for its mark."""
 TEMPORARY = re.compile(r"\.bptt-(?P<pid>\d+)-[0-9a-f]{16}\.tmp")
-KINDS = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
+FILE_TYPES = {stat.S_IFREG: "a file", stat.S_IFDIR: "a folder", stat.S_IFLNK: "a link"}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def require_ours(path: Path, mark: Mark) -> None:
         return
     except (OSError, ValueError) as error:
         raise cannot_write(path, error) from None
-    kind = KINDS.get(stat.S_IFMT(mode), "a device or a pipe")
+    kind = FILE_TYPES.get(stat.S_IFMT(mode), "a device or a pipe")
     raise BpttError(
         f"{path} is {kind} that bptt did not write, so it is left as it is; "
         "move it away, or write to another place (--out)"

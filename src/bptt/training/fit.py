@@ -50,8 +50,8 @@ SECONDS_BETWEEN_SAVES = 60.0
 
 
 @dataclass(frozen=True)
-class Step:
-    """What `on_step` is told after each optimizer step; losses are in nats per step.
+class Update:
+    """What `on_update` is told after each optimizer step; losses are in nats per step.
 
     total: the number of steps at which training ends; train_nll: of this step's tokens;
     validation_nll: None unless this step ended with a validation; seconds: of training so far.
@@ -68,7 +68,7 @@ class Step:
     run: Run | None = None
 
 
-OnStep = Callable[[Step], None]
+OnUpdate = Callable[[Update], None]
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def fit(
     *,
     out: str | Path | Iterator[Path] | None = None,
     seed: int | None = None,
-    on_step: OnStep | None = None,
+    on_update: OnUpdate | None = None,
 ) -> Fit:
     """Train the network on a text, a table or a collection of sequences, in place.
 
@@ -129,14 +129,14 @@ def fit(
     kinds = "a Text, a Table, a Collection or a Task: bptt.Collection.of(...) makes one of arrays"
     require_kind("data", data, Data, kinds)
     require_kind("settings", settings, (Settings, NoneType), "bptt.Settings(...)")
-    if on_step is not None:
-        require_callable("on_step", on_step, "a function of a Step, or None")
+    if on_update is not None:
+        require_callable("on_update", on_update, "a function of a Update, or None")
     if not isinstance(out, Iterator | NoneType):
         require_path("out", out)
     if seed is not None:
         require_whole("seed", seed, 0)
     settings = settings or Settings()
-    trainer = Trainer(net, data, settings, None, on_step)
+    trainer = Trainer(net, data, settings, None, on_update)
     if out is None:
         return trainer.train()
     require_saveable(net)
@@ -151,14 +151,14 @@ def resume(
     run: str | Path | Run,
     *,
     data: str | Path | None = None,
-    max_steps: int | None = None,
+    max_updates: int | None = None,
     max_seconds: float | None = None,
-    on_step: OnStep | None = None,
+    on_update: OnUpdate | None = None,
 ) -> tuple[Network, Fit]:
     """Go on with a run exactly where its checkpoint is; return the network and how it ended.
 
     data: where its data is now, if that was moved.
-    max_steps: a new end for the run, and for its learning rate's schedule.
+    max_updates: a new end for the run, and for its learning rate's schedule.
     max_seconds: how long this call may take; what the run had for itself is not remembered.
     """
     if data is not None:
@@ -167,18 +167,18 @@ def resume(
     with locked(run.path):
         run = Run.open(run.path)  # again: another process may have had it until now
         found = run.read_data(data)
-        if max_steps is not None:
-            run = run.with_training(max_steps=max_steps, epochs=None)
+        if max_updates is not None:
+            run = run.with_training(max_updates=max_updates, epochs=None)
         settings = replace(run.settings(), max_seconds=max_seconds)
         tensors, notes = run.load()
         require_files_ours(run.path)
         net = run.network(tensors)
-        trainer = Trainer(net, found, settings, run, on_step)
+        trainer = Trainer(net, found, settings, run, on_update)
         trainer.load(tensors, notes)
-        if max_steps is not None:
-            if max_steps < trainer.progress.step:
+        if max_updates is not None:
+            if max_updates < trainer.progress.step:
                 raise BpttError(
-                    f"max_steps is {max_steps}; expected at least {trainer.progress.step}, "
+                    f"max_updates is {max_updates}; expected at least {trainer.progress.step}, "
                     "the steps that the run has taken already"
                 )
             run.write_config()
@@ -189,7 +189,12 @@ class Trainer:
     """The loop behind `fit` and `resume`."""
 
     def __init__(
-        self, net: Network, data: Data, settings: Settings, run: Run | None, on_step: OnStep | None
+        self,
+        net: Network,
+        data: Data,
+        settings: Settings,
+        run: Run | None,
+        on_update: OnUpdate | None,
     ) -> None:
         settings = settings.resolved(data.default_window)
         self.batch = settings.batch or data.default_batch
@@ -198,7 +203,7 @@ class Trainer:
         if settings.omega > 0:
             require_omega(net)
         self.net, self.data, self.settings, self.run = net, data, settings, run
-        self.on_step = on_step
+        self.on_update = on_update
         self.optimizer = _optimizer(net, settings)
         self.progress = Progress(seed=int(torch.randint(2**31, ())))
         self._read_batches()
@@ -245,11 +250,11 @@ class Trainer:
             why = "solved"
         return Fit(progress.step, progress.seconds, validation_nll, why, self.run, self.judged)
 
-    def _tell(self, step: Step, signal_received: Callable[[], int | None]) -> None:
-        """Call `on_step`; save and raise if it fails, or if a signal has come."""
+    def _tell(self, step: Update, signal_received: Callable[[], int | None]) -> None:
+        """Call `on_update`; save and raise if it fails, or if a signal has come."""
         try:
-            if self.on_step is not None:
-                self.on_step(step)
+            if self.on_update is not None:
+                self.on_update(step)
         except BaseException:  # for example because nobody reads what it prints any more
             self.save()
             if signal_received() is None:
@@ -259,7 +264,7 @@ class Trainer:
             self.save()
             raise Interrupted(self.run, step.step, signum)
 
-    def step(self) -> Step:
+    def step(self) -> Update:
         """Take one optimizer step; validate, log and save when it is time to."""
         progress, began = self.progress, time.perf_counter()
         self.judged = None
@@ -276,7 +281,7 @@ class Trainer:
         self._log(validation_nll)
         if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
             self.save()
-        return Step(
+        return Update(
             step=progress.step,
             total=self.total,
             train_nll=train_nll,
@@ -493,7 +498,7 @@ def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
 
 
 def _total_steps(settings: Settings, data: Data, updates_per_epoch: int) -> int:
-    ends = [] if settings.max_steps is None else [settings.max_steps]
+    ends = [] if settings.max_updates is None else [settings.max_updates]
     if settings.epochs is not None:
         ends.append(math.ceil(min(settings.epochs * updates_per_epoch, MOST_STEPS)))
     least = 0 if isinstance(data, Text) else DEFAULT_STEPS

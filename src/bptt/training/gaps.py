@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from bptt.errors import BpttError
-from bptt.training.calendar_steps import Step
+from bptt.training.calendar_steps import Spacing
 from bptt.training.clock import Clock
 from bptt.training.spool import spool
 from bptt.training.table_rows import BLOCK, fill_gaps
@@ -32,7 +32,7 @@ class MissingSteps:
     before_longest: int
 
     @classmethod
-    def of(cls, times: np.ndarray, step: Step) -> MissingSteps | None:
+    def of(cls, times: np.ndarray, step: Spacing) -> MissingSteps | None:
         """Return them, or None if there are none."""
         gaps = np.diff(step.positions(times)) - 1
         if not gaps.any():
@@ -55,7 +55,7 @@ class MissingSteps:
 
 
 def with_all_steps(
-    times: np.ndarray, values: np.ndarray, step: Step
+    times: np.ndarray, values: np.ndarray, step: Spacing
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return times and values with a row for every step, NaN where there was none."""
     positions = step.positions(times)

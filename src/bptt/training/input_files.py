@@ -16,7 +16,7 @@ from bptt.errors import BpttError, bytes_as_text
 
 BLOCK = 1 << 21
 """Bytes that are read at once."""
-KINDS = {
+FILE_TYPES = {
     stat.S_IFIFO: "a pipe",
     stat.S_IFSOCK: "a socket",
     stat.S_IFCHR: "a device",
@@ -71,7 +71,7 @@ def _require_regular(path: Path, status: os.stat_result, wanted: str) -> None:
     if stat.S_ISDIR(status.st_mode):
         raise BpttError(f"{path} is a folder; give the path of {wanted} in it")
     if not stat.S_ISREG(status.st_mode):
-        kind = KINDS.get(stat.S_IFMT(status.st_mode), "no regular file")
+        kind = FILE_TYPES.get(stat.S_IFMT(status.st_mode), "no regular file")
         raise BpttError(
             f"{path} is {kind}; expected a regular file: write what it gives into a file first, "
             "and give that"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from bptt.errors import BpttError
-from bptt.training.calendar_steps import Step, step_of
+from bptt.training.calendar_steps import Spacing, step_of
 from bptt.training.clock import Clock
 from bptt.training.columns import Columns
 from bptt.training.csv_dialect import Dialect
@@ -42,7 +42,7 @@ class Rows:
     values: np.ndarray
     times: np.ndarray | None
     clock: Clock
-    step: Step | None
+    step: Spacing | None
     left_out: dict[str, str]
     count: int
     gaps: tuple[Gap, ...] = ()

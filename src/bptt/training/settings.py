@@ -66,9 +66,9 @@ class Settings:
 
     epochs: float | None = None
     """How often to go through the data; by default 12, and for tables and collections so often that
-    1,000 optimizer steps are taken, unless max_steps says otherwise."""
+    1,000 optimizer steps are taken, unless max_updates says otherwise."""
 
-    max_steps: int | None = None
+    max_updates: int | None = None
     """Stop after this many optimizer steps. The learning rate's schedule ends there too."""
 
     max_seconds: float | None = None
@@ -101,7 +101,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         self._require_types()
-        for name, least in (("batch", 1), ("max_steps", 0), ("validate_every", 1)):
+        for name, least in (("batch", 1), ("max_updates", 0), ("validate_every", 1)):
             if getattr(self, name) is not None:
                 require_whole(name, getattr(self, name), least, 2**31)
         self._require_numbers()

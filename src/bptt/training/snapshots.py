@@ -11,7 +11,7 @@ from bptt.errors import BpttError, require_whole
 from bptt.gradient.analysis.flow import gradient_flow
 from bptt.training import files
 from bptt.training.batches import Batches
-from bptt.training.fit import Step
+from bptt.training.fit import Update
 from bptt.training.plain_values import as_dataclass
 from bptt.training.run import FLOW, Run
 from bptt.training.run_lines import read_lines
@@ -46,7 +46,7 @@ class Snapshots:
         self.path: Path | None = None  # known when there is a run
         self.sample = held_out(batches, STEPS, SEQUENCES)
 
-    def __call__(self, step: Step) -> None:
+    def __call__(self, step: Update) -> None:
         """Look at the gradient now and then: after the first step, and at equal distances."""
         every = max(1, step.total // LINES)
         if step.step != 1 and step.step % every != 0 and step.step != step.total:
@@ -66,7 +66,7 @@ class Snapshots:
             raise files.cannot_write(path, error) from None
 
 
-def _begun(step: Step) -> Path:
+def _begun(step: Update) -> Path:
     """Return the file of a run, with whole lines only, and none of steps that are run again."""
     if step.run is None:
         raise BpttError("snapshots are kept in the folder of a run; expected one (out)")

@@ -12,7 +12,7 @@ import numpy as np
 from bptt.errors import BpttError, counted, require_kind, require_path
 from bptt.model.likelihoods.gaussian import Gaussian
 from bptt.training.batches import Data, Streams
-from bptt.training.calendar_steps import Step
+from bptt.training.calendar_steps import Spacing
 from bptt.training.clock import Clock
 from bptt.training.columns import Columns
 from bptt.training.loading import load_rows
@@ -41,7 +41,7 @@ class Table(Data):
     times: np.ndarray | None  # (N,) float64, or datetime64 in UTC if the clock has a zone
     cut: int
     clock: Clock = NO_CLOCK  # how the times are written
-    step: Step | None = None  # how far apart they are, if that is even
+    step: Spacing | None = None  # how far apart they are, if that is even
     about: tuple[str, ...] = ()  # what is modelled, what is left out and was filled, in sentences
 
     unit = "step"

@@ -203,7 +203,7 @@ def _trajectory(draw: Callable[[int, int, torch.Generator], Drawn], d: int, sour
     )
 
 
-KINDS: dict[str, Kind] = {
+TASKS: dict[str, Kind] = {
     "adding": Kind(
         adding,
         lambda: Gaussian(1, scale="fixed"),

@@ -16,7 +16,7 @@ from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.network import Network
 from bptt.training.batches import Batch, Batches, Data
 from bptt.training.evaluation import judge
-from bptt.training.task_kinds import KINDS, Criterion, Kind
+from bptt.training.task_kinds import TASKS, Criterion, Kind
 
 EPOCH, HELD_OUT, HELD_OUT_BATCH = 100, 2000, 250
 """Batches of an epoch; held-out sequences, and how many of them are run side by side."""
@@ -45,14 +45,14 @@ class Task(Data):
     whole = True
 
     def __post_init__(self) -> None:
-        require_kind("the task", self.name, str, f"one of {', '.join(KINDS)}")
+        require_kind("the task", self.name, str, f"one of {', '.join(TASKS)}")
         if not isinstance(self.lengths, tuple | list) or len(self.lengths) != 2:
             raise BpttError(f"lengths is {shown(self.lengths)}; expected two, as in (50, 200)")
-        if self.name not in KINDS:
-            near = difflib.get_close_matches(self.name, KINDS, 1, 0.4)
+        if self.name not in TASKS:
+            near = difflib.get_close_matches(self.name, TASKS, 1, 0.4)
             hint = f"did you mean {near[0]}? There are" if near else "expected one of"
-            raise BpttError(f"there is no task {self.name!r}; {hint} {', '.join(KINDS)}")
-        kind = KINDS[self.name]
+            raise BpttError(f"there is no task {self.name!r}; {hint} {', '.join(TASKS)}")
+        kind = TASKS[self.name]
         low, high = self.lengths
         require_whole("the length", low, kind.shortest, 10**7)
         require_whole("the length", high, low, 10**7)
@@ -67,7 +67,7 @@ class Task(Data):
             raise BpttError(
                 f"the length is {shown(length)}; expected a number, or two as in 50-200"
             )
-        require_kind("the task", name, str, f"one of {', '.join(KINDS)}")
+        require_kind("the task", name, str, f"one of {', '.join(TASKS)}")
         low, high = int(found[1]), int(found[2] or found[1])
         if high < low:
             raise BpttError(f"the length is {length}; expected the smaller number first")

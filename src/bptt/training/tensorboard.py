@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from bptt.errors import BpttError
-from bptt.training.fit import OnStep, Step
+from bptt.training.fit import OnUpdate, Update
 
 
-def tensorboard_writer() -> OnStep:
-    """Return an `on_step` that writes losses (nats per token) and speed to the run's folder."""
+def tensorboard_writer() -> OnUpdate:
+    """Return an `on_update` that writes losses (nats per token) and speed to the run's folder."""
     try:
         from torch.utils.tensorboard import SummaryWriter  # noqa: PLC0415 (an extra)
     except ImportError:
@@ -16,7 +16,7 @@ def tensorboard_writer() -> OnStep:
         ) from None
     writer: SummaryWriter | None = None  # made at the first step, when there is a run
 
-    def write(step: Step) -> None:
+    def write(step: Update) -> None:
         nonlocal writer
         if step.run is None:
             raise BpttError("events are kept in the folder of a run; expected one (out)")

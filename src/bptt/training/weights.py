@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.model.initial import Initial
-from bptt.model.likelihoods.likelihood import KINDS
+from bptt.model.likelihoods.likelihood import LIKELIHOODS
 from bptt.model.network import Network
 
 
@@ -55,7 +55,7 @@ def every_weight(
 
 def require_saveable(net: Network) -> None:
     """Raise BpttError unless a network made from this one's config could take its weights."""
-    if type(net) is not Network or type(net.likelihood) not in KINDS.values():
+    if type(net) is not Network or type(net.likelihood) not in LIKELIHOODS.values():
         kind = type(net if type(net) is not Network else net.likelihood).__name__
         raise BpttError(
             f"a {kind} cannot be made again from a run's folder; expected a bptt.Network with one "

@@ -35,7 +35,7 @@ def jacobian_by_autograd(net, y, x, how, m) -> Tensor:
     def move(s: Tensor) -> Tensor:
         H, layers = net.recurrent.hidden_size, net.recurrent.num_layers
         hidden = s.view(B, layers, -1, H).permute(2, 1, 0, 3)
-        own = before.own
+        own = before.generated
         if own is not None:
             own = net.likelihood.mean(net.readout(hidden[0][-1]))
         state = bptt.State(tuple(hidden) if len(hidden) > 1 else hidden[0], before.y, own)
@@ -89,7 +89,7 @@ def top_jacobian_through_the_mean(net, y, x, how, m) -> Tensor:
     before = net(y[:m], x=x[:m], **regime.part(0, m).options())
 
     def move(h: Tensor) -> Tensor:
-        state = before.state._replace(own=net.likelihood.mean(net.readout(h)))
+        state = before.state._replace(generated=net.likelihood.mean(net.readout(h)))
         options = regime.part(m, m + 1).options()
         return net(y[m : m + 1], x=x[m : m + 1], state=state, **options).hidden[0]
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import bptt
 from bptt.gradient.analysis import fixed_points as module
-from bptt.gradient.analysis.fixed_points import Step
+from bptt.gradient.analysis.fixed_points import StateMap
 from bptt.model.hidden import parts
 from tests.networks import RECURRENT_CELLS, make
 
@@ -64,7 +64,7 @@ def test_a_flip_flop_rests_in_eight_places(trained: tuple[bptt.Network, Tensor])
 )
 def test_the_step_is_the_networks(recurrence, cell, layers):
     net, y, x = make(recurrence, cell, 1, 1, layers=layers)
-    step = Step.of(net, x[0, 0], y[0, 0])
+    step = StateMap.of(net, x[0, 0], y[0, 0])
     s = torch.randn(5, step.size).double()
     moved = []
     for one in s:
@@ -138,7 +138,7 @@ def test_a_start_that_overflows_does_not_keep_the_others_from_rest():
 def test_gated_cells_come_to_rest_where_the_network_stands_still(cell, layers):
     torch.manual_seed(0)
     net, y, x = make("both", cell, 1, 1, layers=layers)
-    size = Step.of(net, None, None).size
+    size = StateMap.of(net, None, None).size
     found = bptt.fixed_points(net, torch.randn(8, size), x=x[0, 0], y=y[0, 0])
     assert found.stable.any()
     hidden = torch.from_numpy(found.points[0]).view(-1, layers, 1, 4)

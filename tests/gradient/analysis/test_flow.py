@@ -71,7 +71,7 @@ def norms_one_by_one(net, y, x, how, weights) -> Tensor:
         hidden = before.state.hidden
         if hidden is not None:
             hidden = tuple(leaves) if isinstance(hidden, tuple) else leaves[0]
-        own = net.likelihood.mean(outputs)[0] if is_mean else before.state.own
+        own = net.likelihood.mean(outputs)[0] if is_mean else before.state.generated
         if k + 1 < T:
             state = bptt.State(hidden, before.state.y, own)
             options = regime.part(k + 1, T).options()

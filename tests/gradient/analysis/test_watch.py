@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 import bptt
 from bptt.gradient.analysis.lags import Sums, lags
-from bptt.gradient.analysis.replay import Call, chains_of
+from bptt.gradient.analysis.replay import LayerCall, chains_of
 
 T, B, WIDTH, H = 6, 3, 4, 5
 LAYERS = {
@@ -71,7 +71,7 @@ def lags_sum_to_gradient(layer, run) -> None:
     seen = {}
 
     def note(module, args, kwargs, output):
-        seen["call"] = Call.of(module, args, kwargs, output, None, lambda call: None)
+        seen["call"] = LayerCall.of(module, args, kwargs, output, None, lambda call: None)
 
     # The forward pass is over when this hook runs; the weights are still the same.
     handle = layer.register_forward_hook(note, with_kwargs=True)

@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from torch.utils.checkpoint import checkpoint
 
 import bptt
-from bptt.gradient.analysis.replay import Call
+from bptt.gradient.analysis.replay import LayerCall
 
 T, B, WIDTH, H = 5, 3, 4, 6
 
@@ -326,7 +326,7 @@ def test_a_graph_that_is_thrown_away_takes_what_was_noted_with_it() -> None:
         for _ in range(5):
             model(data())
         gc.collect()
-        assert not any(type(thing) is Call for thing in gc.get_objects())
+        assert not any(type(thing) is LayerCall for thing in gc.get_objects())
 
 
 class Stranger(nn.RNN):

@@ -10,14 +10,15 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError
-from bptt.gradient.analysis.derivative import Parts, StepDerivative, StepPassed
+from bptt.gradient.analysis.derivative import StepDerivative, StepPassed
 from bptt.gradient.analysis.layer import Layer, Rows, back_through, derivative_at, layer_at
 from bptt.gradient.analysis.parameters import Named, Site
 from bptt.gradient.precision import require_precision
 from bptt.gradient.sequences import Sequences
+from bptt.kernel.plain_loop import Parts
+from bptt.model.call import checked, where
 from bptt.model.closed_loop import as_rows, mean_step
 from bptt.model.entry import enter
-from bptt.model.given import checked, where
 from bptt.model.hidden import parts
 from bptt.model.modules import Modules
 from bptt.model.network import Network
@@ -122,55 +123,55 @@ def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
     modules = enter(net.parts)
     part = sequences.part(0, sequences.T)
     regime = part.regime
-    given = checked(modules, part.y, part.x, state, regime)
-    reading = Reading(given, [], None)
-    if given.forced is not None:  # what it said itself has to be known
-        reading = read(modules, given, regime.feedback)
-        given = reading.given
+    call = checked(modules, part.y, part.x, state, regime)
+    reading = Reading(call, [], None)
+    if call.forced is not None:  # what it said itself has to be known
+        reading = read(modules, call, regime.feedback)
+        call = reading.call
     enters, layers, starts = _enters(modules, reading), list[Layer](), list[Parts]()
-    fresh = (modules.V.new_zeros(given.B, modules.recurrent.hidden_size),)
+    fresh = (modules.V.new_zeros(call.B, modules.recurrent.hidden_size),)
     h = modules.V.new_empty(0)
     for k in range(modules.recurrent.num_layers):
-        starts.append(tuple([one[k] for one in parts(given.hidden)]) or fresh)
-        layer, h = layer_at(modules.recurrent, f"_l{k}", enters, starts[-1], resets=given.resets)
+        starts.append(tuple([one[k] for one in parts(call.hidden)]) or fresh)
+        layer, h = layer_at(modules.recurrent, f"_l{k}", enters, starts[-1], resets=call.resets)
         layers.append(layer)
         enters = [Rows(h)]
-    kept = None if given.resets is None else (~given.resets).unsqueeze(-1).to(h.dtype)
-    closed, R, not_own = None, modules.feedback_weight(given.x), given.not_own
-    if regime.feedback == "mean" and R is not None and not_own is not None:
-        fed = (~not_own).unsqueeze(-1).to(R.dtype)
+    kept = None if call.resets is None else (~call.resets).unsqueeze(-1).to(h.dtype)
+    closed, R, not_generated = None, modules.feedback_weight(call.x), call.not_generated
+    if regime.feedback == "mean" and R is not None and not_generated is not None:
+        fed = (~not_generated).unsqueeze(-1).to(R.dtype)
         of_mean = h.new_zeros(*h.shape[:2], modules.likelihood.encoding.width)
         closed = Closed(R.detach(), fed, derivative_at(mean_step(modules), h, (of_mean,)))
-    seeds, scored = _seeds(modules, part.y, part.weights, h, given.alive, starts)
+    seeds, scored = _seeds(modules, part.y, part.weights, h, call.alive, starts)
     return Chain(layers, seeds, scored, modules.recurrent.closed_by, kept, closed)
 
 
 def _previous(net: Modules, reading: Reading) -> Shaped[Tensor, "T B *y"] | None:
     """Return what entered as yᵗ⁻¹: the true one, or the network's own."""
-    given, encoding = reading.given, net.likelihood.encoding
-    if net.feedback_weight(given.x) is None:
+    call, encoding = reading.call, net.likelihood.encoding
+    if net.feedback_weight(call.x) is None:
         return None
-    true = given.previous(net.likelihood.blank(given.B, net.readout.weight))
-    not_own = given.not_own
-    if reading.said is None or not_own is None:
+    true = call.previous(net.likelihood.blank(call.B, net.readout.weight))
+    not_generated = call.not_generated
+    if reading.generated is None or not_generated is None:
         return true
-    said = reading.said[:-1]
-    if said.is_floating_point() and not true.is_floating_point():
-        true = as_rows(true, said.new_empty(0, encoding.width)).squeeze(0)
-    return where(not_own, true, said)
+    generated = reading.generated[:-1]
+    if generated.is_floating_point() and not true.is_floating_point():
+        true = as_rows(true, generated.new_empty(0, encoding.width)).squeeze(0)
+    return where(not_generated, true, generated)
 
 
 def _enters(net: Modules, reading: Reading) -> list[Rows]:
     """Return what entered the first layer."""
     at, found = 0, list[Rows]()
-    given = reading.given
-    if given.x is not None:
-        found.append(_as_columns(given.x, 0, net.inputs.width))
+    call = reading.call
+    if call.x is not None:
+        found.append(_as_columns(call.x, 0, net.inputs.width))
         at = net.inputs.width
     previous = _previous(net, reading)
     if previous is not None:
         found.append(_as_columns(previous, at, net.likelihood.encoding.width))
-    return found or [Rows(net.V.new_empty(given.T, given.B, 0))]
+    return found or [Rows(net.V.new_empty(call.T, call.B, 0))]
 
 
 def _as_columns(values: Tensor, offset: int, width: int) -> Rows:

@@ -20,11 +20,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from bptt.kernel.plain_loop import Parts
 from bptt.kernel.program import Value, compute, reached
 from bptt.kernel.record import Traced
-
-Parts = tuple[Float[Tensor, "J B _"], ...]
-"""A state, or the gradient of one: h; h and c; h and what it was before."""
 
 Terms = dict[int, Tensor | float]
 """A sum of lines, each times a factor: a number, (width), or one at every step, (T, B, width)."""

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from bptt.errors import BpttError, bytes_as_text, memory_here, require_callable, require_whole
 from bptt.gradient.analysis.chain import Chain, chain_of
-from bptt.gradient.analysis.derivative import Parts
 from bptt.gradient.sequences import Sequences, device_of
+from bptt.kernel.plain_loop import Parts
+from bptt.model.call import as_numbers
 from bptt.model.chance import undrawn_on_failure
-from bptt.model.given import as_numbers
 from bptt.model.network import Network
 from bptt.model.state import Regime
 

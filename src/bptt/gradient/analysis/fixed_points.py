@@ -11,14 +11,14 @@ from jaxtyping import Bool, Complex, Float
 from torch import Tensor
 
 from bptt.errors import BpttError, require_number, require_whole
-from bptt.gradient.analysis.derivative import Parts
 from bptt.gradient.analysis.layer import Layer, back_through, derivative_at
 from bptt.gradient.analysis.parameters import Parameters
 from bptt.kernel import plain_loop
 from bptt.kernel.ops import Recipe
+from bptt.kernel.plain_loop import Parts
+from bptt.model.call import as_numbers
 from bptt.model.encodings import Encoding
 from bptt.model.entry import enter
-from bptt.model.given import as_numbers
 from bptt.model.hidden import parts
 from bptt.model.modules import Modules
 from bptt.model.network import Network
@@ -28,7 +28,7 @@ MOST_BYTES = 64 << 20
 """What the Jacobians that Newton's method works on at once may take."""
 
 
-class Step:
+class StateMap:
     """s → F(s) of a network under a constant input, for states (N, S) side by side, in float64.
 
     S counts the full state: every layer's h, one after the other, and then every layer's c.
@@ -47,7 +47,7 @@ class Step:
         ]
 
     @classmethod
-    def of(cls, net: Network, x: Any, y: Any) -> Step:
+    def of(cls, net: Network, x: Any, y: Any) -> StateMap:
         """Return the step with x and the fed back y held constant; by default none."""
         if not isinstance(net, Network):
             raise BpttError(f"got a {type(net).__name__}; expected a bptt.Network")
@@ -160,7 +160,7 @@ def fixed_points(
     >>> bptt.fixed_points(net, torch.randn(20, 8)).stable.tolist()
     [True]
     """
-    step = Step.of(net, x, y)
+    step = StateMap.of(net, x, y)
     for name, value in (("tolerance", tolerance), ("apart", apart)):
         require_number(name, value)
     start = as_numbers("states", states).detach().to(step.base)
@@ -187,13 +187,13 @@ def fixed_points(
 
 
 @torch.no_grad()
-def _speed(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, " N"]:
+def _speed(step: StateMap, s: Float[Tensor, "N S"]) -> Float[Tensor, " N"]:
     """Return q."""
     return 0.5 * (step(s) - s).square().sum(-1)
 
 
 @torch.enable_grad()
-def _descend(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
+def _descend(step: StateMap, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
     """Make q smaller by Adam's steps, each state by itself."""
     s = s.clone().requires_grad_()
     optimizer = torch.optim.Adam([s], lr=LEARNING_RATE)
@@ -207,7 +207,7 @@ def _descend(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
 
 
 @torch.no_grad()
-def _newton(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
+def _newton(step: StateMap, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
     """Solve F(s) = s from nearby; leave states that are there, or that get no nearer."""
     s, S = s.clone(), s.shape[1]
     q = _speed(step, s)
@@ -225,7 +225,7 @@ def _newton(step: Step, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
 
 
 def _newton_step(
-    step: Step, s: Float[Tensor, "N S"], q: Float[Tensor, " N"]
+    step: StateMap, s: Float[Tensor, "N S"], q: Float[Tensor, " N"]
 ) -> Float[Tensor, "N S"]:
     """Return the states a step of Newton's nearer, halved for as long as it makes q larger."""
     eye = torch.eye(s.shape[1], dtype=s.dtype, device=s.device)
@@ -284,7 +284,7 @@ def composition_profile(
     """
     require_whole("steps", steps, 0)
     require_whole("points", points, 2)
-    step = Step.of(net, x, y)
+    step = StateMap.of(net, x, y)
     require_number("span", span, "a number above 0")
     require_whole("seed", seed, 0)
     if not 0 < span < float("inf"):

@@ -14,8 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from bptt.gradient.analysis.chain import Chain
-from bptt.gradient.analysis.derivative import Parts, StepPassed
+from bptt.gradient.analysis.derivative import StepPassed
 from bptt.gradient.analysis.parameters import Named, norms
+from bptt.kernel.plain_loop import Parts
 
 BLOCK = 16
 """Lags whose terms are added to the losses' own gradients together: one product for all of them."""

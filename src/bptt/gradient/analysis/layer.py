@@ -13,7 +13,6 @@ from torch import Tensor
 from bptt.gradient.analysis.derivative import (
     Block,
     Derivative,
-    Parts,
     StepDerivative,
     StepPassed,
     Use,
@@ -25,7 +24,7 @@ from bptt.kernel.blueprint import copy_of
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain_loop import run_steps
+from bptt.kernel.plain_loop import Parts, run_steps
 from bptt.model.stack import Stack
 
 

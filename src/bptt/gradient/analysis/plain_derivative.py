@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.gradient.analysis.derivative import Block, Parts, Pieces, Use
+from bptt.gradient.analysis.derivative import Block, Pieces, Use
 from bptt.kernel.ops import Recipe
+from bptt.kernel.plain_loop import Parts
 
 
 class PlainDerivative:

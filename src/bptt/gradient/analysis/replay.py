@@ -17,10 +17,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from bptt.errors import BpttError
 from bptt.gradient.analysis.chain import Chain
-from bptt.gradient.analysis.derivative import Parts
 from bptt.gradient.analysis.layer import Rows, layer_at
 from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout, Packing
+from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import parts
 from bptt.model.layers import FASTER
 from bptt.model.masks import steps_alive
@@ -47,7 +47,7 @@ class Weight(NamedTuple):
 
 
 @dataclass(eq=False)
-class Call:
+class LayerCall:
     """A call of a layer: what it was given, its weights then, and the gradients that came back.
 
     versions: how often the tensors that it was given had been changed. random: torch's generator
@@ -65,7 +65,7 @@ class Call:
     lengths: Tensor | None
     resets: Tensor | None
     output: Tensor
-    on_gradient: Callable[[Call], None]
+    on_gradient: Callable[[LayerCall], None]
     grads: dict[int, Tensor] = field(default_factory=dict)
     is_differentiated: bool = False
 
@@ -77,8 +77,8 @@ class Call:
         kwargs: dict[str, Any],
         output: Any,
         random: Tensor | None,
-        on_gradient: Callable[[Call], None],
-    ) -> Call:
+        on_gradient: Callable[[LayerCall], None],
+    ) -> LayerCall:
         """Note a call that was made, and wait for the gradients that will come back to it.
 
         They are taken where the layer's own operations take them: after whatever was done with its
@@ -205,7 +205,7 @@ class Form(NamedTuple):
 
 
 @torch.no_grad()
-def _form(call: Call, twin: Stack) -> Form:
+def _form(call: LayerCall, twin: Stack) -> Form:
     """Bring whatever form the call had into one, in the twin's dtype."""
     packed = call.x if isinstance(call.x, PackedSequence) else None
     order = None if packed is None else packed.sorted_indices
@@ -254,7 +254,7 @@ def _padded(rows: Shaped[Tensor, "N ..."], sizes: Int[Tensor, " T"]) -> Shaped[T
     return padded
 
 
-def chains_of(name: str, call: Call) -> dict[str, Chain]:
+def chains_of(name: str, call: LayerCall) -> dict[str, Chain]:
     """Run a call again; return its chains, by what to append to the layer's name.
 
     A stack in one direction is one chain. Where both directions meet between the layers, no order
@@ -282,7 +282,7 @@ def chains_of(name: str, call: Call) -> dict[str, Chain]:
     return {run.suffix.replace("_l", ".l", 1): _alone(twin, run, form) for run in runs}
 
 
-def _twin(call: Call) -> Stack:
+def _twin(call: LayerCall) -> Stack:
     """Return layers of ours with the weights that the call had, of float32 at least."""
     layer = call.layer
     like = next(iter(call.weights.values())).value

@@ -10,8 +10,8 @@ from jaxtyping import Complex, Float
 from bptt.cells.registry import ELMAN
 from bptt.errors import BpttError, require_shape, require_whole
 from bptt.gradient.precision import require_precision
+from bptt.model.call import as_numbers
 from bptt.model.entry import enter
-from bptt.model.given import as_numbers
 from bptt.model.network import Network
 
 GAMMA = 1.0

@@ -14,7 +14,7 @@ from torch.utils.hooks import RemovableHandle
 
 from bptt.errors import BpttError, require_callable, require_kind, require_whole
 from bptt.gradient.analysis.flow import GradientFlow, flow_of
-from bptt.gradient.analysis.replay import Call, Layers, chains_of, draws
+from bptt.gradient.analysis.replay import LayerCall, Layers, chains_of, draws
 from bptt.model.network import Network
 
 ITSELF = "model"
@@ -51,7 +51,7 @@ class Watch(Mapping[str, GradientFlow]):
         self._is_open = False
         self._random: dict[str, Tensor] = {}
         self._calls = 0
-        self._reached: dict[str, tuple[int, Call]] = {}
+        self._reached: dict[str, tuple[int, LayerCall]] = {}
         self._reasons: dict[str, BpttError] = {}
         self._handles: list[RemovableHandle] = []
         self._layers = _recurrent_layers(self.model)
@@ -132,7 +132,7 @@ class Watch(Mapping[str, GradientFlow]):
             self._calls += 1
             number = self._calls
 
-            def reached(call: Call) -> None:
+            def reached(call: LayerCall) -> None:
                 if number >= self._reached.get(name, (0, call))[0]:
                     self._reached[name] = number, call
 
@@ -144,7 +144,7 @@ class Watch(Mapping[str, GradientFlow]):
                     )
                 # The call lives as long as its graph, by the hooks there; the watch keeps of each
                 # layer only the last that a gradient has reached.
-                Call.of(layer, args, kwargs, output, random, reached)
+                LayerCall.of(layer, args, kwargs, output, random, reached)
 
         return note
 

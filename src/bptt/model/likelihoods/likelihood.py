@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from bptt.errors import BpttError, require_number, shown
 from bptt.model.encodings import Encoding
 
-KINDS: dict[str, type[Likelihood]] = {}
+LIKELIHOODS: dict[str, type[Likelihood]] = {}
 """The classes by their names, which a file that tells of a network has."""
 
 
@@ -45,13 +45,13 @@ class Likelihood(nn.Module):
         name = vars(cls).get("kind")
         if name is None:
             return
-        other = KINDS.get(name, cls)
+        other = LIKELIHOODS.get(name, cls)
         if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__):
             raise BpttError(
                 f"{other.__qualname__} and {cls.__qualname__} are both of kind {name!r}; expected "
                 "another name for one of them"
             )
-        KINDS[name] = cls
+        LIKELIHOODS[name] = cls
 
     def __new__(cls, *args: Any, **options: Any) -> Likelihood:
         """Note the arguments, from which the same can be made again."""
@@ -66,7 +66,7 @@ class Likelihood(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """Return the likelihood as plain values, for a file."""
-        if KINDS.get(self.kind) is not type(self):
+        if LIKELIHOODS.get(self.kind) is not type(self):
             raise BpttError(
                 f"{type(self).__name__} has no kind of its own; expected a name, as in "
                 f'kind = "{type(self).__name__.lower()}", by which a file can name it'
@@ -148,14 +148,16 @@ def likelihood_from_config(config: object) -> Likelihood:
         raise BpttError(f"the likelihood is {shown(config)}; expected its kind and its arguments")
     rest = dict(config)
     kind = rest.pop("kind")
-    if kind not in KINDS:
+    if kind not in LIKELIHOODS:
         near = "of a class of your own, import that first" if kind.isidentifier() else "a known one"
-        raise BpttError(f"likelihood is {kind!r}; expected one of {', '.join(KINDS)}; or {near}")
+        raise BpttError(
+            f"likelihood is {kind!r}; expected one of {', '.join(LIKELIHOODS)}; or {near}"
+        )
     try:
-        inspect.signature(KINDS[kind]).bind(**rest)
+        inspect.signature(LIKELIHOODS[kind]).bind(**rest)
     except TypeError as error:
         raise BpttError(f"the likelihood {kind!r} has other arguments: {error}") from None
-    return KINDS[kind](**rest)
+    return LIKELIHOODS[kind](**rest)
 
 
 def is_zero(temperature: float, like: Tensor) -> bool:

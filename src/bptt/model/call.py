@@ -19,10 +19,10 @@ from bptt.model.modules import Modules
 from bptt.model.state import FEEDBACKS, Regime, State
 
 
-class Given(NamedTuple):
+class Call(NamedTuple):
     """What a call was given, checked.
 
-    y0 and own0: the true y⁰ and the network's own; y: true values; x: inputs.
+    y0 and generated0: the true y⁰ and the network's own; y: true values; x: inputs.
     alive: (T, B), which steps lie within their sequences, None where all do.
     resets: (T, B), before which steps the state is zeroed.
     forced: (T, B), where the true yᵗ⁻¹ enters and not the network's own; None where it always does.
@@ -32,7 +32,7 @@ class Given(NamedTuple):
     B: int
     hidden: Hidden
     y0: Shaped[Tensor, " B *y"]
-    own0: Tensor
+    generated0: Tensor
     y: Shaped[Tensor, "T B *y"] | None = None
     x: Shaped[Tensor, "T B *x"] | None = None
     alive: Bool[Tensor, "T B"] | None = None
@@ -40,7 +40,7 @@ class Given(NamedTuple):
     forced: Bool[Tensor, "T B"] | None = None
 
     @property
-    def not_own(self) -> Bool[Tensor, "T B"] | None:
+    def not_generated(self) -> Bool[Tensor, "T B"] | None:
         """Where the network's own yᵗ⁻¹ does not enter: the true one does, or after a reset none."""
         if self.forced is None or self.resets is None:
             return self.forced
@@ -57,7 +57,7 @@ class Given(NamedTuple):
 
 def checked(
     net: Modules, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
-) -> Given:
+) -> Call:
     """Return what a call was given, 0 beyond the sequences' ends, or raise BpttError.
 
     What lies beyond an end may be any filler, even NaN, so nothing may be computed from it.
@@ -81,19 +81,20 @@ def checked(
     if resets is not None and alive is not None:
         resets = resets & alive  # beyond an end nothing happens, to the state there neither
     y = None if y is None else net.likelihood.checked("y", y, T, B, weight, alive)
-    hidden, y0, own0 = start_of(net, state, B)
+    hidden, y0, generated0 = start_of(net, state, B)
     if closes and not is_forced and regime.feedback == "sample":
-        _require_samples(net, own0)
+        _require_samples(net, generated0)
     forced = forced_steps(regime.forcing, T, B, weight.device)  # drawn once all has been checked
-    return Given(T, B, hidden, y0, own0, y, x, alive, resets, forced if closes else None)
+    return Call(T, B, hidden, y0, generated0, y, x, alive, resets, forced if closes else None)
 
 
-def _require_samples(net: Modules, own: Tensor) -> None:
+def _require_samples(net: Modules, generated: Tensor) -> None:
     """Raise BpttError where the network's own y⁰ is the mean of symbols."""
-    if own.is_floating_point() != net.likelihood.blank(1, net.readout.weight).is_floating_point():
+    blank = net.likelihood.blank(1, net.readout.weight)
+    if generated.is_floating_point() != blank.is_floating_point():
         raise BpttError(
-            'state.own holds means; expected samples: the state comes from feedback "mean" (go '
-            "on with that, or from state._replace(own=None), the last true y)"
+            'state.generated holds means; expected samples: the state comes from feedback "mean" '
+            "(go on with that, or from state._replace(generated=None), the last true y)"
         )
 
 
@@ -127,8 +128,8 @@ def start_of(net: Modules, state: State | None, B: int) -> tuple[Hidden, Tensor,
             f"state is a {type(state).__name__}; expected what an earlier call returned, "
             "or bptt.State(hidden)"
         )
-    hidden, y, own = State() if state is None else state
-    for name, part in (("y", y), ("own", own)):
+    hidden, y, generated = State() if state is None else state
+    for name, part in (("y", y), ("generated", generated)):
         if part is not None:
             require_tensor(f"state.{name}", part)
     for part in hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,):
@@ -150,13 +151,15 @@ def start_of(net: Modules, state: State | None, B: int) -> tuple[Hidden, Tensor,
     y = blank if y is None else y
     require_shape("state.y", y.shape, "(B, ...)", blank.shape)
     y = encoding.checked("state.y", y.unsqueeze(0), 1, B, weight).squeeze(0)
-    if own is None:
+    if generated is None:
         return hidden, y, y
-    if own.dtype == weight.dtype:  # numbers, or the mean of symbols
-        require_shape("state.own", own.shape, "(B, Y)", (B, encoding.width))
+    if generated.dtype == weight.dtype:  # numbers, or the mean of symbols
+        require_shape("state.generated", generated.shape, "(B, Y)", (B, encoding.width))
     else:
-        own = encoding.checked("state.own", own.unsqueeze(0), 1, B, weight).squeeze(0)
-    return hidden, y, own
+        generated = encoding.checked(
+            "state.generated", generated.unsqueeze(0), 1, B, weight
+        ).squeeze(0)
+    return hidden, y, generated
 
 
 def fresh_state(net: Modules, B: int) -> State:
@@ -219,7 +222,7 @@ def batch_size(sequence: Tensor | None, state: State | None) -> int:
         return leading(None, sequence)[1]
     if state is None:
         return 1
-    for values in (state.y, state.own):
+    for values in (state.y, state.generated):
         if values is not None:
             return len(values)
     hidden = parts(state.hidden)
