@@ -1,8 +1,8 @@
 """What `bptt train` reaches on the built-in text, and on a text of your own.
 
-    python benchmarks/text.py                  # the defaults, on the built-in text
-    python benchmarks/text.py FILE             # a larger network on FILE: --hidden 256, 5,000 steps
-    python benchmarks/text.py --defaults       # the experiments behind the default settings
+    python benchmarks/text.py                # the defaults, on the built-in text
+    python benchmarks/text.py FILE           # a larger network on FILE: --hidden 256, 5,000 updates
+    python benchmarks/text.py --defaults     # the experiments behind the default settings
 
 Validation losses are in bits per character; times are of training, validation included.
 """
@@ -40,7 +40,8 @@ def report(name: str, text: bptt.Text, settings: bptt.Settings, hidden: int) -> 
     net = bptt.Network(bptt.Categorical(text.vocabulary.size), hidden=hidden)
     done = bptt.fit(net, text, settings)
     bits = done.validation_nll / math.log(2)
-    print(f"{name:40} {bits:6.3f} bits  {done.step:6,} steps {done.seconds:7.1f} s", flush=True)
+    work = f"{done.updates:6,} updates {done.seconds:7.1f} s"
+    print(f"{name:40} {bits:6.3f} bits  {work}", flush=True)
 
 
 def main() -> None:

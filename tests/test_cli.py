@@ -58,7 +58,7 @@ def test_train_generate_and_resume(here: Path, bptt_says: Callable[..., tuple]) 
     status, out, err = bptt_says("train", "text.txt", *SMALL)
     assert (status, err) == (0, "")
     assert "text.txt: 1,548 characters to train on" in out
-    assert "step 20 of 20, training " in out
+    assert "update 20 of 20, training " in out
     assert " bits per character, " in out
     assert "The run is in runs/text-1." in out
     assert "bptt train --resume runs/text-1 --max-updates 40" in out
@@ -70,7 +70,7 @@ def test_train_generate_and_resume(here: Path, bptt_says: Callable[..., tuple]) 
 
     status, out, _ = bptt_says("train", "--resume", "runs/text-1", "--max-updates", "30")
     assert status == 0
-    assert "after 30 steps" in out
+    assert "after 30 updates" in out
     assert bptt_says("train", "text.txt", *SMALL, "--recurrence", "hidden")[0] == 0
     assert (here / "runs/text-2/checkpoint.safetensors").exists()
     assert "the prompt has '€'" in bptt_says("generate", "runs/text-2", "--prompt", "to €")[2]
@@ -91,7 +91,7 @@ def test_what_is_to_be_tried_next_works(
 def test_whole_streams_within_a_budget(here: Path, bptt_says: Callable[..., tuple]) -> None:
     arguments = ["--hidden", "8", "--batch", "4", "--epochs", "3", "--out", "whole"]
     status, out, _ = bptt_says("train", "text.txt", *arguments, "--memory=1MB", "--window=none")
-    assert (status, "after 3 steps" in out) == (0, True)
+    assert (status, "after 3 updates" in out) == (0, True)
     config = json.loads((here / "whole/config.json").read_text())
     assert (config["training"]["window"], config["training"]["memory"]) == (None, "1MB")
     assert bptt_says("train", "--resume", "whole", "--max-updates", "4")[0] == 0
@@ -137,7 +137,7 @@ def test_bytes_and_tensorboard(here: Path, bptt_says: Callable[..., tuple]) -> N
         (["text.txt", *SMALL, "--cell", "gru", "--recurrence", "output"], "expected tanh or relu"),
         (
             ["text.txt", *SMALL, "--cell", "relu", "--learning-rate", "1e30", "--clip", "inf"],
-            "keeps its last good checkpoint, of step 0. Try a lower learning rate",
+            "keeps its last good checkpoint, of update 0. Try a lower learning rate",
         ),
     ],
 )
@@ -173,7 +173,7 @@ def test_a_table_is_trained_on_and_forecast(here: Path, bptt_says: Callable[...,
     status, out, err = bptt_says("train", *arguments, "--forcing-end", "0.5")
     assert (status, err) == (0, "")
     assert "power.csv: 90 steps to train on" in out
-    assert "nats per step after 20 steps" in out
+    assert "nats per step after 20 updates" in out
     assert "  load: " in out
     assert "of expecting the value before" in out
     assert "bptt generate runs/power-1 --steps 100" in out
@@ -202,7 +202,7 @@ def test_a_run_that_was_better_before_says_so(here: Path, bptt_says: Callable[..
     ]
     status, out, _ = bptt_says("train", "noise.csv", *arguments, "--max-updates", "300")
     assert status == 0
-    assert out.count("step ") <= 25
+    assert out.count("update ") <= 25
     assert "The validation loss was lowest after " in out
     assert "and has risen since: a new run with --max-updates" in out
 
@@ -267,7 +267,7 @@ def test_ctrl_c_saves_and_exits_with_130(here: Path) -> None:
     ) as process:
         assert process.stdout is not None
         for line in process.stdout:
-            if line.startswith("step 20 of"):
+            if line.startswith("update 20 of"):
                 process.send_signal(signal.SIGINT)
                 break
         out, err = process.communicate()
@@ -357,13 +357,13 @@ def test_train_and_resume_with_a_report(here: Path, bptt_says: Callable[..., tup
     assert (status, err) == (0, "")
     assert "The pictures are in seen/report.html" in out
     lines = (here / "seen" / "flow.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == list(range(1, 21))
+    assert [json.loads(line)["update"] for line in lines] == list(range(1, 21))
     page = (here / "seen" / "report.html").read_text(encoding="utf-8")
     assert "How the horizon grew" in page
     status, out, err = bptt_says("train", "--resume", "seen", "--max-updates", "24", "--report")
     assert (status, err) == (0, "")
     lines = (here / "seen" / "flow.jsonl").read_text().splitlines()
-    assert json.loads(lines[-1])["step"] == 24
+    assert json.loads(lines[-1])["update"] == 24
 
 
 def test_bench_measures_and_writes_a_page(
@@ -494,7 +494,7 @@ def test_what_the_loop_has_comes_back_with_the_run(
     assert net.loop.norm
     status, out, err = bptt_says("train", "--resume", "looped", "--max-updates", "5")
     assert (status, err) == (0, "")
-    assert "after 5 steps" in out
+    assert "after 5 updates" in out
 
 
 def test_dropout_goes_on_bit_for_bit(here: Path, bptt_says: Callable[..., tuple]) -> None:
@@ -511,7 +511,7 @@ def test_dropout_goes_on_bit_for_bit(here: Path, bptt_says: Callable[..., tuple]
         "--out",
         "cut",
     )
-    assert bptt.Run.open(here / "cut").load()[1]["step"] == 1
+    assert bptt.Run.open(here / "cut").load()[1]["update"] == 1
     bptt_says("train", "--resume", "cut")
     weights = [bptt.Run.open(here / name).network().state_dict() for name in ("whole", "cut")]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])

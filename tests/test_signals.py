@@ -45,10 +45,10 @@ def fit(text: bptt.Text, out: Path, on_update: Callable[[Update], None]) -> bptt
 
 
 def send(number: int, times: int = 1) -> Callable[[Update], None]:
-    """Return an `on_update` that sends this process a signal after the third step."""
+    """Return an `on_update` that sends this process a signal after the third update."""
 
-    def on_update(step: Update) -> None:
-        if step.step == 3:
+    def on_update(update: Update) -> None:
+        if update.number == 3:
             for _ in range(times):
                 os.kill(os.getpid(), number)
 
@@ -56,20 +56,20 @@ def send(number: int, times: int = 1) -> Callable[[Update], None]:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_ends_training_with_its_step_saved(
+def test_a_signal_ends_training_with_its_update_saved(
     text: bptt.Text, tmp_path: Path, number: int
 ) -> None:
-    with pytest.raises(bptt.Interrupted, match="stopped after step 3") as caught:
+    with pytest.raises(bptt.Interrupted, match="stopped after update 3") as caught:
         fit(text, tmp_path / "run", send(number))
     assert caught.value.signum == number
-    assert bptt.Run.open(tmp_path / "run").load()[1]["step"] == 3
+    assert bptt.Run.open(tmp_path / "run").load()[1]["update"] == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
 def test_a_second_one_of_a_supervisor_changes_nothing(
     text: bptt.Text, tmp_path: Path, number: int
 ) -> None:
-    with pytest.raises(bptt.Interrupted, match="stopped after step 3"):
+    with pytest.raises(bptt.Interrupted, match="stopped after update 3"):
         fit(text, tmp_path / "run", send(number, times=3))
 
 
@@ -81,7 +81,7 @@ def test_the_command_line_says_how_to_go_on_and_ends_with_the_status(
     capsys: pytest.CaptureFixture[str],
     number: int,
 ) -> None:
-    monkeypatch.setattr(TrainingDisplay, "__call__", lambda _, step: send(number)(step))
+    monkeypatch.setattr(TrainingDisplay, "__call__", lambda _, update: send(number)(update))
     run = str(tmp_path / "run")
     assert main(["train", str(text.path), *QUICK, "--out", run]) == STATUS[number]
     out, err = capsys.readouterr()
@@ -97,7 +97,7 @@ def test_the_command_line_says_how_to_go_on_and_ends_with_the_status(
 def test_what_is_ignored_stays_ignored(text: bptt.Text, tmp_path: Path, number: int) -> None:
     before = signal.signal(number, signal.SIG_IGN)
     try:
-        assert fit(text, tmp_path / "run", send(number)).step == 6
+        assert fit(text, tmp_path / "run", send(number)).updates == 6
         with ending():
             os.kill(os.getpid(), number)
     finally:
@@ -109,20 +109,20 @@ def test_somebodys_handler_is_called(text: bptt.Text, tmp_path: Path, number: in
     received = []
     before = signal.signal(number, lambda signum, _: received.append(signum))
     try:
-        assert fit(text, tmp_path / "run", send(number)).step == 6
+        assert fit(text, tmp_path / "run", send(number)).updates == 6
     finally:
         signal.signal(number, before)
     assert received == [number]
 
 
 def test_in_another_thread_training_goes_on(text: bptt.Text, tmp_path: Path) -> None:
-    steps = []
+    updates = []
     thread = threading.Thread(
-        target=lambda: steps.append(fit(text, tmp_path / "run", lambda _: None).step)
+        target=lambda: updates.append(fit(text, tmp_path / "run", lambda _: None).updates)
     )
     thread.start()
     thread.join()
-    assert steps == [6]
+    assert updates == [6]
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -170,7 +170,7 @@ def test_a_reader_that_goes_away_ends_training_saved(text: bptt.Text, tmp_path: 
     env = {**os.environ, "PYTHONUNBUFFERED": "1"}
     done = subprocess.run(["bash", "-c", shell], env=env, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (141, b"")
-    assert bptt.Run.open(tmp_path / "run").load()[1]["step"] > 0
+    assert bptt.Run.open(tmp_path / "run").load()[1]["update"] > 0
 
 
 def test_a_terminal_that_is_closed_ends_training_saved(text: bptt.Text, tmp_path: Path) -> None:
@@ -188,4 +188,4 @@ def test_a_terminal_that_is_closed_ends_training_saved(text: bptt.Text, tmp_path
     os.close(terminal)
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 129
-    assert bptt.Run.open(tmp_path / "run").load()[1]["step"] > 0
+    assert bptt.Run.open(tmp_path / "run").load()[1]["update"] > 0

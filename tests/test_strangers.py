@@ -43,7 +43,7 @@ PLACES = {
     "cmp/.bptt.lock": [*COMPARE, "--out", "cmp"],
     "cmp/plain/seed-0/finished": [*COMPARE, "--out", "cmp"],
 }
-TEXTS = ["a stranger's\n", '{"step": 1, "loss": 2.5}\n', '{"data": "mine"}\n', "time,load\n1,2\n"]
+TEXTS = ["a stranger's\n", '{"update": 1, "loss": 2.5}\n', '{"data": "mine"}\n', "time,load\n1,2\n"]
 
 
 def put_file(path: Path) -> None:

@@ -71,21 +71,21 @@ def main() -> None:
     print("setting                   solved  updates (median)  held out, by seed       minutes")
     for name in settings:
         some = [one for one in outcomes if one.name == name]
-        steps = sorted(one.steps for one in some if one.solved)
-        held_out = [last_judged(folder / name / f"seed-{one.seed}") for one in some]
+        needed = sorted(one.updates for one in some if one.solved)
+        typical = f"{needed[len(needed) // 2]:,}" if needed else "none"
+        held_out = [last_score(folder / name / f"seed-{one.seed}") for one in some]
         print(
-            f"{name:24}  {len(steps)} of {len(some)}  "
-            f"{f'{steps[len(steps) // 2]:,}' if steps else 'none':>16}  "
+            f"{name:24}  {len(needed)} of {len(some)}  {typical:>16}  "
             f"{', '.join(f'{value:.4f}' for value in held_out):22}  "
             f"{sum(one.seconds for one in some) / 60:7.1f}"
         )
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes by the clock, this time")
 
 
-def last_judged(folder: Path) -> float:
+def last_score(folder: Path) -> float:
     """Return what the criterion measured at a run's end."""
-    rows = [row for row in bptt.Run.open(folder).metrics() if "judged" in row]
-    return float(rows[-1]["judged"])
+    rows = [row for row in bptt.Run.open(folder).metrics() if "score" in row]
+    return float(rows[-1]["score"])
 
 
 if __name__ == "__main__":

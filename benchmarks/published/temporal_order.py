@@ -48,8 +48,8 @@ def line(length: int, name: str, outcomes: list[Outcome]) -> str:
     """Return a row of the table."""
     some = [one for one in outcomes if one.name == name]
     solved = [one for one in some if one.solved]
-    steps = sorted(one.steps for one in solved)
-    typical = f"{steps[len(steps) // 2]:,}" if steps else "none"
+    updates = sorted(one.updates for one in solved)
+    typical = f"{updates[len(updates) // 2]:,}" if updates else "none"
     minutes = sum(one.seconds for one in some) / 60
     return f"{length:>6}  {name:6} {len(solved)} of {len(some)}  {typical:>8}  {minutes:8.1f}"
 
@@ -60,13 +60,13 @@ def generalise(folder: Path) -> None:
     settings = {"omega": {"stop-when-solved": False}}
     what = Comparison("task:order", tuple(range(MIXED_SEEDS)), flags, settings)
     outcomes = compare(what, folder)
-    steps = ", ".join(f"{one.steps:,}" for one in outcomes)
-    print(f"{UPDATES_MIXED:,} updates on lengths {MIXED}, solved at the longest after {steps}")
+    updates = ", ".join(f"{one.updates:,}" for one in outcomes)
+    print(f"{UPDATES_MIXED:,} updates on lengths {MIXED}, solved at the longest after {updates}")
     print("length  wrong, by seed")
     nets = [bptt.Run.open(job.folder).network() for job in what.jobs(folder)]
     for length in TESTED:
         task = bptt.Task.parse("order", length)
-        print(f"{length:>6}  {'  '.join(f'{task.judge(net):6.2%}' for net in nets)}", flush=True)
+        print(f"{length:>6}  {'  '.join(f'{task.score(net):6.2%}' for net in nets)}", flush=True)
 
 
 def main() -> None:

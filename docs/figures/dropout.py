@@ -37,19 +37,19 @@ if __name__ == "__main__":
             best = min(rows, key=lambda row: row["validation_nll"])
             print(
                 f"dropout {dropout}: best {best['validation_nll']:.3f} nats per character, after "
-                f"{best['step']:,} updates; {rows[-1]['validation_nll']:.3f} at the end, with "
+                f"{best['update']:,} updates; {rows[-1]['validation_nll']:.3f} at the end, with "
                 f"{rows[-1]['train_nll']:.3f} on what it trains on"
             )
-            steps = [row["step"] for row in rows]
+            updates = [row["update"] for row in rows]
             for key, dash in (("validation_nll", "solid"), ("train_nll", "dot")):
                 what = "held out" if dash == "solid" else "training"
                 figure.add_scatter(
-                    x=steps,
+                    x=updates,
                     y=[row[key] for row in rows],
                     name=f"dropout {dropout}, {what}",
                     line={"color": color, "dash": dash},
                 )
-    figure.update_xaxes(title="optimizer step")
+    figure.update_xaxes(title="update")
     figure.update_yaxes(title="loss, nats per character")
     figure.update_layout(template="plotly_white", width=820, height=420, margin={"t": 20, "r": 20})
     figure.write_image(Path(__file__).with_suffix(".png"), scale=2)

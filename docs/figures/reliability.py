@@ -14,18 +14,18 @@ import plotly.graph_objects as go
 
 from bptt.training.run import Run
 
-STEPS, KILLS = 4000, 8
-ARGUMENTS = ["task:sine", "--length", "40", "--hidden", "32", "--max-updates", str(STEPS)]
+UPDATES, KILLS = 4000, 8
+ARGUMENTS = ["task:sine", "--length", "40", "--hidden", "32", "--max-updates", str(UPDATES)]
 
 
 def trained(folder: Path, targets: Sequence[int]) -> tuple[Run, list[int]]:
-    """Train to the end, killed when the steps reach each target; return the run, and the steps."""
+    """Train to the end, killed at each target, a number of updates; return the run, and where."""
     command = [sys.executable, "-m", "bptt", "train"]
     arguments, at = [*ARGUMENTS, "--no-stop-when-solved", "--out", str(folder)], list[int]()
     while True:
         process = subprocess.Popen([*command, *arguments], stdout=subprocess.DEVNULL)
         while process.poll() is None and len(at) < len(targets):
-            last = steps_of(folder)
+            last = updates_of(folder)
             if last >= targets[len(at)] and last > (at[-1] if at else 0):  # it has gone on since
                 process.kill()
                 at.append(last)
@@ -36,8 +36,8 @@ def trained(folder: Path, targets: Sequence[int]) -> tuple[Run, list[int]]:
         arguments = ["--resume", str(folder)]
 
 
-def steps_of(folder: Path) -> int:
-    """Return the last step that is written down, 0 if there is none."""
+def updates_of(folder: Path) -> int:
+    """Return the last update that is written down, 0 if there is none."""
     lines = (folder / "metrics.jsonl").read_text() if (folder / "metrics.jsonl").exists() else ""
     whole = [line for line in lines.splitlines() if line.endswith("}")]
     return int(whole[-1].split(",")[0].split(":")[1]) if whole else 0
@@ -48,7 +48,7 @@ def main() -> None:
 
     One kill falls at random into each eighth of the run.
     """
-    draw, part = random.Random(0), STEPS // KILLS
+    draw, part = random.Random(0), UPDATES // KILLS
     targets = [draw.randrange(k * part, (k + 1) * part) for k in range(KILLS)]
     with tempfile.TemporaryDirectory() as folder:
         whole, _ = trained(Path(folder, "whole"), [])
@@ -60,17 +60,17 @@ def main() -> None:
             for name, tensor in whole.load()[0].items()
         )
         losses = [
-            [(row["step"], row["train_nll"]) for row in run.metrics()] for run in (whole, killed)
+            [(row["update"], row["train_nll"]) for row in run.metrics()] for run in (whole, killed)
         ]
-    print(f"killed at {targets}, after steps {at}; the same weights, bit for bit: {same}")
+    print(f"killed at {targets}, after updates {at}; the same weights, bit for bit: {same}")
     figure = go.Figure()
     for rows, name, mode in zip(
         losses, ("left alone", "killed and resumed"), ("lines", "markers"), strict=True
     ):
-        steps, values = zip(*rows[::5], strict=True)
-        figure.add_scatter(x=steps, y=values, name=name, mode=mode, marker={"size": 5})
-    for step in at:
-        figure.add_vline(x=step, line={"dash": "dot", "color": "#999", "width": 1})
+        updates, values = zip(*rows[::5], strict=True)
+        figure.add_scatter(x=updates, y=values, name=name, mode=mode, marker={"size": 5})
+    for update in at:
+        figure.add_vline(x=update, line={"dash": "dot", "color": "#999", "width": 1})
     figure.update_layout(
         template="plotly_white",
         width=760,

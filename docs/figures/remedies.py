@@ -55,8 +55,8 @@ def tried(
     before = look(net, task)
     settings = {"max_updates": UPDATES, "learning_rate": 1e-3, "stop_when_solved": False}
     done = bptt.fit(net, task, bptt.Settings(**{**settings, **how}))  # type: ignore[arg-type]
-    assert done.judged is not None
-    return before, look(net, task), done.judged
+    assert done.score is not None
+    return before, look(net, task), done.score
 
 
 def draw(found: dict[str, tuple[bptt.GradientFlow, bptt.GradientFlow, float]]) -> go.Figure:

@@ -1,6 +1,9 @@
 from . import cells as cells
 from . import kernel as kernel
 from .cells.cell import Cell as Cell
+from .cells.elman import RNNCell as RNNCell
+from .cells.gru import GRUCell as GRUCell
+from .cells.lstm import LSTMCell as LSTMCell
 from .errors import BpttError as BpttError
 from .gradient.analysis.dynamics import Jacobians as Jacobians
 from .gradient.analysis.dynamics import Lyapunov as Lyapunov

@@ -137,8 +137,8 @@ def as_bytes(name: str, got: object) -> int:
         return got
     form = r"\s*(\d+\.?\d*)\s*([KMGT]i?)?B?\s*"
     written = got if isinstance(got, str) and len(got) <= MOST_SHOWN else ""
-    if found := re.fullmatch(form, written, re.IGNORECASE):
-        number, unit = float(found[1]), (found[2] or "").upper()
+    if match := re.fullmatch(form, written, re.IGNORECASE):
+        number, unit = float(match[1]), (match[2] or "").upper()
         thousand = 1024 if unit.endswith("I") else 1000
         size = number * thousand ** " KMGT".index(unit[:1] or " ")
         if 1 <= size <= MOST_WHOLE:

@@ -53,7 +53,7 @@ class Conditional(bptt.Cell):
         self.weight_hh = self.matrix(hidden_size, hidden_size)
 
     def step(self, p: Tensor, h: Tensor) -> Tensor:
-        return torch.tanh(p + h @ self.weight_hh.T) if float(p.sum()) > 0 else 0.5 * h + p
+        return torch.tanh(p + h @ self.weight_hh.T) if p.sum().item() > 0 else 0.5 * h + p
 
 
 def run(cell: bptt.Cell, x: Tensor) -> Tensor:

@@ -291,7 +291,7 @@ def test_metrics(files: Files, run: Path, data: st.DataObject, is_json: bool) ->
     rows = refused_or(Run.open(run).metrics)
     for row in rows or []:
         assert all(math.isfinite(value) for value in row.values())
-        assert {"step", "seconds", "train_nll"} <= set(row)
+        assert {"update", "seconds", "train_nll"} <= set(row)
 
 
 @fuzz()
@@ -299,8 +299,8 @@ def test_metrics(files: Files, run: Path, data: st.DataObject, is_json: bool) ->
 def test_snapshots(files: Files, run: Path, data: st.DataObject, is_json: bool) -> None:
     (run / FLOW).write_bytes(_damaged_lines(files.read(f"run/{FLOW}"), data, is_json))
     snapshots = refused_or(lambda: read_snapshots(Run.open(run))) or []
-    steps = [snapshot.step for snapshot in snapshots]
-    assert steps == sorted(set(steps))
+    updates = [snapshot.update for snapshot in snapshots]
+    assert updates == sorted(set(updates))
     assert all(isinstance(share, float) for one in snapshots for share in one.by_lag)
 
 
@@ -339,7 +339,7 @@ def test_checkpoints_of_false_contents(files: Files, run: Path, data: st.DataObj
     resumed = refused_or(lambda: bptt.resume(run, max_updates=4))
     if resumed is not None:
         net, done = resumed
-        assert done.step >= 4
+        assert done.updates >= 4
         assert all(bool(weight.isfinite().all()) for weight in net.parameters())
     shutil.copyfile(files.run / CONFIG, run / CONFIG)
     shutil.copyfile(files.run / METRICS, run / METRICS)

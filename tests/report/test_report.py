@@ -32,7 +32,7 @@ def found() -> Diagnosis:
     net = bptt.Network(bptt.Categorical(5), hidden=16)
     seen = diagnose(net, Sample(torch.randint(5, (80, 4))), window=20)
     parts = {key: value for key, value in vars(seen).items() if value is not None}
-    rows = tuple({"step": s, "seconds": s, "train_nll": 2 - s / 9, "judged": 0.5} for s in (1, 2))
+    rows = tuple({"update": s, "seconds": s, "train_nll": 2 - s / 9, "score": 0.5} for s in (1, 2))
     shots = tuple(Snapshot(s, 5 + s, 0.9, [1.0, 0.5]) for s in (1, 2))
     return Diagnosis(**{**parts, "name": NAME, "metrics": rows, "snapshots": shots}, criterion=TASK)
 

@@ -94,7 +94,7 @@ def test_what_y_holds_says_what_its_likelihood_is(
     assert (repr(data.likelihood), data.inputs) == (likelihood, 4)
     net = bptt.Network(data.likelihood, inputs=4, hidden=3)
     done = bptt.fit(net, data, bptt.Settings(max_updates=3))
-    assert done.step == 3
+    assert done.updates == 3
 
 
 def test_learns_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
@@ -114,19 +114,19 @@ def test_learns_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
             done = bptt.fit(net, data, settings, out=out)
         else:
             with pytest.raises(bptt.Interrupted):
-                bptt.fit(net, data, settings, out=out, on_update=lambda step: _stop_at(step, 7))
+                bptt.fit(net, data, settings, out=out, on_update=lambda update: _stop_at(update, 7))
             net, done = bptt.resume(out)
-        assert done.step == 30
+        assert done.updates == 30
         weights.append([p.detach() for p in net.parameters()])
     assert all(map(torch.equal, *weights))
     assert done.validation_nll < 0.6 * np.log(3)
 
 
-def _stop_at(step: bptt.training.fit.Step, when: int) -> None:
+def _stop_at(update: bptt.training.fit.Update, when: int) -> None:
     import os  # noqa: PLC0415
     import signal  # noqa: PLC0415
 
-    if step.step == when:
+    if update.number == when:
         os.kill(os.getpid(), signal.SIGINT)
 
 

@@ -72,7 +72,7 @@ def test_every_setting_with_every_seed(tmp_path: Path):
         assert run.settings().stop_when_solved is False
         rows = [row for row in run.metrics() if "validation_nll" in row]
         assert one.loss == rows[-1]["validation_nll"]
-        assert one.steps == 20
+        assert one.updates == 20
         assert one.solved is False
         assert one.before is not None
         assert one.after is not None
@@ -119,14 +119,14 @@ def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
     spec = tmp_path / "spec.toml"
     spec.write_text(
         'data = "task:flipflop"\nseeds = [0]\n[common]\nlength = 20\nhidden = 8\n'
-        "max-updates = 1000\nvalidate-every = 50\nstop-when-solved = false\n[settings.plain]\n"
+        "max-updates = 300\nvalidate-every = 50\nstop-when-solved = false\n[settings.plain]\n"
     )
     command = [sys.executable, "-m", "bptt", "compare", str(spec), "--out", str(tmp_path / "cmp")]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     folder = tmp_path / "cmp" / "plain" / "seed-0"
     metrics = folder / "metrics.jsonl"
     for _ in range(2400):  # to the second, since a row is written before its checkpoint is
-        if metrics.exists() and '"step": 100,' in metrics.read_text():
+        if metrics.exists() and '"update": 100,' in metrics.read_text():
             break
         time.sleep(0.05)
     with pytest.raises(bptt.BpttError, match="cmp is in use by process"):
@@ -141,16 +141,16 @@ def test_its_runs_end_with_it_and_go_on_when_it_is_asked_again(
         except bptt.BpttError:
             time.sleep(0.05)
     assert not (folder / FINISHED).exists()
-    step = bptt.Run.open(folder).load()[1]["step"]
-    assert step >= 50
+    update = bptt.Run.open(folder).load()[1]["update"]
+    assert update >= 50
     if number == signal.SIGTERM:
         return
     request.getfixturevalue("without_processes")
     (outcome,) = compare(read_comparison(spec), tmp_path / "cmp")
-    assert outcome.steps <= 1000
-    steps = [json.loads(line)["step"] for line in metrics.read_text().splitlines()]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == 1000
+    assert outcome.updates <= 300
+    updates = [json.loads(line)["update"] for line in metrics.read_text().splitlines()]
+    assert updates == sorted(set(updates))
+    assert updates[-1] == 300
 
 
 @pytest.mark.parametrize("how", ["pipe", "orphan"])
@@ -179,8 +179,8 @@ def test_a_setting_that_bptt_train_refuses_is_named(tmp_path: Path):
 
 
 def test_the_table_has_medians_and_shares():
-    def outcome(seed: int, solved: bool, loss: float, steps: int) -> Outcome:
-        return Outcome("a", seed, solved, loss, steps, 1.0, 5, 10 + seed)
+    def outcome(seed: int, solved: bool, loss: float, updates: int) -> Outcome:
+        return Outcome("a", seed, solved, loss, updates, 1.0, 5, 10 + seed)
 
     several = [outcome(0, True, 1.0, 100), outcome(1, False, 3.0, 900), outcome(2, True, 2.0, 300)]
     several.append(Outcome("b", 0, None, 4.0, 50, 1.0, None, None))

@@ -125,7 +125,7 @@ def run(trained: Path, tmp_path: Path) -> bptt.Run:
 
 def test_snapshots_show_the_flow_while_it_is_trained(run: bptt.Run):
     kept = read_snapshots(run)
-    assert [one.step for one in kept] == list(range(1, 31))
+    assert [one.update for one in kept] == list(range(1, 31))
     assert kept[0].by_lag != kept[-1].by_lag
     y, *_ = held_out(run.read_data().validation_batches(4), 120, 4)
     flow = bptt.gradient_flow(run.network(), y)
@@ -133,12 +133,12 @@ def test_snapshots_show_the_flow_while_it_is_trained(run: bptt.Run):
     assert kept[-1].horizon == flow.horizon()
 
 
-def test_snapshots_of_steps_that_were_run_again_and_of_a_line_cut_off(run: bptt.Run):
-    again = {"step": 12, "horizon": None, "growth": None, "by_lag": [1.0]}
+def test_snapshots_of_updates_that_were_made_again_and_of_a_line_cut_off(run: bptt.Run):
+    again = {"update": 12, "horizon": None, "growth": None, "by_lag": [1.0]}
     with (run.path / FLOW).open("a") as file:
-        file.write(json.dumps(again) + '\n{"step": 13, "hor')
+        file.write(json.dumps(again) + '\n{"update": 13, "hor')
     kept = read_snapshots(run)
-    assert [one.step for one in kept] == list(range(1, 13))
+    assert [one.update for one in kept] == list(range(1, 13))
     assert kept[-1].by_lag == [1.0]
 
 

@@ -60,8 +60,8 @@ def test_learns(text_file: Path) -> None:
     net = network(text)
     before = evaluate(net, text.validation_batches(4))
     done = bptt.fit(net, text, replace(SMALL, max_updates=150, learning_rate=0.02))
-    assert done.step == 150
-    assert done.stopped_by == "steps"
+    assert done.updates == 150
+    assert done.stopped_by == "updates"
     assert done.validation_nll == pytest.approx(evaluate(net, text.validation_batches(4)))
     assert done.validation_nll < before / 3
 
@@ -114,7 +114,7 @@ def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) ->
 
 
 def test_the_schedule_warms_up_and_comes_down() -> None:
-    rates = [SMALL.learning_rate_at(step, 1000) for step in range(1000)]
+    rates = [SMALL.learning_rate_at(update, 1000) for update in range(1000)]
     peak = SMALL.learning_rate
     assert rates.index(max(rates)) == 99
     assert max(rates) == pytest.approx(peak)
@@ -129,11 +129,13 @@ def test_the_run_folder(text_file: Path, tmp_path: Path) -> None:
     done = bptt.fit(net, text, SMALL, out=tmp_path / "run", seed=7, on_update=seen.append)
     run = Run.open(tmp_path / "run")
     assert done.run is not None
-    assert [step.step for step in seen] == list(range(1, 41))
+    assert [update.number for update in seen] == list(range(1, 41))
     rows = run.metrics()
-    assert [row["step"] for row in rows] == [10, 20, 30, 40]
-    assert set(rows[0]) == {"step", "seconds", "train_nll", "validation_nll"}
-    assert rows[1]["train_nll"] == pytest.approx(sum(step.train_nll for step in seen[10:20]) / 10)
+    assert [row["update"] for row in rows] == [10, 20, 30, 40]
+    assert set(rows[0]) == {"update", "seconds", "train_nll", "validation_nll"}
+    assert rows[1]["train_nll"] == pytest.approx(
+        sum(update.train_nll for update in seen[10:20]) / 10
+    )
     assert rows[-1]["validation_nll"] == done.validation_nll
     assert run.config["data"]["sha256"] == text.sha256
     assert run.vocabulary == text.vocabulary
@@ -149,8 +151,8 @@ text = bptt.read_text(sys.argv[1])
 net = bptt.Network(bptt.Categorical(text.vocabulary.size), hidden=8)
 settings = bptt.Settings(batch=4, window=10, max_updates=40, validate_every=10)
 for last in sys.argv[3:]:
-    def die(step):
-        if step.step == int(last):
+    def die(update):
+        if update.number == int(last):
             os.kill(os.getpid(), signal.SIGKILL)
     child = os.fork()  # from a process that has imported torch, which takes most of the time
     if child == 0:
@@ -165,29 +167,29 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(text_file: Path, tmp_pa
     bptt.fit(network(text), text, SMALL, out=tmp_path / "whole", seed=7)
     arguments = [text_file, tmp_path / "killed-", "3", "20", "37"]
     subprocess.run([sys.executable, "-c", RUN_AND_DIE, *arguments], check=True)
-    for step in (3, 20, 37):
-        _, notes = Run.open(tmp_path / f"killed-{step}").load()
-        assert notes["step"] <= step
-        _, done = bptt.resume(tmp_path / f"killed-{step}")
-        assert done.step == 40
-        assert_same_run(tmp_path / "whole", tmp_path / f"killed-{step}")
+    for update in (3, 20, 37):
+        _, notes = Run.open(tmp_path / f"killed-{update}").load()
+        assert notes["update"] <= update
+        _, done = bptt.resume(tmp_path / f"killed-{update}")
+        assert done.updates == 40
+        assert_same_run(tmp_path / "whole", tmp_path / f"killed-{update}")
 
 
-@pytest.mark.parametrize("step", [1, 7, 40])
-def test_an_interrupted_run_goes_on_from_that_very_step(
-    text_file: Path, tmp_path: Path, step: int
+@pytest.mark.parametrize("update", [1, 7, 40])
+def test_an_interrupted_run_goes_on_from_that_very_update(
+    text_file: Path, tmp_path: Path, update: int
 ) -> None:
     text = bptt.read_text(text_file)
     bptt.fit(network(text), text, SMALL, out=tmp_path / "whole")
 
     def interrupt(now: Update) -> None:
-        if now.step == step:
+        if now.number == update:
             os.kill(os.getpid(), signal.SIGINT)
 
-    with pytest.raises(bptt.Interrupted, match=f"stopped after step {step}"):
+    with pytest.raises(bptt.Interrupted, match=f"stopped after update {update}"):
         bptt.fit(network(text), text, SMALL, out=tmp_path / "stopped", on_update=interrupt)
     _, notes = Run.open(tmp_path / "stopped").load()
-    assert notes["step"] == step
+    assert notes["update"] == update
     bptt.resume(tmp_path / "stopped")
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
@@ -212,12 +214,12 @@ def test_a_refused_resume_changes_nothing(text_file: Path, tmp_path: Path) -> No
     text = bptt.read_text(text_file)
     bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
     before = (tmp_path / "run/config.json").read_text()
-    for steps, message in (
+    for updates, message in (
         (-1, "max_updates is -1"),
         (39, "max_updates is 39; expected at least 40"),
     ):
         with pytest.raises(bptt.BpttError, match=message):
-            bptt.resume(tmp_path / "run", max_updates=steps)
+            bptt.resume(tmp_path / "run", max_updates=updates)
     assert (tmp_path / "run/config.json").read_text() == before
 
 
@@ -226,7 +228,7 @@ def test_max_seconds_only_stops(text_file: Path, tmp_path: Path) -> None:
     bptt.fit(network(text), text, SMALL, out=tmp_path / "whole")
     hurried = replace(SMALL, max_seconds=1e-9)
     done = bptt.fit(network(text), text, hurried, out=tmp_path / "stopped")
-    assert (done.step, done.stopped_by) == (1, "seconds")
+    assert (done.updates, done.stopped_by) == (1, "seconds")
     bptt.resume(tmp_path / "stopped", max_seconds=1000)
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
@@ -235,10 +237,10 @@ def test_a_finished_run_can_be_made_longer(text_file: Path, tmp_path: Path) -> N
     text = bptt.read_text(text_file)
     bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
     _, done = bptt.resume(tmp_path / "run", max_updates=60)
-    assert done.step == 60
+    assert done.updates == 60
     _, done = bptt.resume(tmp_path / "run")
-    assert done.step == 60
-    assert [row["step"] for row in Run.open(tmp_path / "run").metrics()][-1] == 60
+    assert done.updates == 60
+    assert [row["update"] for row in Run.open(tmp_path / "run").metrics()][-1] == 60
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "sgd"])
@@ -247,7 +249,9 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
 ) -> None:
     text = bptt.read_text(text_file)
     settings = replace(SMALL, optimizer=optimizer, learning_rate=1e30, clip=math.inf)
-    with pytest.raises(bptt.BpttError, match=r"became (nan|inf) after step .* keeps its last good"):
+    with pytest.raises(
+        bptt.BpttError, match=r"became (nan|inf) after update .* keeps its last good"
+    ):
         bptt.fit(network(text, cell="relu"), text, settings, out=tmp_path / "run")
     kept, _ = Run.open(tmp_path / "run").load()
     assert all(tensor.isfinite().all() for tensor in kept.values())

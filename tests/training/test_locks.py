@@ -52,7 +52,7 @@ def test_who_comes_second_is_told_who_trains_and_leaves(
 ) -> None:
     refusals = []
 
-    def come_second(step: Update) -> None:
+    def come_second(update: Update) -> None:
         for call in (lambda: bptt.resume(tmp_path / "run"), lambda: fit(text, tmp_path / "run")):
             with pytest.raises(bptt.BpttError) as caught:
                 call()
@@ -66,7 +66,7 @@ def test_who_comes_second_is_told_who_trains_and_leaves(
     holder = f"run is in use by process {os.getpid()} on {socket.gethostname()} since 20"
     assert all(holder in refusal for refusal in refusals)
     assert names(tmp_path / "run") == RUN_FILES
-    assert bptt.resume(tmp_path / "run")[1].step == 3
+    assert bptt.resume(tmp_path / "run")[1].updates == 3
 
 
 def test_reading_a_run_writes_nothing(text: bptt.Text, tmp_path: Path) -> None:
@@ -195,11 +195,11 @@ def test_what_a_kill_leaves_before_there_is_a_run_is_not_taken(
 ) -> None:
     run = fit(text, tmp_path / "run")
     tensors, notes = run.load()
-    for step, is_taken in ((0, False), (1, True)):
-        folder = tmp_path / f"left-{step}"
+    for update, is_taken in ((0, False), (1, True)):
+        folder = tmp_path / f"left-{update}"
         folder.mkdir()
         (folder / LOCK).touch()
-        checkpoint.save(folder / "checkpoint.safetensors", tensors, {**notes, "step": step})
+        checkpoint.save(folder / "checkpoint.safetensors", tensors, {**notes, "update": update})
         if is_taken:
             with pytest.raises(bptt.BpttError, match=r"checkpoint.safetensors, but no config.json"):
                 fit(text, folder)
@@ -225,13 +225,13 @@ def test_the_checkpoint_is_read_once(text: bptt.Text, tmp_path: Path) -> None:
     assert spy.call_count == 1
 
 
-def test_a_listener_that_fails_loses_no_step(text: bptt.Text, tmp_path: Path) -> None:
-    def fail(step: Update) -> None:
-        if step.step == 2:
+def test_a_listener_that_fails_loses_no_update(text: bptt.Text, tmp_path: Path) -> None:
+    def fail(update: Update) -> None:
+        if update.number == 2:
             raise RuntimeError("the listener's own")
 
     torch.manual_seed(0)
     net = bptt.Network(text.likelihood, hidden=4)
     with pytest.raises(RuntimeError, match="the listener's own"):
         bptt.fit(net, text, SETTINGS, out=tmp_path / "run", on_update=fail)
-    assert bptt.Run.open(tmp_path / "run").load()[1]["step"] == 2
+    assert bptt.Run.open(tmp_path / "run").load()[1]["update"] == 2

@@ -160,24 +160,24 @@ def test_a_last_line_that_was_cut_off_is_left_out(run: Path) -> None:
     for name, read in ((METRICS, opened.metrics), (FLOW, lambda: read_snapshots(opened))):
         whole = read()
         with (run / name).open("a") as file:
-            file.write('{"step": 4, "sec')
+            file.write('{"update": 4, "sec')
         assert read() == whole
     bptt.resume(run, max_updates=4, on_update=Snapshots(_validation(opened.read_data()), 5))
-    assert [row["step"] for row in opened.metrics()] == [1, 2, 3, 4]
-    assert [snapshot.step for snapshot in read_snapshots(opened)] == [1, 2, 3, 4]
+    assert [row["update"] for row in opened.metrics()] == [1, 2, 3, 4]
+    assert [snapshot.update for snapshot in read_snapshots(opened)] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("name", [METRICS, FLOW])
 @pytest.mark.parametrize(
     "line",
     [
-        *(b"", b"{", b"[1]", b"null", b'{"step": 2}', b"\xff", b"[" * 10_000, b"\0" * 9),
-        b'{"step": "2", "seconds": 1.0, "train_nll": 1.0}',
-        b'{"step": 2, "seconds": 1.0, "train_nll": NaN}',
-        b'{"step": 2, "seconds": 1.0, "train_nll": 1' + b"0" * 400 + b"}",
-        b'{"step": 2, "horizon": 1e9, "growth": 1, "by_lag": []}',
-        b'{"step": 2, "horizon": -1, "growth": 1, "by_lag": []}',
-        b'{"step": 2, "horizon": 1, "growth": 1, "by_lag": [[]]}',
+        *(b"", b"{", b"[1]", b"null", b'{"update": 2}', b"\xff", b"[" * 10_000, b"\0" * 9),
+        b'{"update": "2", "seconds": 1.0, "train_nll": 1.0}',
+        b'{"update": 2, "seconds": 1.0, "train_nll": NaN}',
+        b'{"update": 2, "seconds": 1.0, "train_nll": 1' + b"0" * 400 + b"}",
+        b'{"update": 2, "horizon": 1e9, "growth": 1, "by_lag": []}',
+        b'{"update": 2, "horizon": -1, "growth": 1, "by_lag": []}',
+        b'{"update": 2, "horizon": 1, "growth": 1, "by_lag": [[]]}',
     ],
 )
 def test_another_damaged_line_is_named(run: Path, name: str, line: bytes) -> None:
@@ -250,9 +250,9 @@ def test_a_checkpoint_of_false_tensors(run: Path, kind: str) -> None:
 @pytest.mark.parametrize(
     ("notes", "complaint"),
     [
-        ({"step": -1}, "step is -1; expected a whole number of at least 0|from 0"),
-        ({"step": "3"}, 'step: "3"; expected a whole number'),
-        ({"step": 10**30}, "expected a whole number from 0"),
+        ({"update": -1}, "update is -1; expected a whole number of at least 0|from 0"),
+        ({"update": "3"}, 'update: "3"; expected a whole number'),
+        ({"update": 10**30}, "expected a whole number from 0"),
         ({"seconds": math.nan}, "seconds are nan"),
         ({"seconds": -1.0}, "seconds are -1.0"),
         ({"nll_sum": math.inf}, "nll_sum is inf; expected finite numbers"),
@@ -269,7 +269,9 @@ def test_a_checkpoint_of_false_notes(run: Path, notes: dict[str, Any], complaint
 
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("name", [CONFIG, METRICS, FLOW, CHECKPOINT])
-@pytest.mark.parametrize("content", [b"\xff\n" * 3, b"[" * 10_000 + b"\n", b'{"step": "1"}\n' * 2])
+@pytest.mark.parametrize(
+    "content", [b"\xff\n" * 3, b"[" * 10_000 + b"\n", b'{"update": "1"}\n' * 2]
+)
 def test_every_command_says_what_is_damaged(
     run: Path, capsys: pytest.CaptureFixture[str], command: str, name: str, content: bytes
 ) -> None:

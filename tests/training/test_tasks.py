@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import bptt
-from bptt.training.evaluation import judge
+from bptt.training.evaluation import mean_score
 from bptt.training.task_kinds import BLANK, NOISE, NOW, TASKS, THREE, TWO, _runge_kutta
 from bptt.training.tasks import HELD_OUT, Task
 
@@ -123,8 +123,8 @@ def test_a_task_is_data(name):
         recurrence="hidden" if task.inputs else "both",
     )
     done = bptt.fit(net, task, bptt.Settings(max_updates=2, batch=3, stop_when_solved=False))
-    assert done.stopped_by == "steps"
-    assert math.isfinite(done.judged)
+    assert done.stopped_by == "updates"
+    assert math.isfinite(done.score)
     first, again = (task.training_batches(3, None, 5).get(1, 2) for _ in range(2))
     assert torch.equal(first.y, again.y)
     other = task.training_batches(3, None, 6).get(1, 2)
@@ -156,13 +156,13 @@ def test_measures_by_hand():
     out = net(y, x=x)
     batches = _One(task)
     wrong = (out.outputs[-1].argmax(-1) != y[-1]).double().mean()
-    assert judge(net, batches, "wrong") == pytest.approx(float(wrong))
-    assert judge(net, batches, "nats") == pytest.approx(float(out.nll[-1].mean()), rel=1e-5)
+    assert mean_score(net, batches, "wrong") == pytest.approx(float(wrong))
+    assert mean_score(net, batches, "nats") == pytest.approx(float(out.nll[-1].mean()), rel=1e-5)
     sums = Task.parse("adding", 10)
     net = bptt.Network(sums.likelihood, inputs=2, hidden=4, recurrence="hidden")
     y, x, *_ = sums.validation_batches(1).get(0, 0)
     error = (net(y, x=x).outputs[-1] - y[-1]).square().mean()
-    assert judge(net, _One(sums), "squared error") == pytest.approx(float(error), rel=1e-5)
+    assert mean_score(net, _One(sums), "squared error") == pytest.approx(float(error), rel=1e-5)
 
 
 class _One:
@@ -198,23 +198,23 @@ def test_training_stops_when_it_is_solved_and_says_so(tmp_path):
     settings = bptt.Settings(max_updates=2000, validate_every=50)
     done = bptt.fit(net, task, settings, out=tmp_path / "run", seed=0)
     assert done.stopped_by == "solved"
-    assert done.step < 2000
-    assert done.judged < task.criterion.solved
-    rows = [row for row in done.run.metrics() if "judged" in row]
-    assert rows[-1]["judged"] == done.judged
-    assert all(row["judged"] >= task.criterion.solved for row in rows[:-1])
+    assert done.updates < 2000
+    assert done.score < task.criterion.solved
+    rows = [row for row in done.run.metrics() if "score" in row]
+    assert rows[-1]["score"] == done.score
+    assert all(row["score"] >= task.criterion.solved for row in rows[:-1])
     assert done.run.kind == "task"
     assert done.run.read_data() == task
-    again = judge(done.run.network(), task.validation_batches(1), "squared error")
-    assert again == pytest.approx(done.judged)
+    again = mean_score(done.run.network(), task.validation_batches(1), "squared error")
+    assert again == pytest.approx(done.score)
 
 
 def test_a_task_goes_on_where_it_stopped(tmp_path):
-    def train(steps: int, out: str) -> bptt.Network:
+    def train(updates: int, out: str) -> bptt.Network:
         torch.manual_seed(1)
         task = Task.parse("order", "12-20")
         net = bptt.Network(task.likelihood, inputs=task.inputs, hidden=8, recurrence="hidden")
-        settings = bptt.Settings(max_updates=steps, batch=4, validate_every=10)
+        settings = bptt.Settings(max_updates=updates, batch=4, validate_every=10)
         bptt.fit(net, task, settings, out=tmp_path / out)
         return net
 
@@ -223,7 +223,7 @@ def test_a_task_goes_on_where_it_stopped(tmp_path):
     run = bptt.Run.open(tmp_path / "half")
     assert run.settings().window is None  # of a task the whole sequence, by default
     net, done = bptt.resume(run, max_updates=30)
-    assert done.step == 30
+    assert done.updates == 30
     assert whole.recurrent.weight_hh_l0.shape == net.recurrent.weight_hh_l0.shape
 
 
@@ -231,7 +231,7 @@ def test_only_the_scored_steps_count_in_training():
     torch.manual_seed(0)
     task = Task.parse("adding", 10)
     net = bptt.Network(task.likelihood, inputs=2, hidden=4, recurrence="hidden")
-    steps: list[bptt.training.fit.Step] = []
+    updates: list[bptt.training.fit.Update] = []
     batch = task.training_batches(5, None, 0).get(0, 0)
     first = net(batch.y, x=batch.x)
     assert first.nll is not None
@@ -240,10 +240,10 @@ def test_only_the_scored_steps_count_in_training():
     before = {n: p.detach().clone() for n, p in net.named_parameters()}
     seed = int(torch.randint(2**31, ()))
     torch.manual_seed(7)
-    bptt.fit(net, task, settings, on_update=steps.append)
+    bptt.fit(net, task, settings, on_update=updates.append)
     y, x, *_ = task.training_batches(5, None, seed).get(0, 0)
     nll = torch.func.functional_call(net, before, (y,), {"x": x}).nll.detach()
-    assert steps[0].train_nll == pytest.approx(float(nll[-1].mean()), rel=1e-5)
+    assert updates[0].train_nll == pytest.approx(float(nll[-1].mean()), rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,8 @@ def test_a_float64_network_takes_any_data(kind: str, tmp_path: Path) -> None:
     data = DATA[kind](tmp_path)
     net = net_for(data).double()
 
-    def stop(step: Any) -> None:
-        if step.step == 3:
+    def stop(update: Any) -> None:
+        if update.number == 3:
             raise StopError
 
     with pytest.raises(StopError):

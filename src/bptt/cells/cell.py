@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import partial, reduce
+from types import NoneType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -12,10 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_whole, shown
-from bptt.kernel import ops
 from bptt.kernel.blueprint import Blueprint, names_of, tensors_of
-from bptt.kernel.layout import DENSE
-from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain_loop import Parts, Step
 
@@ -33,6 +31,7 @@ class Activation(Protocol):
 
 MOST_UNITS = 2**31 - 1
 """What the kernel's loops can count."""
+PLAIN = (bool, int, float, str, NoneType, list, tuple)
 INSTEAD = "a cell is a step of a loop over time; expected the hook on the layer around it"
 
 
@@ -83,7 +82,11 @@ class Cell(nn.Module):
         except TypeError:  # __init__ raises it; or it is a copy, which is not initialised
             return made
         bound.apply_defaults()
-        made.__dict__["arguments"] = dict([*bound.arguments.items()][3:])
+        arguments: dict[str, Any] = {}
+        for name, value in [*bound.arguments.items()][3:]:
+            is_rest = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+            arguments.update(value if is_rest else {name: value})
+        made.__dict__["arguments"] = arguments
         return made
 
     def __init__(
@@ -118,14 +121,6 @@ class Cell(nn.Module):
         bound = self.hidden_size**-0.5
         return nn.Parameter(self.weight_ih.new_empty(shape).uniform_(-bound, bound))
 
-    def torch_biases(self) -> nn.Parameter | None:
-        """Draw the biases as torch does: bias_ih, which there is, and the second, which returns."""
-        if self.bias_ih is None:
-            return None
-        bound = self.hidden_size**-0.5
-        nn.init.uniform_(self.bias_ih, -bound, bound)
-        return self.matrix(len(self.bias_ih))
-
     @property
     def remembers_h_alone(self) -> bool:
         """Whether all parts of the state are h, of the last step or of earlier ones."""
@@ -140,11 +135,19 @@ class Cell(nn.Module):
 
     def extra_repr(self) -> str:
         """Return what print(net) shows of it."""
-        more = [f"{name}={value!r}" for name, value in self.arguments.items()]
+        parameters = inspect.signature(type(self).__init__).parameters
+        usual = {name: parameter.default for name, parameter in parameters.items()}
+        more = [f"{k}={v!r}" for k, v in self.arguments.items() if v != usual.get(k)]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *more])
 
     def config(self) -> dict[str, Any]:
         """Return its class and arguments as plain values, for a file."""
+        for name, value in self.arguments.items():
+            if not isinstance(value, PLAIN):
+                raise BpttError(
+                    f"{name} of a {type(self).__name__} is {shown(value)}; expected a number or a "
+                    "text, for a file to say what the network is made of"
+                )
         return {"class": type(self).__name__, **self.arguments}
 
     def tensors(self) -> dict[str, Tensor]:
@@ -168,28 +171,34 @@ class Cell(nn.Module):
     def forward(self, x: Shaped[Tensor, "*B I"], state: Any = None) -> Any:
         """Return the state after one step: h, or a tuple of all parts.
 
-        x: (B, I), or (I) of one sequence. state: as it is returned, zero if left out.
+        x: (B, I), or (I) of one sequence. state: as it is returned, zero if left out. This goes by
+        torch's own operations: of one step there is nothing that the kernel makes faster.
         """
-        tensors = self.tensors()
         is_single = isinstance(x, Tensor) and x.ndim == 1
         if not isinstance(x, Tensor) or x.ndim not in (1, 2) or x.shape[-1] != self.input_size:
             raise BpttError(
-                f"x is {shown(x)}; expected a tensor (B, I) or (I), I {self.input_size}"
+                f"x is {shown(x)}; expected a tensor (B, {self.input_size}) or ({self.input_size})"
             )
         rows = x.unsqueeze(0) if is_single else x
-        starts = self._parts(state, rows, is_single=is_single)
-        biases = [tensors.get(name) for name in self.biases]
-        source = Source(rows.unsqueeze(0), tensors["weight_ih"], *biases)
-        _, last = ops.run(self.recipe(tensors), source, starts, DENSE)
-        moved = tuple(part.squeeze(0) for part in last) if is_single else last
+        moved = self.move(rows, self._parts(state, rows, is_single=is_single))
+        moved = tuple(part.squeeze(0) for part in moved) if is_single else moved
         return moved if len(moved) > 1 else moved[0]
+
+    def move(self, x: Float[Tensor, "B I"], state: Parts) -> Parts:
+        """Return the parts of the state after one step, by torch's operations."""
+        biases = [
+            bias for bias in (getattr(self, name) for name in self.biases) if bias is not None
+        ]
+        bias = reduce(torch.add, biases) if biases else None
+        p = torch.nn.functional.linear(x, self.weight_ih, bias)
+        return checked_step(self, p, state)
 
     def _parts(self, state: Any, rows: Tensor, *, is_single: bool) -> Parts:
         """Return the state as the loop has it, or raise BpttError where it is another cell's."""
         if state is None:
             return self.zero_state(len(rows), rows)
-        given = tuple(state) if isinstance(state, tuple | list) else (state,)
-        sizes = [tuple(part.shape) if isinstance(part, Tensor) else None for part in given]
+        parts = tuple(state) if isinstance(state, tuple | list) else (state,)
+        sizes = [tuple(part.shape) if isinstance(part, Tensor) else None for part in parts]
         lead = () if is_single else (len(rows),)
         wanted = [(*lead, size) for size in self.state_sizes]
         if sizes != wanted:
@@ -197,7 +206,7 @@ class Cell(nn.Module):
                 f"the state of a {type(self).__name__} is {shown(state)}; expected "
                 f"{' and '.join(map(str, wanted))}, or None for zeros"
             )
-        return tuple(part.unsqueeze(0) for part in given) if is_single else given
+        return tuple(part.unsqueeze(0) for part in parts) if is_single else parts
 
 
 def step_of(*arguments: Any) -> Step:
@@ -205,13 +214,15 @@ def step_of(*arguments: Any) -> Step:
     *tensors, blueprint = arguments
     cell: Cell = blueprint.of(tensors)
 
-    def step(p: Tensor, state: Parts) -> Parts:
-        moved = cell.step(p, *state)
-        parts = tuple(moved) if isinstance(moved, tuple | list) else (moved,)
-        _require_alike(cell, parts, state)
-        return parts
+    return lambda p, state: checked_step(cell, p, state)
 
-    return step
+
+def checked_step(cell: Cell, p: Float[Tensor, "B G"], state: Parts) -> Parts:
+    """Return the parts of the state after a cell's step, or raise BpttError if they are none."""
+    moved = cell.step(p, *state)
+    parts = tuple(moved) if isinstance(moved, tuple | list) else (moved,)
+    _require_alike(cell, parts, state)
+    return parts
 
 
 def _require_alike(cell: Cell, moved: tuple[Any, ...], state: Parts) -> None:

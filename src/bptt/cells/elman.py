@@ -8,7 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.cells.cell import Activation, Cell
+from bptt.cells.cell import Activation
+from bptt.cells.torch_cell import TorchCell
+from bptt.errors import require_choice
 from bptt.kernel import ops
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Source
@@ -26,35 +28,46 @@ def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:
     return step
 
 
-class Elman(Cell):
-    """hᵗ = f(bias_ih + bias_hh + weight_ih xᵗ + weight_hh hᵗ⁻¹)."""
+class RNNCell(TorchCell):
+    """torch.nn.RNNCell, faster on a CPU: h ← f(bias_ih + bias_hh + weight_ih x + weight_hh h)."""
 
+    f: ClassVar[Activation | None] = torch.tanh
     closed_by = "W"
-    is_torchs = True
     biases = ("bias_ih", "bias_hh")
 
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
-        super().__init__(input_size, hidden_size, bias=bias, **where)
-        self.weight_hh = self.matrix(hidden_size, hidden_size)
-        self.bias_hh = self.torch_biases()
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        bias: bool = True,
+        nonlinearity: str | None = None,
+        **where: Any,
+    ) -> None:
+        super().__init__(input_size, hidden_size, bias, **where)
+        if nonlinearity is not None:
+            require_choice("nonlinearity", nonlinearity, list(NONLINEARITIES))
+            self.f = NONLINEARITIES[nonlinearity].f  # type: ignore[misc]
 
     def step(self, p: Float[Tensor, "B H"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         """Return f(p + W h)."""
-        assert self.f is not None  # a class of its own for each
+        assert self.f is not None
         (h,) = elman(self.weight_hh, self.f)(p, (h,))
         return h
 
+    def by_torch(self, x: Float[Tensor, "B I"], state: Parts) -> Any:
+        """Return the new h."""
+        cell = torch._VF.rnn_tanh_cell if self.f is torch.tanh else torch._VF.rnn_relu_cell
+        return cell(x, state[0], self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
 
-class Tanh(Elman):
-    """An Elman cell of tanh units."""
 
-    f: ClassVar[Activation | None] = torch.tanh
-
-
-class Relu(Elman):
-    """An Elman cell of rectified units."""
+class ReluCell(RNNCell):
+    """An RNNCell of rectified units."""
 
     f: ClassVar[Activation | None] = torch.relu
+
+
+NONLINEARITIES: dict[str, type[RNNCell]] = {"tanh": RNNCell, "relu": ReluCell}
+"""What torch.nn.RNN may be asked for."""
 
 
 def feedforward(f: Activation) -> Step:

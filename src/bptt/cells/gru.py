@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.cells.cell import Cell
+from bptt.cells.torch_cell import TorchCell
 from bptt.kernel.plain_loop import Parts, Step
 
 
@@ -30,19 +30,19 @@ def gru(W: Float[Tensor, "G H"], bias: Float[Tensor, " G"] | None = None) -> Ste
     return step
 
 
-class GRUCell(Cell):
+class GRUCell(TorchCell):
     """torch.nn.GRUCell, faster on a CPU: a gated recurrent unit (Cho et al. 2014)."""
 
     gates = 3
-    is_torchs = True
     keeps = 1
-
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
-        super().__init__(input_size, hidden_size, bias=bias, **where)
-        self.weight_hh = self.matrix(self.gates * hidden_size, hidden_size)
-        self.bias_hh = self.torch_biases()
 
     def step(self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         """Return the new h."""
         (h,) = gru(self.weight_hh, self.bias_hh)(p, (h,))
         return h
+
+    def by_torch(self, x: Float[Tensor, "B I"], state: Parts) -> Any:
+        """Return the new h."""
+        return torch._VF.gru_cell(
+            x, state[0], self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        )

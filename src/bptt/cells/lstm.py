@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.cells.cell import Cell
+from bptt.cells.torch_cell import TorchCell
 from bptt.kernel.plain_loop import Parts, Step
 
 
@@ -29,23 +29,23 @@ def lstm(W: Float[Tensor, "G R"], V: Float[Tensor, "R H"] | None = None) -> Step
     return step
 
 
-class LSTMCell(Cell):
+class LSTMCell(TorchCell):
     """torch.nn.LSTMCell, faster on a CPU: long short-term memory (Gers et al. 2000)."""
 
     gates = 4
-    is_torchs = True
     states = 2
     keeps = 1
     lets_in = 0
     biases = ("bias_ih", "bias_hh")
-
-    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
-        super().__init__(input_size, hidden_size, bias=bias, **where)
-        self.weight_hh = self.matrix(self.gates * hidden_size, hidden_size)
-        self.bias_hh = self.torch_biases()
 
     def step(
         self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"], c: Float[Tensor, "B H"]
     ) -> Parts:
         """Return the new h and c."""
         return lstm(self.weight_hh)(p, (h, c))
+
+    def by_torch(self, x: Float[Tensor, "B I"], state: Parts) -> Any:
+        """Return the new h and c."""
+        return torch._VF.lstm_cell(
+            x, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+        )

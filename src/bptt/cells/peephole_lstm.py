@@ -32,6 +32,6 @@ class PeepholeLSTM(Cell):
     ) -> Parts:
         """Return the new h and c."""
         i, f, g, o = torch.addmm(p, h, self.weight_hh.t()).chunk(4, dim=1)
-        kept = torch.sigmoid(f + self.peep_f * c) * c
-        c = kept + torch.sigmoid(i + self.peep_i * c) * torch.tanh(g)
+        carried = torch.sigmoid(f + self.peep_f * c) * c
+        c = carried + torch.sigmoid(i + self.peep_i * c) * torch.tanh(g)
         return torch.sigmoid(o + self.peep_o * c) * torch.tanh(c), c

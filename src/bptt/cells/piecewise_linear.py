@@ -9,6 +9,9 @@ from torch import Tensor, nn
 from bptt.cells.cell import Cell
 from bptt.errors import require_whole
 
+SMALL = 0.02
+"""The spread of W at first: the map is nearly linear then, and forgets."""
+
 
 class PLRNN(Cell):
     """z ← A ⊙ z + W relu(z) + p, A diagonal, W without a diagonal (Durstewitz 2017)."""
@@ -18,7 +21,7 @@ class PLRNN(Cell):
     def __init__(self, input_size: int, hidden_size: int) -> None:
         super().__init__(input_size, hidden_size)
         self.rate = nn.Parameter(torch.full((hidden_size,), 0.9))
-        self.weight_hh = self.matrix(hidden_size, hidden_size)
+        self.weight_hh = nn.Parameter(torch.randn(hidden_size, hidden_size) * SMALL)
 
     def step(self, p: Float[Tensor, "B H"], z: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         """Return the new z."""
@@ -39,7 +42,7 @@ class ALRNN(Cell):
         require_whole("rectified", rectified, 0, hidden_size)
         self.linear = hidden_size - rectified
         self.rate = nn.Parameter(torch.full((hidden_size,), 0.9))
-        self.weight_hh = self.matrix(hidden_size, hidden_size)
+        self.weight_hh = nn.Parameter(torch.randn(hidden_size, hidden_size) * SMALL)
 
     def step(self, p: Float[Tensor, "B H"], z: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         """Return the new z."""

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from bptt.cells.cell import Cell
 
 PLACES = {
-    "tanh": "elman.Tanh",
-    "relu": "elman.Relu",
+    "tanh": "elman.RNNCell",
+    "relu": "elman.ReluCell",
     "gru": "gru.GRUCell",
     "lstm": "lstm.LSTMCell",
     "mgu": "minimal_gated.MinimalGated",
@@ -47,8 +47,8 @@ class _Cells(Mapping[str, "type[Cell]"]):
 
     def __getitem__(self, name: str) -> type[Cell]:
         file, _, kind = PLACES[name].partition(".")
-        found: type[Cell] = getattr(import_module(f"bptt.cells.{file}"), kind)
-        return found
+        cell: type[Cell] = getattr(import_module(f"bptt.cells.{file}"), kind)
+        return cell
 
     def __iter__(self) -> Iterator[str]:
         return iter(PLACES)

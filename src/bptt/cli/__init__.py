@@ -73,7 +73,7 @@ def _run(arguments: Sequence[str]) -> int:
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:
         try:
-            _say_how_to_go_on(interrupt)
+            _print_resume_command(interrupt)
         except OSError as error:  # it was the closing of the terminal that ended it
             if not is_reader_gone(error):
                 raise
@@ -82,7 +82,7 @@ def _run(arguments: Sequence[str]) -> int:
     return 0
 
 
-def _say_how_to_go_on(interrupt: KeyboardInterrupt) -> None:
+def _print_resume_command(interrupt: KeyboardInterrupt) -> None:
     if isinstance(interrupt, Interrupted) and interrupt.run is not None:
         path = shell_word(interrupt.run.path)
         print(f"Stopped and saved. To go on: bptt train --resume {path}", flush=True)

@@ -54,10 +54,10 @@ def bench(
         "torch.nn.RNN: loss.backward() through Embedding, torch.nn.RNN and Linear.",
     ]
     console, costs = Console(), list["Cost"]()
-    found = measure_costs(steps, hidden=hidden, memory=memory, window=window)
+    measurements = measure_costs(steps, hidden=hidden, memory=memory, window=window)
     console.print(*lead, end="\n\n")
     with Live(cost_table([]), console=console, transient=True) as live:
-        for cost in found:
+        for cost in measurements:
             costs.append(cost)
             live.update(cost_table(costs))
     console.print(cost_table(costs))

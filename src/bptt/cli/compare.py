@@ -71,7 +71,7 @@ def compare(
         solved = {None: "", True: ", solved", False: ", not solved"}[outcome.solved]
         console.print(
             f"{outcome.name}, seed {outcome.seed}: loss {outcome.loss:.4g} after "
-            f"{counted(outcome.steps, 'step')}{solved}",
+            f"{counted(outcome.updates, 'update')}{solved}",
             soft_wrap=True,
         )
 

@@ -46,7 +46,9 @@ def flow(
     write_and_say(Run.open(run), data, out, steps=steps, sequences=sequences, max_lag=max_lag)
 
 
-def write_and_say(run: Run, data: Path | None = None, out: Path | None = None, **how: Any) -> None:
+def write_and_say(
+    run: Run, data: Path | None = None, out: Path | None = None, **options: Any
+) -> None:
     """Diagnose a run; print the answer in words, and write the page."""
     from bptt.report.report import write_report  # noqa: PLC0415
     from bptt.report.words import headline  # noqa: PLC0415
@@ -55,8 +57,8 @@ def write_and_say(run: Run, data: Path | None = None, out: Path | None = None, *
 
     out = out or run.path / "report.html"
     files.require_ours(out, files.PAGE)
-    found = diagnose_run(run, data, **how)
-    write_report(out, found)
-    for paragraph in headline(found):
+    diagnosis = diagnose_run(run, data, **options)
+    write_report(out, diagnosis)
+    for paragraph in headline(diagnosis):
         print(printable(paragraph), end="\n\n")
     print(f"The pictures are in {printable(out)}")

@@ -50,16 +50,16 @@ def generate(
     """
     from bptt.training.run import Run  # noqa: PLC0415
 
-    found = Run.open(run)
+    saved_run = Run.open(run)
     if seed is not None:
         require_whole("seed", seed, 0, MOST_SEED)
-    if found.kind == "text":
-        write_sample(found, prompt, steps, temperature, seed)
-    elif found.kind == "table":
-        _forecast(found, steps, out or found.path / "forecast.csv", data, future, seed)
+    if saved_run.kind == "text":
+        write_sample(saved_run, prompt, steps, temperature, seed)
+    elif saved_run.kind == "table":
+        _forecast(saved_run, steps, out or saved_run.path / "forecast.csv", data, future, seed)
     else:
         raise BpttError(
-            f"{run} was trained on {BY_KIND[found.kind]}; expected a text or a table: "
+            f"{run} was trained on {BY_KIND[saved_run.kind]}; expected a text or a table: "
             "in Python, bptt.Run.open(...).network().generate(...) runs it freely"
         )
 
@@ -98,9 +98,9 @@ def write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: in
     else:
         generator.manual_seed(seed)
     vocabulary.require("the prompt", prompt)
-    given = vocabulary.encode(prompt).unsqueeze(1) if prompt else None
-    tokens = net.stream(steps, prompt=given, temperature=temperature, generator=generator)
+    prompt_tokens = vocabulary.encode(prompt).unsqueeze(1) if prompt else None
+    tokens = net.stream(steps, prompt=prompt_tokens, temperature=temperature, generator=generator)
     print(prompt, end="")
-    for piece in vocabulary.decode_stream(y for some in tokens for y in some[:, 0].tolist()):
+    for piece in vocabulary.decode_stream(y for chunk in tokens for y in chunk[:, 0].tolist()):
         print(piece, end="", flush=True)
     print()

@@ -20,13 +20,13 @@ def numbers(kind: type[int] | type[float]) -> Parameter:
     """Return what reads several numbers, with commas between."""
 
     def read(_: object, tokens: Sequence[Token]) -> tuple[float, ...]:
-        found = []
-        for said in (part for one in tokens for part in one.value.split(",")):
+        values = []
+        for text in (part for one in tokens for part in one.value.split(",")):
             try:
-                found.append(kind(said))
+                values.append(kind(text))
             except ValueError:
                 wanted = "whole numbers" if kind is int else "numbers"
-                raise ValueError(f"got {said!r}; expected {wanted} with commas between") from None
-        return tuple(found)
+                raise ValueError(f"got {text!r}; expected {wanted} with commas between") from None
+        return tuple(values)
 
     return Parameter(converter=read, negative="")

@@ -156,11 +156,11 @@ def train(
     if report and folder is not None:  # not only when all the training is done
         files.require_ours(folder / "report.html", files.PAGE)
     if resume is not None:
-        found, net, done = _go_on(resume, data, settings, extras)
+        dataset, net, done = _go_on(resume, data, settings, extras)
     else:
-        found, net = _prepared(data, network, options, table, start, settings, seed)
-        done = _start(net, found, settings, out or automatic_folders(data), seed, extras)
-    _say_what_came_out(net, found, done)
+        dataset, net = _prepared(data, network, options, table, start, settings, seed)
+        done = _start(net, dataset, settings, out or automatic_folders(data), seed, extras)
+    _say_what_came_out(net, dataset, done)
     if report and done.run is not None:
         print()
         write_and_say(done.run, data if resume is not None else None)
@@ -176,13 +176,15 @@ def require_trainable(arguments: Sequence[str]) -> None:
         _, bound, _ = parser.parse_args(arguments, exit_on_error=False, print_error=False)
     except CycloptsError as error:
         raise BpttError(complaint(error, "train", parser)) from None
-    given = bound.arguments
-    settings = given.get("settings") or Settings()
+    bound_arguments = bound.arguments
+    settings = bound_arguments.get("settings") or Settings()
     network, options, table, start = (
-        given.get(name) for name in ("network", "options", "table", "start")
+        bound_arguments.get(name) for name in ("network", "options", "table", "start")
     )
-    seed = given.get("seed", 0)
-    data, net = _prepared(given.get("data"), network, options, table, start, settings, seed)
+    seed = bound_arguments.get("seed", 0)
+    data, net = _prepared(
+        bound_arguments.get("data"), network, options, table, start, settings, seed
+    )
     Trainer(net, data, settings, None, None)
 
 
@@ -241,14 +243,14 @@ def _go_on(
     from bptt.training.run import Run  # noqa: PLC0415
 
     run = Run.open(folder)
-    found = run.read_data(data)
+    dataset = run.read_data(data)
     ends: dict[str, Any] = {
         "max_updates": settings.max_updates,
         "max_seconds": settings.max_seconds,
     }
-    with _watching(found, replace(run.settings(), **ends), extras) as on_update:
+    with _watching(dataset, replace(run.settings(), **ends), extras) as on_update:
         net, done = resume(run, data=data, **ends, on_update=on_update)
-    return found, net, done
+    return dataset, net, done
 
 
 def _read(path: Path | None, options: DataOptions, table: TableOptions, settings: Settings) -> Data:
@@ -328,7 +330,7 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
     measure, per_nat = losses_in(run.unit)
     print(
         f"validation {loss_text(done.validation_nll * per_nat)} {measure} "
-        f"after {counted(done.step, 'step')} in {clock(done.seconds)}\n"
+        f"after {counted(done.updates, 'update')} in {clock(done.seconds)}\n"
     )
     if run.kind == "text":
         starts_lines = run.unit == "byte" or "\n" in run.vocabulary.characters
@@ -348,7 +350,7 @@ def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
         next_steps = []
     _say_if_it_was_better_before(run, done)
     next_steps.append("flow {}")
-    next_steps.append(f"train --resume {{}} --max-updates {2 * max(done.step, 1)}")
+    next_steps.append(f"train --resume {{}} --max-updates {2 * max(done.updates, 1)}")
     print(f"The run is in {printable(run.path)}. Try next:")
     for step in next_steps:
         print(f"  bptt {step.format(folder)}")
@@ -364,11 +366,11 @@ def _say_whether_it_is_solved(data: Data | None, done: Fit) -> None:
     from bptt.training.tasks import Task  # noqa: PLC0415
 
     assert isinstance(data, Task)
-    assert done.judged is not None
+    assert done.score is not None
     measure, solved, baseline = data.criterion
-    verdict = "solved" if done.judged < solved else "not solved"
+    verdict = "solved" if done.score < solved else "not solved"
     print(
-        f"{verdict}: {measure} {done.judged:.3g} on held-out sequences; below {solved:.3g} counts "
+        f"{verdict}: {measure} {done.score:.3g} on held-out sequences; below {solved:.3g} counts "
         f"as solved, and {baseline:.3g} is reached without memory\n"
     )
 
@@ -377,14 +379,14 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
     """Say when the validation loss was lowest, if that is some while ago."""
     rows = [row for row in run.metrics() if "validation_nll" in row]
     best = min(rows, key=lambda row: row["validation_nll"], default=None)
-    if best is None or best["step"] == done.step:
+    if best is None or best["update"] == done.updates:
         return
     if best["validation_nll"] > done.validation_nll - CLEARLY_BETTER:
         return
     print(
-        f"The validation loss was lowest after {counted(int(best['step']), 'step')}, and has risen "
-        "since: a new "
-        f"run with --max-updates {best['step']} should do better.\n"
+        f"The validation loss was lowest after {counted(int(best['update']), 'update')}, and "
+        "has risen since: a new "
+        f"run with --max-updates {best['update']} should do better.\n"
     )
 
 

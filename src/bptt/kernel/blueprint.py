@@ -106,8 +106,8 @@ def tensors_of(module: nn.Module, name: str, remedy: str) -> dict[str, Tensor]:
     """
     seen = computed(module, name, remedy)
     mine = [*seen._parameters, *seen._buffers, *vars(seen)]
-    found = {key: getattr(seen, key) for key in dict.fromkeys(mine)}
-    tensors = {key: value for key, value in found.items() if isinstance(value, Tensor)}
+    attributes = {key: getattr(seen, key) for key in dict.fromkeys(mine)}
+    tensors = {key: value for key, value in attributes.items() if isinstance(value, Tensor)}
     for key, child in _children(module):
         inner = tensors_of(child, f"{name}.{key}", remedy)
         tensors.update({f"{key}.{inside}": value for inside, value in inner.items()})

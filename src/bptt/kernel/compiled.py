@@ -55,7 +55,7 @@ def _now(place: int) -> int:
     traced = step.again()
     if traced is step.traced:
         return place
-    if isinstance(traced, str) or _kept(traced) != _kept(step.traced):
+    if isinstance(traced, str) or _shapes_of_step(traced) != _shapes_of_step(step.traced):
         raise BpttError(
             "a number that the step of a compiled layer reads has changed, and with it what shapes "
             "it gives and keeps; expected torch.compiler.reset() after such a change"
@@ -63,7 +63,7 @@ def _now(place: int) -> int:
     return register(traced, step.present, step.again)
 
 
-def _kept(traced: Traced) -> tuple[Any, ...]:
+def _shapes_of_step(traced: Traced) -> tuple[Any, ...]:
     """Return the shapes of what a step gives and keeps."""
     values = traced.program.values
     return traced.step.shape, [values[line].width for line in traced.step.gradient.saved]
@@ -120,7 +120,7 @@ def _shapes(place: int, *arguments: Any) -> list[Tensor]:
 
 
 def _compute_gradients(which: Tensor, *arguments: Any) -> list[Tensor]:
-    """Return the gradients of what was given, of no size where they are not needed."""
+    """Return the gradients of the inputs, of no size where they are not needed."""
     step, (source, starts, tensors, layout) = STEPS[int(which)], _taken_apart(arguments)
     states, saved, grads, needs = arguments[9:]
     S, like = len(starts), starts[0]
@@ -191,10 +191,10 @@ def _derive(ctx: Any, grads: list[Tensor | None]) -> tuple[Any, ...]:
     S, W = ctx.counts
     saved = list(ctx.saved_tensors)
     source, starts, tensors = saved[:4], saved[4 : 4 + S], saved[4 + S : 4 + S + W]
-    batch_sizes, resets, *kept, which = saved[4 + S + W :]
+    batch_sizes, resets, *values, which = saved[4 + S + W :]
     inputs = (*source, starts, tensors, batch_sizes, resets, ctx.reverse)
     needs = [t is not None and t.requires_grad for t in (*source, *starts, *tensors)]
-    grad_all = _gradients(which, *inputs, kept[:S], kept[S:], grads[: 1 + S], needs)
+    grad_all = _gradients(which, *inputs, values[:S], values[S:], grads[: 1 + S], needs)
     grad: list[Tensor | None] = [
         g if needed else None for g, needed in zip(grad_all, needs, strict=True)
     ]

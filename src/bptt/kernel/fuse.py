@@ -43,9 +43,9 @@ def fuse(program: Program) -> Program:
     builder = Builder()
     lines: list[int] = []
     for line, value in enumerate(values):
-        fused, found = value, matched(line, patterns)
-        if found is not None and not _adds_product(values, found):
-            name, bound = found
+        fused, match = value, matched(line, patterns)
+        if match is not None and not _adds_product(values, match):
+            name, bound = match
             fused = Value(name, tuple(bound[i] for i in range(len(bound))), value.width)
         lines.append(builder.line(fused._replace(args=tuple(lines[arg] for arg in fused.args))))
     return builder.finish({name: Expr(builder, lines[at]) for name, at in program.results.items()})
@@ -54,16 +54,16 @@ def fuse(program: Program) -> Program:
 def fuse_around(program: Program, lines: Sequence[int]) -> tuple[Program, list[int]]:
     """Return a program with fused operations that still has some lines, and where they are."""
     marked = Program(
-        program.values, {**program.results, **{("kept", i): line for i, line in enumerate(lines)}}
+        program.values, {**program.results, **{("marked", i): line for i, line in enumerate(lines)}}
     )
     fused = fuse(marked)
-    results = {name: line for name, line in fused.results.items() if name[0] != "kept"}
-    return Program(fused.values, results), [fused.results["kept", i] for i in range(len(lines))]
+    results = {name: line for name, line in fused.results.items() if name[0] != "marked"}
+    return Program(fused.values, results), [fused.results["marked", i] for i in range(len(lines))]
 
 
-def _adds_product(values: Sequence[Value], found: tuple[str, dict[int, int]]) -> bool:
+def _adds_product(values: Sequence[Value], match: tuple[str, dict[int, int]]) -> bool:
     """Whether what is added is a product, which takes it up where it is stored."""
-    name, bound = found
+    name, bound = match
     return name == "mul_add" and values[bound[2]].op in ("product", "back")
 
 

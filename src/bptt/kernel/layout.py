@@ -93,8 +93,8 @@ class Layout:
         lengths = (self.batch_sizes.unsqueeze(1) > rows).sum(0)
         final = torch.zeros_like(lengths) if self.reverse else (lengths - 1).clamp(min=0)
         index = (self.batch_sizes.cumsum(0) - self.batch_sizes)[final] + rows
-        some = (lengths > 0).unsqueeze(1)
-        return torch.where(some, h[index.clamp(max=len(h) - 1)], h0)
+        has_step = (lengths > 0).unsqueeze(1)
+        return torch.where(has_step, h[index.clamp(max=len(h) - 1)], h0)
 
     def last_of_two(
         self, states: Float[Tensor, "2 B H"], steps: int, h0: Float[Tensor, "B H"]

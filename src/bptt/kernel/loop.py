@@ -46,7 +46,7 @@ def run_plainly(step: NativeStep, inputs: Inputs) -> States:
 
 
 def _inputs(tensors: Sequence[Any], count: int, layout: Layout) -> Inputs:
-    """Return what a node of the graph was given, of `count` states, as a step takes it."""
+    """Return the inputs of a node of the graph, of `count` states, as a step takes them."""
     return Inputs(Source(*tensors[:4]), tensors[4 : 4 + count], tensors[4 + count :], layout)
 
 
@@ -85,10 +85,10 @@ class _Loop(torch.autograd.Function):
                 needs,
             )
         else:
-            kept = saved[len(needs) : states], saved[states:]
+            results = saved[len(needs) : states], saved[states:]
             wanted = Needs(needs[0], needs[1], needs[2] or needs[3], needs[4 + count :])
             inputs = _inputs(tensors, count, layout)
-            of_x, of_U, of_b, *others = step.backward(inputs, kept, grads, wanted, ctx.omega)
+            of_x, of_U, of_b, *others = step.backward(inputs, results, grads, wanted, ctx.omega)
             gradients = [of_x, of_U, *_of_biases(of_b, needs[2], needs[3]), *others]
         return None, None, None, None, *gradients
 

@@ -230,16 +230,16 @@ class NativeStep:
     def backward(
         self,
         inputs: Inputs,
-        kept: tuple[Sequence[Tensor], Sequence[Tensor]],
+        results: tuple[Sequence[Tensor], Sequence[Tensor]],
         grads: Sequence[Tensor | None],
         needs: Needs,
         omega: OmegaTerm | None = None,
     ) -> list[Tensor | None]:
         """Return the gradients of x, U and b, of the starts, and of the weights, where needed.
 
-        kept: what `forward` returned. grads: of what `outputs` did.
+        results: what `forward` returned. grads: of what `outputs` did.
         """
-        (source, starts, weights, layout), (states, saved) = inputs, kept
+        (source, starts, weights, layout), (states, saved) = inputs, results
         above, lasts = self._arriving(states, starts, layout, grads)
         arrived = [start.new_empty(start.shape) for start in starts]
         of_x, of_U, of_b = _room_for_source(source, self.shape.p, needs)
@@ -391,10 +391,10 @@ def _of_lasts(layout: Layout, state: Tensor, start: Tensor, grad: Tensor) -> tup
     with torch.enable_grad():
         leaves = (state.detach().requires_grad_(), start.detach().requires_grad_())
         lasts = layout.lasts(*leaves)
-    found = torch.autograd.grad(lasts, leaves, grad, allow_unused=True)
+    gradients = torch.autograd.grad(lasts, leaves, grad, allow_unused=True)
     of_state, of_start = (
         torch.zeros_like(leaf) if part is None else part
-        for part, leaf in zip(found, leaves, strict=True)
+        for part, leaf in zip(gradients, leaves, strict=True)
     )
     return of_state, of_start.contiguous()
 

@@ -45,20 +45,20 @@ def run_steps(
     every: int = 1,
 ) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
     """Do the same, and return so many of the state's first parts at every step."""
-    found: list[Parts] = []
+    outputs: list[Parts] = []
     masks = layout.steps(layout.resets) if layout.resets is not None else None
     for i, p in enumerate(layout.steps(projected)):
         now = tuple(part[: len(p)] for part in state)
         if masks is not None:
             now = tuple(part.masked_fill(masks[i].unsqueeze(1), 0) for part in now)
         moved = step(p, now)
-        found.append(moved[:every])
+        outputs.append(moved[:every])
         if len(p) < len(state[0]):  # the other rows are past their end, or not yet begun
             moved = tuple(
                 torch.cat([new, old[len(p) :]]) for new, old in zip(moved, state, strict=True)
             )
         state = moved
-    if not found:  # no steps
+    if not outputs:  # no steps
         rows = projected.shape[:-1]
         return tuple(part.new_empty(*rows, part.shape[1]) for part in state[:every]), state
-    return tuple(layout.join(list(same)) for same in zip(*found, strict=True)), state
+    return tuple(layout.join(list(same)) for same in zip(*outputs, strict=True)), state

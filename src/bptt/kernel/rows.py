@@ -137,12 +137,12 @@ class Writer:
 
     def elementwise(self, make: Callable[..., Expr], *values: Any) -> Rows:
         """Return an elementwise function of rows, numbers and vectors."""
-        given = [value for value in values if isinstance(value, Rows)]
-        width = max(rows.width for rows in given)
+        row_values = [value for value in values if isinstance(value, Rows)]
+        width = max(rows.width for rows in row_values)
         vectors = [math.prod(self.shapes[v]) for v in values if isinstance(v, Ref)]
         width = max([width, *vectors])
-        flat = all(rows.flat for rows in given)
-        if not flat and any(rows.flat for rows in given) and width > 1:
+        flat = all(rows.flat for rows in row_values)
+        if not flat and any(rows.flat for rows in row_values) and width > 1:
             raise Untranslatable("a flat tensor beside rows")
         operands = [self.operand(value, width) for value in values]
         wide = [rows for rows in operands if rows.width == width]

@@ -207,12 +207,12 @@ class Architecture:
 
         An input or output that has no other edges is left out.
         """
-        kept = [edge for edge in self.edges if edge.source not in self.outputs]
-        there = {name for edge in kept for name in edge[:2]}
+        edges = [edge for edge in self.edges if edge.source not in self.outputs]
+        there = {name for edge in edges for name in edge[:2]}
         inputs, outputs = (
             [name for name in names if name in there] for names in (self.inputs, self.outputs)
         )
-        return Architecture(kept, inputs, outputs)
+        return Architecture(edges, inputs, outputs)
 
     @property
     def parallel_in_time(self) -> bool:
@@ -244,9 +244,9 @@ class Architecture:
         >>> [len(list(Architecture.rnn1().paths(("h", "h"), j))) for j in (1, 2, 3)]
         [1, 2, 3]
         """
-        found = self._find(edge)
+        full_edge = self._find(edge)
         self._require_room("loss_step", loss_step)
-        return self._paths(found, loss_step)
+        return self._paths(full_edge, loss_step)
 
     def _paths(self, edge: Edge, loss_step: int) -> Iterator[tuple[Place, ...]]:
         arrive, leaving = self._ways(loss_step), self._leaving
@@ -271,10 +271,10 @@ class Architecture:
         >>> Architecture.rnn1().count_paths(("h", "h"), 1000)
         1000
         """
-        found = self._find(edge)
+        full_edge = self._find(edge)
         self._require_room("loss_step", loss_step)
         arrive = self._ways(loss_step)
-        return sum(arrive.get((found.target, t), 0) for t in range(1, loss_step + 1))
+        return sum(arrive.get((full_edge.target, t), 0) for t in range(1, loss_step + 1))
 
     def _ways(self, loss_step: int) -> dict[Place, int]:
         """Return how many ways there are from every place to the outputs at a step."""
@@ -299,15 +299,15 @@ class Architecture:
     def _find(self, edge: tuple[str, ...] | tuple[str, str, int]) -> Edge:
         """Return the edge that is meant, or raise BpttError."""
         size = len(edge) if isinstance(edge, tuple | list) else 0
-        found = [one for one in self.edges if size > 1 and one[:size] == tuple(edge)]
-        if len(found) != 1:
+        matches = [one for one in self.edges if size > 1 and one[:size] == tuple(edge)]
+        if len(matches) != 1:
             there = ", ".join(str(one) for one in self.edges)
-            many = "several edges are" if found else "no edge is"
+            many = "several edges are" if matches else "no edge is"
             raise BpttError(
                 f"{many} {edge!r}; expected (source, target), with its delay if need be, "
                 f"of one of {there}"
             )
-        return found[0]
+        return matches[0]
 
 
 def _checked(edge: tuple[str, str, int]) -> Edge:

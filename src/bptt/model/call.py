@@ -1,4 +1,4 @@
-"""What a call of a network is given: checked, before anything is computed."""
+"""The inputs of a call of a network: checked, before anything is computed."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from bptt.model.state import FEEDBACKS, Regime, State
 
 
 class Call(NamedTuple):
-    """What a call was given, checked.
+    """The inputs of a call, checked.
 
-    y0 and generated0: the true y⁰ and the network's own; y: true values; x: inputs.
+    y0 and generated0: the true y⁰ and the generated one; y: true values; x: inputs.
     alive: (T, B), which steps lie within their sequences, None where all do.
     resets: (T, B), before which steps the state is zeroed.
-    forced: (T, B), where the true yᵗ⁻¹ enters and not the network's own; None where it always does.
+    forced: (T, B), where the true yᵗ⁻¹ enters and not the generated one; None where it always does.
     """
 
     T: int
@@ -41,7 +41,7 @@ class Call(NamedTuple):
 
     @property
     def not_generated(self) -> Bool[Tensor, "T B"] | None:
-        """Where the network's own yᵗ⁻¹ does not enter: the true one does, or after a reset none."""
+        """Where the generated yᵗ⁻¹ does not enter: the true one does, or after a reset none."""
         if self.forced is None or self.resets is None:
             return self.forced
         return self.forced | self.resets
@@ -58,7 +58,7 @@ class Call(NamedTuple):
 def checked(
     net: Modules, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
 ) -> Call:
-    """Return what a call was given, 0 beyond the sequences' ends, or raise BpttError.
+    """Return the inputs of a call, 0 beyond the sequences' ends, or raise BpttError.
 
     What lies beyond an end may be any filler, even NaN, so nothing may be computed from it.
     """
@@ -89,7 +89,7 @@ def checked(
 
 
 def _require_samples(net: Modules, generated: Tensor) -> None:
-    """Raise BpttError where the network's own y⁰ is the mean of symbols."""
+    """Raise BpttError where the generated y⁰ is the mean of symbols."""
     blank = net.likelihood.blank(1, net.readout.weight)
     if generated.is_floating_point() != blank.is_floating_point():
         raise BpttError(
@@ -119,9 +119,9 @@ def checked_x(
 
 
 def start_of(net: Modules, state: State | None, B: int) -> tuple[Hidden, Tensor, Tensor]:
-    """Return h⁰, the true y⁰ and the network's own, or raise BpttError.
+    """Return h⁰, the true y⁰ and the generated one, or raise BpttError.
 
-    They are zero where the state does not give them; its own y⁰ is then the true one.
+    They are zero where the state does not give them; the generated y⁰ is then the true one.
     """
     if not isinstance(state, State | None):
         raise BpttError(
@@ -253,7 +253,7 @@ def forced_steps(
     """Return where the true yᵗ⁻¹ is fed back, None where it always is; draw that, if it is chance.
 
     forcing: the probability, from 0 to 1, or the mask itself. Also after a mask that is all ones
-    what the network says is of use: the next step may not be forced.
+    what the network generates is of use: the next step may not be forced.
     """
     if isinstance(forcing, Tensor):
         return as_mask("forcing", forcing, T, B)

@@ -1,7 +1,7 @@
-"""The loop closed through the output: what the network says itself is fed back.
+"""The loop closed through the output: what the network generates is fed back.
 
-It is a cell like any other. Its state is what was said, and what the layers have; its step is the
-layers', the read-out, and the mean of the likelihood, or what it draws from random numbers that
+It is a cell like any other. Its state is what was generated, and what the layers have; its step is
+the layers', the read-out, and the mean of the likelihood, or what it draws from random numbers that
 come with the input:
 
     aᵗ = b + U xᵗ + R ȳᵗ⁻¹,    hᵗ = f(aᵗ, hᵗ⁻¹),    oᵗ = c + V hᵗ,    ȳᵗ = mean(oᵗ) or draw(oᵗ, uᵗ)
@@ -38,8 +38,8 @@ class MeanRun(NamedTuple):
     """What a loop of means gives.
 
     outputs: oᵗ, (T, B, O); states: the top layer's hᵗ, (T, B, H), of no meaning beyond a sequence's
-    end. said: what the network itself said at every step, (T, B, ...), beyond the end what it said
-    last. last: each sequence's hidden state at its own end.
+    end. generated: what the network generated at every step, (T, B, ...), beyond the end what it
+    generated last. last: each sequence's hidden state at its own end.
     """
 
     outputs: Float[Tensor, "T B O"]
@@ -62,7 +62,7 @@ def mean_loop(net: Modules, call: Call) -> MeanRun:
 def sample_loop(
     net: Modules, call: Call, noise: Float[Tensor, "T B *noise"], temperature: float = 1.0
 ) -> tuple[Shaped[Tensor, "T B *y"], Hidden]:
-    """Return the samples that the network itself draws, and the last hidden state.
+    """Return the samples that the network generates, and the last hidden state.
 
     They are fed back where it is not forced.
     """
@@ -103,9 +103,9 @@ def closed(*arguments: Any) -> Step:
     """Return the step of a closed loop.
 
     Of R, or None, V, c; of every layer U, b and what its step is made of; of the likelihood's
-    tensors; and of a Plan. Its input is b + U x, 1 where the network's own is fed back and 0 where
-    not, and random numbers; its state what was said, with means also o, and the layers' states, the
-    top one's first.
+    tensors; and of a Plan. Its input is b + U x, 1 where what was generated is fed back and 0
+    where not, and random numbers; its state what was generated, with means also o, and the layers'
+    states, the top one's first.
     """
     R, V, c, *rest, plan = arguments
     tensors = iter(rest)
@@ -172,7 +172,7 @@ def _run(
     noise: Float[Tensor, "T B *noise"] | None = None,
     temperature: float | None = None,
 ) -> tuple[tuple[Tensor, ...], Hidden]:
-    """Return what was said, with means also o and the top layer's h; and the last hidden state."""
+    """Return what was generated, with means also o and the top h; and the last hidden state."""
     layer, R = net.recurrent, net.feedback_weight(call.x)
     base, forced = _base(net, call, R)
     fed, is_drawn = ~forced, noise is not None
@@ -250,7 +250,7 @@ def _base(
 
 
 def as_rows(generated0: Tensor, generated: Shaped[Tensor, "T B *y"]) -> Shaped[Tensor, "1 B *y"]:
-    """Return what was said first, before what was said later, in the form of that."""
+    """Return what was generated first, in the form of what was generated later."""
     if generated0.is_floating_point() == generated.is_floating_point():
         return generated0.unsqueeze(0)
     return (

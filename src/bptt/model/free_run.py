@@ -102,8 +102,8 @@ class Forecast(NamedTuple):
         if not 0 <= share <= 1:
             raise BpttError(f"the quantile's share is {share}; expected a number from 0 to 1")
         precise = torch.promote_types(self.paths.dtype, torch.float32)  # numpy has no bfloat16
-        found = np.quantile(self.paths.to(precise).cpu().numpy(), share, axis=0)
-        return torch.from_numpy(np.asarray(found)).to(self.mean)
+        quantiles = np.quantile(self.paths.to(precise).cpu().numpy(), share, axis=0)
+        return torch.from_numpy(np.asarray(quantiles)).to(self.mean)
 
 
 def forecast(

@@ -13,7 +13,7 @@ from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.cells.cell import Activation, Cell
-from bptt.cells.elman import Relu, Tanh, elman
+from bptt.cells.elman import NONLINEARITIES, elman
 from bptt.cells.gru import GRUCell, gru
 from bptt.cells.lstm import LSTMCell, lstm
 from bptt.errors import BpttError, require_choice, require_kind
@@ -25,8 +25,6 @@ from bptt.model.stack import Stack
 
 Module = TypeVar("Module", bound=nn.Module)
 
-NONLINEARITIES: dict[str, type[Cell]] = {"tanh": Tanh, "relu": Relu}
-"""What torch.nn.RNN may be asked for."""
 ROWS_OF_ONE_STEP = 4
 """Up to how many sequences torch's RNN and GRU take one step of faster than ours."""
 LARGE_LSTM = 1000
@@ -60,8 +58,8 @@ class TorchLayer(Stack, RNNBase):
         """Return what a layer is made of, by names with its suffix: parameters, or as computed."""
         attributes = {n for n, value in vars(self).items() if isinstance(value, Tensor)}
         names = sorted(n for n in {*self._parameters, *attributes} if n.endswith(suffix))
-        found = {name: getattr(self, name) for name in names}
-        return {name: value for name, value in found.items() if value is not None}
+        tensors = {name: getattr(self, name) for name in names}
+        return {name: value for name, value in tensors.items() if value is not None}
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -147,21 +145,21 @@ class TorchLayer(Stack, RNNBase):
         return [w.shape for w in weights] == _shapes(sizes, self.num_layers, heads, self.bias)
 
     def _forward_padded(
-        self, given: Tensor, starts: tuple[Tensor, ...], run: Run
+        self, inputs: Tensor, starts: tuple[Tensor, ...], run: Run
     ) -> tuple[Tensor, Any]:
         batch = 0 if self.batch_first else 1
-        is_single = given.ndim == 2
+        is_single = inputs.ndim == 2
         for start in starts:
-            if start.ndim != given.ndim:
-                return self._by_torch(given, self._as_hidden(starts))  # type: ignore[no-any-return]
+            if start.ndim != inputs.ndim:
+                return self._by_torch(inputs, self._as_hidden(starts))  # type: ignore[no-any-return]
         if is_single:
-            given = given.unsqueeze(batch)
+            inputs = inputs.unsqueeze(batch)
             starts = tuple(start.unsqueeze(1) for start in starts)
-        B = given.shape[batch]
+        B = inputs.shape[batch]
         if [start.shape for start in starts] != self.state_shapes(B)[: len(starts)]:
-            self.check_forward_args(given, self._as_hidden(starts), None)
+            self.check_forward_args(inputs, self._as_hidden(starts), None)
         hidden = self._as_hidden(starts) if starts else self.zero_state(B)
-        rows = given.transpose(0, 1) if self.batch_first else given
+        rows = inputs.transpose(0, 1) if self.batch_first else inputs
         outs, last = self.run(rows, hidden, through=run)
         out = ops.as_output(outs[-1], batch_first=self.batch_first)
         if not is_single:
@@ -176,9 +174,9 @@ class TorchLayer(Stack, RNNBase):
         return parts if self.states > 1 else parts[0]
 
     def _forward_packed(
-        self, given: PackedSequence, starts: tuple[Tensor, ...], run: Run
+        self, packed: PackedSequence, starts: tuple[Tensor, ...], run: Run
     ) -> tuple[Any, Any]:
-        rows, sizes, order, back = given
+        rows, sizes, order, back = packed
         hidden = self._as_hidden(starts)
         if hidden is None:
             hidden = self.zero_state(int(sizes[0]))

@@ -139,5 +139,5 @@ def _checked_leak(leak: Any) -> float | tuple[float, ...]:
     for alpha in several:
         if not _is_number(alpha) or not 0 < alpha <= 1:
             raise BpttError(f"leak is {leak!r}; expected a number above 0 and at most 1")
-    found = tuple(map(float, several))
-    return found if len(found) > 1 else found[0]
+    leaks = tuple(map(float, several))
+    return leaks if len(leaks) > 1 else leaks[0]

@@ -155,8 +155,8 @@ class Network(DropsUnits):
     @property
     def dtype(self) -> torch.dtype:
         """What its weights, and the numbers in y and x, are made of."""
-        found: torch.dtype = next(self.recurrent.parameters()).dtype
-        return found
+        dtype: torch.dtype = next(self.recurrent.parameters()).dtype
+        return dtype
 
     @property
     def f(self) -> Activation | None:
@@ -195,7 +195,7 @@ class Network(DropsUnits):
 
     @property
     def architecture(self) -> Architecture:
-        """The network as a graph; its input is called y where that is only what it said before."""
+        """The network as a graph; its input is called y where that is only yᵗ⁻¹."""
         has_x = self.inputs.width > 0
         layers = int(self.recurrent.num_layers)
         source = "x" if has_x else "y"
@@ -232,7 +232,7 @@ class Network(DropsUnits):
         lengths: Int[Tensor, " B"] | None = None,
         resets: Bool[Tensor, "T B"] | None = None,
     ) -> Output:
-        """Run T steps with the true yᵗ⁻¹ fed back (teacher forcing), or the network's own.
+        """Run T steps with the true yᵗ⁻¹ fed back (teacher forcing), or the generated one.
 
         y and x: (T, B) for tokens, (T, B, features) for real values. y may be left out where
         nothing of it is needed, that is, with recurrence "hidden" or with forcing 0; out.nll is
@@ -273,7 +273,7 @@ class Network(DropsUnits):
     def _entered(
         self, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
     ) -> tuple[Modules, Call]:
-        """Return the modules as one call sees them, and what it is given; all is checked first."""
+        """Return the modules as one call sees them, and its inputs; all is checked first."""
         net = enter(self.parts)
         call = checked(net, y, x, state, regime)
         return leave_out(net, units_of(self)), call
@@ -310,9 +310,9 @@ class Network(DropsUnits):
         reading = read(net, call, regime.get("feedback", "sample"), every=True)
         return reading.states_after(steps, regime.get("lengths"))
 
-    def stream(self, steps: int, **how: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:
+    def stream(self, steps: int, **options: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:
         """Yield what `generate` returns, given the same arguments, a few steps at a time."""
-        return stream(enter(self.parts), steps, **how)
+        return stream(enter(self.parts), steps, **options)
 
     def generate(
         self,
@@ -335,8 +335,8 @@ class Network(DropsUnits):
         >>> net.generate(3, prompt=torch.tensor([[0], [2]])).shape
         torch.Size([3, 1])
         """
-        how: dict[str, Any] = {"x": x, "prompt": prompt, "state": state}
-        run = list(self.stream(steps, **how, temperature=temperature, generator=generator))
+        options: dict[str, Any] = {"x": x, "prompt": prompt, "state": state}
+        run = list(self.stream(steps, **options, temperature=temperature, generator=generator))
         if run:
             return torch.cat(run)
         B = batch_size(prompt if prompt is not None else x, state)
@@ -363,8 +363,8 @@ class Network(DropsUnits):
         >>> ahead.mean.shape, ahead.paths.shape, ahead.quantile(0.9).shape
         (torch.Size([5, 1, 2]), torch.Size([50, 5, 1, 2]), torch.Size([5, 1, 2]))
         """
-        how: dict[str, Any] = {"x": x, "prompt": prompt, "state": state, "paths": paths}
-        return forecast(enter(self.parts), steps, generator=generator, **how)
+        options: dict[str, Any] = {"x": x, "prompt": prompt, "state": state, "paths": paths}
+        return forecast(enter(self.parts), steps, generator=generator, **options)
 
     def feedback_weight(self, x: Tensor | None) -> Float[Tensor, "G Y"] | None:
         """Return what yᵗ⁻¹ enters by: R, or U where it stands in x's place, or None."""

@@ -20,9 +20,10 @@ from bptt.model.state import Regime, State, at_ends
 class Reading(NamedTuple):
     """What a network made of a sequence, but for its losses.
 
-    given: what it read. states: hᵗ, (T, B, H), of every layer or of the top one alone; last: each
-    sequence's. said: what the network said itself, with what it said before in front, (T + 1, B,
-    ...); None if it was forced throughout. outputs: oᵗ, if they had to be computed on the way.
+    call: what it read. states: hᵗ, (T, B, H), of every layer or of the top one alone; last: each
+    sequence's. generated: what the network generated, with what it generated before in front,
+    (T + 1, B, ...); None if it was forced throughout. outputs: oᵗ, if they had to be computed on
+    the way.
     """
 
     call: Call
@@ -53,7 +54,7 @@ class Reading(NamedTuple):
         row = torch.arange(call.B, device=at.device)
         if call.hidden is None:
             return [State(None, y) for y in history[at, row]]
-        starts, found = parts(call.hidden), []
+        starts, hidden_parts = parts(call.hidden), []
         series = [  # of each layer, h⁰ and what was before it in front
             torch.cat([*(start[k].unsqueeze(0) for start in reversed(starts)), h])
             for k, h in enumerate(self.states)
@@ -64,13 +65,13 @@ class Reading(NamedTuple):
                 resets = nn.functional.pad(call.resets.cumsum(0), (0, 0, 1, 0))
                 cut = resets[at, row] > resets[(at - j).clamp(min=0), row]
                 hidden = hidden.masked_fill(cut[:, None, :, None], 0)
-            found.append(hidden)  # (steps, layers, B, H)
-        states = zip(*found, strict=True) if len(found) > 1 else found[0]
+            hidden_parts.append(hidden)  # (steps, layers, B, H)
+        states = zip(*hidden_parts, strict=True) if len(hidden_parts) > 1 else hidden_parts[0]
         return [State(h, y) for h, y in zip(states, history[at, row], strict=True)]
 
 
 def read(net: Modules, call: Call, feedback: str, *, every: bool = False) -> Reading:
-    """Run the recurrent layers over y and x, with what the network says fed back as `feedback`."""
+    """Run the recurrent layers over y and x, with what is generated fed back as `feedback`."""
     blank = net.likelihood.blank(call.B, net.readout.weight)
     previous = call.previous(blank) if net.feedback_weight(call.x) is not None else None
     generated = None

@@ -102,10 +102,10 @@ class Recurrent(Stack):
         value = self.__dict__.get(name + suffix)
         if value is not None:
             return value
-        found: Any = self.cell(suffix)
+        attribute: Any = self.cell(suffix)
         for step in name.split("."):
-            found = getattr(found, step, None)
-        return found
+            attribute = getattr(attribute, step, None)
+        return attribute
 
     def __getattr__(self, name: str) -> Any:
         """Return a tensor of a cell by the name that torch's layers would have for it."""
@@ -196,16 +196,16 @@ class Recurrent(Stack):
         """Return the first state, or raise BpttError where it is that of other layers."""
         if hx is None:
             return each(lambda part: part.to(like), self.zero_state(B))
-        given = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        parts = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         shapes = self.state_shapes(B)
         wanted = [(depth, size) if is_single else (depth, B, size) for depth, _, size in shapes]
-        got = [tuple(part.shape) if isinstance(part, Tensor) else None for part in given]
+        got = [tuple(part.shape) if isinstance(part, Tensor) else None for part in parts]
         if got != wanted:
             raise BpttError(
                 f"hx is {shown(hx) if None in got else ' and '.join(map(str, got))}; expected "
                 f"{' and '.join(map(str, wanted))}"
             )
-        starts = tuple(part.unsqueeze(1) if is_single else part for part in given)
+        starts = tuple(part.unsqueeze(1) if is_single else part for part in parts)
         return starts if len(starts) > 1 else starts[0]
 
 

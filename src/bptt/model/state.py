@@ -19,7 +19,7 @@ class State(NamedTuple):
 
     hidden: (layers, B, H), or a pair (h, c) of these for an LSTM; None where nothing loops over h.
     y: the last true y, (B,) for symbols, (B, d) for numbers.
-    generated: what the network itself gave last, where it was not forced: a sample, like y, or with
+    generated: what the network generated last, where it was not forced: a sample, like y, or with
     feedback "mean" the mean, (B, Y). It is fed back at the next step if that is not forced either.
     """
 

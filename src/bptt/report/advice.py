@@ -9,8 +9,8 @@ from bptt.errors import require_kind
 from bptt.gradient.analysis.flow import GradientFlow
 from bptt.model.loop_options import MOST_DELAY
 
-KEPT = 0.1
-"""How much of a gradient a remedy is to leave over the window."""
+TARGET_SHARE = 0.1
+"""The share of a gradient's norm that a remedy is to leave over the window."""
 LARGEST_TO_WIDEN = 0.95
 """A spectral radius of W's start above this is not worth scaling to 1."""
 SMALLEST = 1e-6
@@ -72,18 +72,18 @@ def _for_exploding(flow: GradientFlow) -> list[Remedy]:
 def _beside_w(flow: GradientFlow) -> list[Remedy]:
     """Return what keeps a gradient that W alone lets vanish."""
     window, growth = flow.window, flow.growth
-    leak = 1 - KEPT ** (1 / window)
-    found = [
+    leak = 1 - TARGET_SHARE ** (1 / window)
+    remedies = [
         Remedy(
             f"--leak {leak:.2g}",
             f"leaky units, which pass on 1 − {leak:.2g} of it beside W: a tenth over the window",
         )
     ]
     if not growth > SMALLEST:
-        return [*found, Remedy("--omega 1", "Ω, which keeps its norm while W is learnt")]
-    skip = math.ceil(window * math.log(growth) / math.log(KEPT))
+        return [*remedies, Remedy("--omega 1", "Ω, which keeps its norm while W is learnt")]
+    skip = math.ceil(window * math.log(growth) / math.log(TARGET_SHARE))
     if 2 <= skip < min(window, MOST_DELAY):
-        found.append(
+        remedies.append(
             Remedy(
                 f"--skips {skip}",
                 f"skips of {skip:,} steps, by which the window is a way of "
@@ -91,12 +91,12 @@ def _beside_w(flow: GradientFlow) -> list[Remedy]:
             )
         )
     change = f"Ω, which pulls the factor of {growth:.2g} towards 1 while W is learnt"
-    found.append(Remedy("--omega 1", change))
+    remedies.append(Remedy("--omega 1", change))
     first = flow.first_radius
     if first is None or first < LARGEST_TO_WIDEN:
         change = (
             f"a start with a larger W, of which {1 / growth:.2g} times as much would bring the "
             "factor to 1 where the states stayed the same"
         )
-        found.append(Remedy("--radius 1", change))
-    return found
+        remedies.append(Remedy("--radius 1", change))
+    return remedies

@@ -29,7 +29,7 @@ def plot_comparison(what: Comparison, folder: Path, key: str = "validation_nll")
     for job in what.jobs(folder):
         rows = [row for row in Run.open(job.folder).metrics() if key in row]
         figure.add_scatter(
-            x=[row["step"] for row in rows],
+            x=[row["update"] for row in rows],
             y=[row[key] for row in rows],
             name=job.name,
             legendgroup=job.name,
@@ -62,12 +62,12 @@ def write_comparison(
             plot_comparison(what, Path(folder)),
         ),
     ]
-    found = Run.open(what.jobs(Path(folder))[0].folder)
-    if found.kind == "task":
-        task = found.read_data()
+    run = Run.open(what.jobs(Path(folder))[0].folder)
+    if run.kind == "task":
+        task = run.read_data()
         assert isinstance(task, Task)
-        judged = plot_comparison(what, Path(folder), "judged")
-        draw_criterion(judged, task.criterion)
+        figure = plot_comparison(what, Path(folder), "score")
+        draw_criterion(figure, task.criterion)
         words = "What counts as success, on held-out sequences."
-        sections.insert(1, Section("How near they came to solving the task", words, judged))
+        sections.insert(1, Section("How near they came to solving the task", words, figure))
     write_page(path, f"{data}: {', '.join(what.settings)}", lead, sections)

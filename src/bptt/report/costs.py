@@ -43,12 +43,12 @@ def cost_table(costs: Iterable[Cost]) -> Table:
 
 def cost_rows(costs: Iterable[Cost]) -> list[list[str]]:
     """Return the heads of the table, and then its rows."""
-    found = {(cost.T, cost.way): cost for cost in costs}
-    ways = list(dict.fromkeys(way for _, way in found))
+    measurements = {(cost.T, cost.way): cost for cost in costs}
+    ways = list(dict.fromkeys(way for _, way in measurements))
     heads = [f"{NAMES.get(way, way)}, {unit}" for way in ways for unit in ("seconds", "MB")]
     rows = [
-        [f"{T:,}", *(cell for way in ways for cell in _cells(found.get((T, way))))]
-        for T in sorted({T for T, _ in found})
+        [f"{T:,}", *(cell for way in ways for cell in _cells(measurements.get((T, way))))]
+        for T in sorted({T for T, _ in measurements})
     ]
     return [["T", *heads], *rows]
 

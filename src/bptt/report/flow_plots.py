@@ -131,14 +131,14 @@ def plot_truncation(flow: GradientFlow, others: Sequence[Truncated] = ()) -> go.
 
 
 @draws(Jacobians)
-def plot_singular_values(found: Jacobians) -> go.Figure:
+def plot_singular_values(jacobians: Jacobians) -> go.Figure:
     """Return the largest and middle singular values, and the spectral radius, over time."""
-    values = np.asarray(found.singular_values)[:, 0]
+    values = np.asarray(jacobians.singular_values)[:, 0]
     figure = go.Figure()
-    steps = np.asarray(found.steps)
+    steps = np.asarray(jacobians.steps)
     for row, name, color in (
         (values[:, 0], "largest singular value", RED),
-        (np.asarray(found.spectral_radius)[:, 0], "spectral radius", BLUE),
+        (np.asarray(jacobians.spectral_radius)[:, 0], "spectral radius", BLUE),
         (np.median(values, 1), "middle singular value", GREEN),
     ):
         figure.add_scatter(x=steps, y=row, name=name, line_color=color)
@@ -149,16 +149,17 @@ def plot_singular_values(found: Jacobians) -> go.Figure:
 
 
 @draws(Spectrum | Jacobians)
-def plot_eigenvalues(found: Spectrum | Jacobians) -> go.Figure:
+def plot_eigenvalues(spectrum: Spectrum | Jacobians) -> go.Figure:
     """Return the eigenvalues of W, or of ∂hₘ/∂hₘ₋₁ in the middle of a run, by the unit circle."""
     angle, figure = np.linspace(0, 2 * np.pi, 181), go.Figure()
     figure.add_scatter(
         x=np.cos(angle), y=np.sin(angle), name="|λ| = 1", line_color=GREY, hoverinfo="skip"
     )
-    values, name = np.asarray(found.eigenvalues), "eigenvalues of W"
-    if isinstance(found, Jacobians):
+    values, name = np.asarray(spectrum.eigenvalues), "eigenvalues of W"
+    if isinstance(spectrum, Jacobians):
         middle = len(values) // 2
-        values, name = values[middle, 0], f"eigenvalues of ∂hₘ/∂hₘ₋₁ at step {found.steps[middle]}"
+        values = values[middle, 0]
+        name = f"eigenvalues of ∂hₘ/∂hₘ₋₁ at step {spectrum.steps[middle]}"
     figure.add_scatter(
         x=values.real,
         y=values.imag,
@@ -174,9 +175,9 @@ def plot_eigenvalues(found: Spectrum | Jacobians) -> go.Figure:
 
 
 @draws(Lyapunov)
-def plot_lyapunov(found: Lyapunov) -> go.Figure:
+def plot_lyapunov(lyapunov: Lyapunov) -> go.Figure:
     """Return the Lyapunov exponents, the largest first."""
-    values = np.asarray(found.exponents)
+    values = np.asarray(lyapunov.exponents)
     figure = go.Figure(
         go.Scatter(
             x=np.arange(1, len(values) + 1),
@@ -197,13 +198,13 @@ def plot_lyapunov(found: Lyapunov) -> go.Figure:
 def plot_horizon(snapshots: Sequence[Snapshot]) -> go.Figure:
     """Return how the horizon and the growth changed while the network was trained."""
     figure = make_subplots(2, 1, shared_xaxes=True, vertical_spacing=0.08)
-    step = [one.step for one in snapshots]
+    updates = [one.update for one in snapshots]
     for row, values, name, color in (
         (1, [one.horizon for one in snapshots], "horizon, steps", BLUE),
         (2, [one.growth for one in snapshots], "growth a step", RED),
     ):
         figure.add_scatter(
-            x=step, y=values, name=name, mode="lines+markers", line_color=color, row=row, col=1
+            x=updates, y=values, name=name, mode="lines+markers", line_color=color, row=row, col=1
         )
         figure.update_yaxes(title=name, row=row, col=1)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)

@@ -61,8 +61,10 @@ def plot_architecture(architecture: Architecture) -> go.Figure:
         )
     figure, labels = go.Figure(), _labels(at, curves)
     for line in (WITHIN, NUMBERED):
-        kept = {edge: c for edge, c in curves.items() if (edge.delay > 0) == (line is NUMBERED)}
-        _draw_lines(figure, line, list(kept.values()), [str(edge) for edge in kept])
+        line_curves = {
+            edge: c for edge, c in curves.items() if (edge.delay > 0) == (line is NUMBERED)
+        }
+        _draw_lines(figure, line, list(line_curves.values()), [str(edge) for edge in line_curves])
     _draw_nodes(figure, {name: (name, point) for name, point in at.items()})
     _draw_text(figure, [(str(edge.delay), point) for edge, point in labels.items()], color=RED)
     return _framed(figure, [*at.values(), *labels.values(), *np.concatenate([*curves.values()])])
@@ -86,21 +88,21 @@ def plot_unfolded(
         line = LATER if edge.delay else WITHIN
         if (source, target) in marked:
             line = line._replace(name="on a marked way", color=ORANGE, width=3.5)
-        some, said = drawn.setdefault(line, ([], []))
-        some.append(curves[edge] + [pitch * target[1], 0])
-        said.append(f"{edge}, to step {target[1]}")
+        line_curves, hover_texts = drawn.setdefault(line, ([], []))
+        line_curves.append(curves[edge] + [pitch * target[1], 0])
+        hover_texts.append(f"{edge}, to step {target[1]}")
     figure = go.Figure()
-    for line, (some, said) in sorted(drawn.items(), key=lambda item: item[0].width):
-        _draw_lines(figure, line, some, said)
+    for line, (line_curves, hover_texts) in sorted(drawn.items(), key=lambda item: item[0].width):
+        _draw_lines(figure, line, line_curves, hover_texts)
     places = {(n, t): (n, (at[n][0] + pitch * t, at[n][1])) for n, t in graph}
-    now = {f"{n} at step {t}": found for (n, t), found in places.items() if t > 0}
-    before = {f"{n} at step {t}, given": found for (n, t), found in places.items() if t <= 0}
+    now = {f"{n} at step {t}": node for (n, t), node in places.items() if t > 0}
+    before = {f"{n} at step {t}, given": node for (n, t), node in places.items() if t <= 0}
     _draw_nodes(figure, now)
     _draw_nodes(figure, before, faint=True)
     steps = sorted({t for _, t in graph})
     heads = [(f"t = {t}".replace("-", "−"), (pitch * t, -0.5)) for t in steps]
     _draw_text(figure, heads)
-    shown = np.concatenate([curve for some, _ in drawn.values() for curve in some])
+    shown = np.concatenate([curve for group, _ in drawn.values() for curve in group])
     return _framed(figure, [*(p for _, p in places.values()), *(p for _, p in heads), *shown])
 
 
@@ -180,7 +182,7 @@ def _freest(curves: Sequence[Curve], nodes: Sequence[Point], others: Sequence[Cu
 
 def _labels(at: dict[str, Point], curves: dict[Edge, Curve]) -> dict[Edge, Point]:
     """Return where the delays are written: beside their curves, away from all else."""
-    found: dict[Edge, Point] = {}
+    positions: dict[Edge, Point] = {}
     lines = np.concatenate(list(curves.values()))
     for edge, curve in curves.items():
         if edge.delay == 0:
@@ -191,13 +193,13 @@ def _labels(at: dict[str, Point], curves: dict[Edge, Curve]) -> dict[Edge, Point
             dx, dy = (curve[i + 1] - curve[i - 1]) / np.hypot(*(curve[i + 1] - curve[i - 1]))
             spots.append((curve[i, 0] + side * AWAY * dy, curve[i, 1] - side * AWAY * dx))
         cost = np.zeros(len(spots))
-        taken = ((list(at.values()), RADIUS + 0.15), (lines, 0.13), (list(found.values()), 0.3))
+        taken = ((list(at.values()), RADIUS + 0.15), (lines, 0.13), (list(positions.values()), 0.3))
         for there, room in taken:
             if len(there):
                 near = _distances(np.array(spots), np.array(there)).min(1)
                 cost += (room - near).clip(min=0) / room
-        found[edge] = spots[int(cost.round(3).argmin())]
-    return found
+        positions[edge] = spots[int(cost.round(3).argmin())]
+    return positions
 
 
 def _distances(points: Curve, others: Curve) -> Float[np.ndarray, "n m"]:
@@ -205,7 +207,7 @@ def _distances(points: Curve, others: Curve) -> Float[np.ndarray, "n m"]:
     return apart
 
 
-def _draw_lines(figure: go.Figure, line: Line, curves: list[Curve], said: list[str]) -> None:
+def _draw_lines(figure: go.Figure, line: Line, curves: list[Curve], hover_texts: list[str]) -> None:
     """Draw edges of a kind as one trace, each with an arrowhead at its end."""
     if not curves:
         return
@@ -217,7 +219,7 @@ def _draw_lines(figure: go.Figure, line: Line, curves: list[Curve], said: list[s
         **_joined(shafts),
         mode="lines",
         line={**style, "shape": "spline"},
-        text=np.repeat(said, KNOTS + 1),
+        text=np.repeat(hover_texts, KNOTS + 1),
         hovertemplate="%{text}<extra></extra>",
         showlegend=False,
     )
@@ -271,7 +273,7 @@ def _draw_nodes(
 def _draw_text(
     figure: go.Figure,
     texts: Sequence[tuple[str, Point]],
-    said: Sequence[str] = (),
+    hover_texts: Sequence[str] = (),
     color: str | None = None,
 ) -> None:
     """Write texts at points, in the page's colour unless another is given."""
@@ -281,8 +283,8 @@ def _draw_text(
         text=[text for text, _ in texts],
         mode="text",
         textfont={"color": color} if color else None,
-        hovertext=list(said),
-        hoverinfo="text" if said else "skip",
+        hovertext=list(hover_texts),
+        hoverinfo="text" if hover_texts else "skip",
         showlegend=False,
     )
 

@@ -16,13 +16,13 @@ from bptt.training import files
 
 @dataclass(frozen=True)
 class Section:
-    """A part of a page: a title, one sentence on how to read it, and a figure or a table.
+    """A part of a page: a title, a caption, and a figure or a table.
 
-    table: rows of cells, the first of them the heads.
+    caption: one sentence on how to read it. table: rows of cells, the first of them the heads.
     """
 
     title: str
-    how_to_read: str
+    caption: str
     figure: go.Figure | None = None
     table: Sequence[Sequence[str]] = ()
 

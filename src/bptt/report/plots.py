@@ -18,9 +18,9 @@ from bptt.report.flow_plots import (
 )
 from bptt.report.graphs import plot_architecture, plot_unfolded
 from bptt.report.series_plots import (
+    plot_criterion,
     plot_exposure,
     plot_forecast,
-    plot_judged,
     plot_learning,
     write_figure,
 )
@@ -29,11 +29,11 @@ __all__ = [
     "plot_architecture",
     "plot_by_lag",
     "plot_costs",
+    "plot_criterion",
     "plot_eigenvalues",
     "plot_exposure",
     "plot_forecast",
     "plot_horizon",
-    "plot_judged",
     "plot_learning",
     "plot_lyapunov",
     "plot_norms",

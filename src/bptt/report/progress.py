@@ -100,13 +100,13 @@ class TrainingDisplay:
         losses = f"training {loss_text(training)}, validation {self.validation}"
         speed = f"{rate(step.tokens_per_second)}, {clock(self._time_left(step))} left"
         line = f"{losses} {self.measure}, {speed}"
-        self.bar.update(self.task, total=step.total, completed=step.step, line=line)
+        self.bar.update(self.task, total=step.total, completed=step.number, line=line)
         if not self.console.is_terminal and step.validation_nll is not None:
-            self.console.print(f"step {step.step} of {step.total}, {line}", soft_wrap=True)
+            self.console.print(f"update {step.number} of {step.total}, {line}", soft_wrap=True)
 
     def _time_left(self, step: Update) -> float:
         assert self.first is not None
-        steps, spent = step.step - self.first.step, step.seconds - self.first.seconds
-        by_steps = (step.total - step.step) * spent / steps if steps else math.inf
-        left = min(by_steps, self.max_seconds - spent)
+        updates, spent = step.number - self.first.number, step.seconds - self.first.seconds
+        by_updates = (step.total - step.number) * spent / updates if updates else math.inf
+        left = min(by_updates, self.max_seconds - spent)
         return max(0.0, left) if math.isfinite(left) else 0.0

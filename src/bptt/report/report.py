@@ -10,13 +10,13 @@ from bptt.model.architecture import Architecture
 from bptt.report import flow_plots as draw
 from bptt.report.graphs import plot_architecture, plot_unfolded
 from bptt.report.page import Section, write_page
-from bptt.report.series_plots import plot_exposure, plot_judged, plot_learning
+from bptt.report.series_plots import plot_criterion, plot_exposure, plot_learning
 from bptt.report.words import headline
 from bptt.training.diagnosis import Diagnosis
 
 
-def write_report(path: str | Path, found: Diagnosis | GradientFlow) -> None:
-    """Write what was found as one HTML file, which opens without a network.
+def write_report(path: str | Path, diagnosis: Diagnosis | GradientFlow) -> None:
+    """Write a diagnosis as one HTML file, which opens without a network.
 
     >>> import bptt, tempfile, torch
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
@@ -24,23 +24,31 @@ def write_report(path: str | Path, found: Diagnosis | GradientFlow) -> None:
     >>> write_report(Path(tempfile.mkdtemp()) / "report.html", flow)
     """
     require_path("the report", path)
-    if isinstance(found, GradientFlow):
-        found = Diagnosis(flow=found)
-    if not isinstance(found, Diagnosis):
+    if isinstance(diagnosis, GradientFlow):
+        diagnosis = Diagnosis(flow=diagnosis)
+    if not isinstance(diagnosis, Diagnosis):
         raise BpttError(
-            f"the report got a {type(found).__name__}; expected a Diagnosis, or a GradientFlow"
+            f"the report got a {type(diagnosis).__name__}; expected a Diagnosis, or a GradientFlow"
         )
-    sections = [*_reach(found), *_stability(found), *_training(found), *_architecture(found)]
+    sections = [
+        *_reach(diagnosis),
+        *_stability(diagnosis),
+        *_training(diagnosis),
+        *_architecture(diagnosis),
+    ]
     write_page(
-        path, f"How far back the gradient of {found.name} reaches", headline(found), sections
+        path,
+        f"How far back the gradient of {diagnosis.name} reaches",
+        headline(diagnosis),
+        sections,
     )
 
 
-def _reach(found: Diagnosis) -> list[Section]:
-    flow = found.flow
+def _reach(diagnosis: Diagnosis) -> list[Section]:
+    flow = diagnosis.flow
     if flow is None:
         return []
-    windows = [*([found.trained] if found.trained else []), *found.others]
+    windows = [*([diagnosis.trained] if diagnosis.trained else []), *diagnosis.others]
     return [
         Section(
             "The gradient by lag",
@@ -69,94 +77,94 @@ def _reach(found: Diagnosis) -> list[Section]:
     ]
 
 
-def _stability(found: Diagnosis) -> list[Section]:
+def _stability(diagnosis: Diagnosis) -> list[Section]:
     sections = []
-    if found.jacobians is not None:
+    if diagnosis.jacobians is not None:
         sections.append(
             Section(
                 "One step of the Jacobian",
                 "What a step can do to the gradient at the most (red) and to the middle direction "
                 "(green); above 1 it grows there, below it shrinks.",
-                draw.plot_singular_values(found.jacobians),
+                draw.plot_singular_values(diagnosis.jacobians),
             )
         )
-    if found.spectrum is not None:
+    if diagnosis.spectrum is not None:
         sections.append(
             Section(
                 "Eigenvalues of W",
                 "W applied n times multiplies each eigenvector by λⁿ: outside the circle it grows, "
-                f"inside it fades. {found.spectrum.verdict}",
-                draw.plot_eigenvalues(found.spectrum),
+                f"inside it fades. {diagnosis.spectrum.verdict}",
+                draw.plot_eigenvalues(diagnosis.spectrum),
             )
         )
-    elif found.jacobians is not None:
+    elif diagnosis.jacobians is not None:
         sections.append(
             Section(
                 "Eigenvalues of a step",
                 "Of the Jacobian in the middle of the run: a direction outside the circle would "
                 "grow, if all steps were like this one; one inside fades.",
-                draw.plot_eigenvalues(found.jacobians),
+                draw.plot_eigenvalues(diagnosis.jacobians),
             )
         )
-    if found.lyapunov is not None:
+    if diagnosis.lyapunov is not None:
         sections.append(
             Section(
                 "Lyapunov exponents",
                 "By how many nats a step the gradient grows in each direction, along the run "
                 "itself: above 0 the network is chaotic, far below 0 it forgets.",
-                draw.plot_lyapunov(found.lyapunov),
+                draw.plot_lyapunov(diagnosis.lyapunov),
             )
         )
     return sections
 
 
-def _training(found: Diagnosis) -> list[Section]:
+def _training(diagnosis: Diagnosis) -> list[Section]:
     sections = []
-    if found.metrics:
+    if diagnosis.metrics:
         sections.append(
             Section(
                 "How it learnt",
                 f"The loss on the data that it trains on, and on what was held out, in nats per "
-                f"{found.unit}; a gap that widens is overfitting.",
-                plot_learning(found.metrics),
+                f"{diagnosis.unit}; a gap that widens is overfitting.",
+                plot_learning(diagnosis.metrics),
             )
         )
-    if found.criterion is not None and any("judged" in row for row in found.metrics):
+    if diagnosis.criterion is not None and any("score" in row for row in diagnosis.metrics):
         sections.append(
             Section(
                 "How near it is to solving the task",
                 "What counts as success, on held-out sequences, beside what a network without "
                 "memory reaches.",
-                plot_judged(found.metrics, found.criterion),
+                plot_criterion(diagnosis.metrics, diagnosis.criterion),
             )
         )
-    if found.snapshots:
+    if diagnosis.snapshots:
         sections.append(
             Section(
                 "How the horizon grew",
                 "The window that would be within 5% of the exact gradient, and the growth a step, "
                 "while it was trained.",
-                draw.plot_horizon(found.snapshots),
+                draw.plot_horizon(diagnosis.snapshots),
             )
         )
-    if found.exposure is not None:
+    if diagnosis.exposure is not None:
         sections.append(
             Section(
                 "What teacher forcing costs",
                 "How much worse the network predicts the truth when the last k outputs that it "
                 "read were its own; of symbols, part of it is that it had gone another way.",
-                plot_exposure(found.exposure),
+                plot_exposure(diagnosis.exposure),
             )
         )
     return sections
 
 
-def _architecture(found: Diagnosis) -> list[Section]:
-    if found.architecture is None:
+def _architecture(diagnosis: Diagnosis) -> list[Section]:
+    if diagnosis.architecture is None:
         return []
-    each = [("as it runs freely", found.architecture)]
-    if found.architecture != found.architecture.teacher_forced():
-        each.append(("under teacher forcing", found.architecture.teacher_forced()))
+    each = [("as it runs freely", diagnosis.architecture)]
+    if diagnosis.architecture != diagnosis.architecture.teacher_forced():
+        each.append(("under teacher forcing", diagnosis.architecture.teacher_forced()))
     heads = ("", "recurrent depth", "feedforward depth", "skip coefficient", "parallel in time")
     rows: list[tuple[str, ...]] = [heads, *((name, *_depths(one)) for name, one in each)]
     return [
@@ -165,13 +173,13 @@ def _architecture(found: Diagnosis) -> list[Section]:
             "Solid edges act within a step, dashed ones reach a later one. Depth is the number of "
             "edges that a step in time, or the way from input to output, takes (Zhang et al. "
             "2016).",
-            plot_architecture(found.architecture),
+            plot_architecture(diagnosis.architecture),
             rows,
         ),
         Section(
             "The same, unfolded in time",
             "Every way from left to right is a way for the gradient to come back.",
-            plot_unfolded(found.architecture),
+            plot_unfolded(diagnosis.architecture),
         ),
     ]
 

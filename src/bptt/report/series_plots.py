@@ -22,7 +22,7 @@ from bptt.training.task_kinds import Criterion
 
 STEPS_SHOWN = 3
 """Of the past as many steps are shown as this times those ahead, and at least a hundred."""
-TRUE, OWN, SPREAD = GREY, BLUE, "rgba(61, 116, 230, 0.2)"
+TRUE, FORECAST, SPREAD = GREY, BLUE, "rgba(61, 116, 230, 0.2)"
 
 
 @draws(Table, SeriesForecast)
@@ -53,7 +53,7 @@ def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
                 "line_width": 0,
                 "hoverinfo": "skip",
             },
-            {"x": times, "y": mean[:, i], "name": "forecast", "line_color": OWN},
+            {"x": times, "y": mean[:, i], "name": "forecast", "line_color": FORECAST},
         )
         for trace in traces:
             figure.add_scatter(**trace, mode="lines", showlegend=i == 0, row=i + 1, col=1)
@@ -71,7 +71,7 @@ def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
     ):
         rows = [row for row in metrics if key in row]
         figure.add_scatter(
-            x=[row["step"] for row in rows],
+            x=[row["update"] for row in rows],
             y=[row[key] for row in rows],
             name=name,
             line_color=color,
@@ -82,13 +82,13 @@ def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
 
 
 @draws(Sequence, Criterion)
-def plot_judged(metrics: Sequence[dict[str, float]], criterion: Criterion) -> go.Figure:
+def plot_criterion(metrics: Sequence[dict[str, float]], criterion: Criterion) -> go.Figure:
     """Return what a task's criterion measured, beside what does without memory, and what solves."""
-    rows = [row for row in metrics if "judged" in row]
+    rows = [row for row in metrics if "score" in row]
     figure = go.Figure()
     figure.add_scatter(
-        x=[row["step"] for row in rows],
-        y=[row["judged"] for row in rows],
+        x=[row["update"] for row in rows],
+        y=[row["score"] for row in rows],
         name="held out",
         line_color=BLUE,
     )
@@ -98,24 +98,24 @@ def plot_judged(metrics: Sequence[dict[str, float]], criterion: Criterion) -> go
 
 def draw_criterion(figure: go.Figure, criterion: Criterion) -> None:
     """Draw where a task counts as solved, and what a network without memory reaches, as lines."""
-    for level, said, color in (
+    for level, label, color in (
         (criterion.baseline, "without memory", RED),
         (criterion.solved, "solved", GREEN),
     ):
         figure.add_hline(
-            level, line_dash="dash", line_color=color, annotation_text=f"{said}: {level:.3g}"
+            level, line_dash="dash", line_color=color, annotation_text=f"{label}: {level:.3g}"
         )
     figure.update_xaxes(title="optimizer step")
     figure.update_yaxes(title=criterion.measure, rangemode="tozero")
 
 
 @draws(Exposure)
-def plot_exposure(found: Exposure) -> go.Figure:
+def plot_exposure(exposure: Exposure) -> go.Figure:
     """Return the loss by the number of steps since the last true value, beside the forced one."""
-    figure, step = go.Figure(), np.arange(len(found.excess))
+    figure, step = go.Figure(), np.arange(len(exposure.excess))
     for values, name, color in (
-        (found.free, "the last k fed back are its own", RED),
-        (found.forced, "all fed back are true", BLUE),
+        (exposure.free, "the last k fed back are its own", RED),
+        (exposure.forced, "all fed back are true", BLUE),
     ):
         figure.add_scatter(x=step, y=values, name=name, line_color=color)
     figure.update_xaxes(title="k, steps since the last true value")

@@ -17,17 +17,17 @@ NEARER, NEGLIGIBLE = 0.6, 0.01
 above the second."""
 
 
-def headline(found: Diagnosis) -> list[str]:
+def headline(diagnosis: Diagnosis) -> list[str]:
     """Return the answer, a paragraph each: the flow, the window, and what to do."""
-    flow = found.flow
+    flow = diagnosis.flow
     if flow is None:
-        return [f"{found.name}: nothing was measured of its gradient."]
+        return [f"{diagnosis.name}: nothing was measured of its gradient."]
     if flow.verdict == NO_PATH:
         return _no_path(flow)
-    paragraphs = [" ".join([*_growth(flow, found.unit), *_over_the_window(found, flow)])]
-    if words := _windows(found, flow):
+    paragraphs = [" ".join([*_growth(flow, diagnosis.unit), *_over_the_window(diagnosis, flow)])]
+    if words := _windows(diagnosis, flow):
         paragraphs.append(" ".join(words))
-    return [*paragraphs, _what_to_do(found, flow)]
+    return [*paragraphs, _what_to_do(diagnosis, flow)]
 
 
 def _no_path(flow: GradientFlow) -> list[str]:
@@ -63,9 +63,9 @@ def _growth(flow: GradientFlow, unit: str) -> list[str]:
     ]
 
 
-def _over_the_window(found: Diagnosis, flow: GradientFlow) -> list[str]:
-    over = f"Over the {counted(flow.window, found.unit)} "
-    over += "that you train with" if found.trained is not None else "that were looked at"
+def _over_the_window(diagnosis: Diagnosis, flow: GradientFlow) -> list[str]:
+    over = f"Over the {counted(flow.window, diagnosis.unit)} "
+    over += "that you train with" if diagnosis.trained is not None else "that were looked at"
     verdict = {
         "vanishing": "it vanishes: what lies that far back teaches the network next to nothing.",
         "exploding": "it explodes: the far past drowns what is near.",
@@ -75,8 +75,8 @@ def _over_the_window(found: Diagnosis, flow: GradientFlow) -> list[str]:
     return [f"{over} {verdict}".replace("  ", " ")]
 
 
-def _windows(found: Diagnosis, flow: GradientFlow) -> list[str]:
-    words, unit, trained = [], found.unit, found.trained
+def _windows(diagnosis: Diagnosis, flow: GradientFlow) -> list[str]:
+    words, unit, trained = [], diagnosis.unit, diagnosis.trained
     horizon = flow.horizon(TOLERANCE)
     if horizon is None:
         words.append(
@@ -93,7 +93,7 @@ def _windows(found: Diagnosis, flow: GradientFlow) -> list[str]:
         if trained.stride == trained.window:
             why = f": the first losses of a chunk can reach back only a few {unit}s"
         words.append(f"As you train, in {_way(trained)}, it is {_percent(trained.error)} off{why}.")
-    others = [one for one in found.others if trained is None or one[:2] != trained[:2]]
+    others = [one for one in diagnosis.others if trained is None or one[:2] != trained[:2]]
     words += [
         f"{_way(one).capitalize()} would be {_percent(one.error)} off{_price(one, trained)}."
         for one in others
@@ -101,11 +101,11 @@ def _windows(found: Diagnosis, flow: GradientFlow) -> list[str]:
     return words
 
 
-def _what_to_do(found: Diagnosis, flow: GradientFlow) -> str:
+def _what_to_do(diagnosis: Diagnosis, flow: GradientFlow) -> str:
     if flow.verdict == "exploding":
         return f"What helps is a lower learning rate; {_listed(advice(flow))}."
-    words, trained = [], found.trained
-    if trained is not None and (better := _better(trained, found.others)) is not None:
+    words, trained = [], diagnosis.trained
+    if trained is not None and (better := _better(trained, diagnosis.others)) is not None:
         words.append(
             f"What helps: {_way(better)} (--window {better.window} --stride {better.stride} "
             f"--steps-per-update {max(trained.window, 2 * better.window)})."

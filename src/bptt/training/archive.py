@@ -88,24 +88,24 @@ def _members(
     path: Path, archive: zipfile.ZipFile, names: Sequence[str]
 ) -> dict[str, zipfile.ZipInfo]:
     """Return the members that are named, or raise BpttError if one cannot be an array."""
-    found: dict[str, zipfile.ZipInfo] = {}
+    members: dict[str, zipfile.ZipInfo] = {}
     for member in archive.infolist():
         name = member.filename.removesuffix(".npy")
         if name not in names or name == member.filename:
             continue
-        if name in found:
+        if name in members:
             raise BpttError(f"{path} has {name} twice; write it again with numpy.savez")
         if member.flag_bits & 1:
             raise BpttError(f"{name} in {path} is encrypted; write it with numpy.savez")
         if member.compress_type not in PACKED:
             raise BpttError(f"{name} in {path} is packed as numpy.savez_compressed never does")
-        found[name] = member
-    if names[0] not in found:
+        members[name] = member
+    if names[0] not in members:
         there = [member.filename.removesuffix(".npy") for member in archive.infolist()]
         more = f" and {len(there) - 5} more" if len(there) > 5 else ""
         shown = ", ".join(sorted(there)[:5]) or "nothing"
         raise BpttError(f"{path} has {shown}{more}; expected {names[0]}")
-    return found
+    return members
 
 
 def _require_sizes(path: Path, members: dict[str, zipfile.ZipInfo], archive: int) -> None:

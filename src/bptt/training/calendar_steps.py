@@ -93,9 +93,9 @@ class Months(Spacing):
         days = wall.astype("M8[D]")
         one_day = int((days - days.astype("M8[M]")).astype(int).max()) + 1
         for day in (END, one_day):
-            found = cls(clock, day=day, time_of_day=(wall - days)[0])
-            if np.array_equal(found.time(found.number(times)), times.astype("M8[us]")):
-                return found
+            calendar = cls(clock, day=day, time_of_day=(wall - days)[0])
+            if np.array_equal(calendar.time(calendar.number(times)), times.astype("M8[us]")):
+                return calendar
         return None
 
     def number(self, times: np.ndarray) -> np.ndarray:
@@ -127,9 +127,9 @@ class Days(Spacing):
     def of(cls, times: np.ndarray, clock: Clock) -> Days | None:
         """Find the time of day."""
         wall = clock.wall(times).astype("M8[us]")
-        found = cls(clock, time_of_day=(wall - wall.astype("M8[D]"))[0])
-        is_right = np.array_equal(found.time(found.number(times)), times.astype("M8[us]"))
-        return found if is_right else None
+        calendar = cls(clock, time_of_day=(wall - wall.astype("M8[D]"))[0])
+        is_right = np.array_equal(calendar.time(calendar.number(times)), times.astype("M8[us]"))
+        return calendar if is_right else None
 
     def number(self, times: np.ndarray) -> np.ndarray:
         """Count the days on which there can be rows."""
@@ -210,9 +210,9 @@ class Numbers(Spacing):
         """Take the smallest difference, made exact by the whole span."""
         smallest, span = float(np.diff(times).min()), float(times[-1] - times[0])
         size = span / round(span / smallest)
-        found = cls(clock, first=float(times[0]), size=size)
-        off = np.abs(times - found.time(found.number(times))).max()
-        return found if off <= 1e-3 * size else None
+        calendar = cls(clock, first=float(times[0]), size=size)
+        off = np.abs(times - calendar.time(calendar.number(times))).max()
+        return calendar if off <= 1e-3 * size else None
 
     def number(self, times: np.ndarray) -> np.ndarray:
         """Count from the first one."""

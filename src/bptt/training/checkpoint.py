@@ -1,6 +1,6 @@
 """Tensors and JSON in one safetensors file, written so that a crash leaves the old one or the new.
 
-The JSON sits in the file's header, so that the two can never be of different steps.
+The JSON sits in the file's header, so that the two can never be of different updates.
 """
 
 from __future__ import annotations

@@ -48,7 +48,7 @@ class Children:
         return process.returncode, errors
 
     def stop(self) -> None:
-        """Let those that run end their step and save, and start no more."""
+        """Let those that run end their update and save, and start no more."""
         self._signal("terminate")
 
     def kill(self) -> None:

@@ -56,15 +56,15 @@ def claimed(out: str | Path | Iterator[Path]) -> Iterator[Path]:
 
 def _make(out: str | Path | Iterator[Path]) -> tuple[Path, bool]:
     """Return the folder, and whether it was made."""
-    is_given = isinstance(out, str | Path)
+    is_path = isinstance(out, str | Path)
     for folder in [Path(out)] if isinstance(out, str | Path) else out:
         try:
             folder.mkdir(parents=True)
             return folder, True
         except FileExistsError as error:
-            if is_given and folder.is_dir():
+            if is_path and folder.is_dir():
                 return folder, False
-            if is_given or not os.path.lexists(folder):  # what is in the way is a parent
+            if is_path or not os.path.lexists(folder):  # what is in the way is a parent
                 raise files.cannot_write(folder, error, "cannot write a run to") from None
         except (OSError, ValueError) as error:
             raise files.cannot_write(folder, error, "cannot write a run to") from None
@@ -103,4 +103,4 @@ def _is_untrained(path: Path) -> bool:
         _, notes = checkpoint.load(path)
     except BpttError:  # not one of ours
         return False
-    return notes.get("step") == 0
+    return notes.get("update") == 0

@@ -55,10 +55,10 @@ class Clock:
         texts = pl.Series(wall).dt.to_string(marked).to_list()
         quarters = (wall.astype("M8[M]").astype(int) % 12) // 3 + 1
         offsets = self._offsets(times)
-        found = OFFSET.search(form)
-        if found is not None and found[0] == "%z":
+        directive = OFFSET.search(form)
+        if directive is not None and directive[0] == "%z":
             offsets = [offset.replace(":", "") for offset in offsets]
-        if found is not None and found[0] == "%#z":
+        if directive is not None and directive[0] == "%#z":
             offsets = [offset.removesuffix(":00") for offset in offsets]
         parts = zip(texts, offsets, quarters, strict=True)
         return [text.replace("\0", off).replace("\1", str(quarter)) for text, off, quarter in parts]

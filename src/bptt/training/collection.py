@@ -24,7 +24,7 @@ from bptt.training.scaling import Scaling
 
 VALIDATION_SHARE = 0.1
 ROWS_AT_ONCE = 1 << 12
-HOW_TO_PAD = "pad y to the longest sequence, (T, N, ...), and save lengths, (N,), with it"
+PADDING_HINT = "pad y to the longest sequence, (T, N, ...), and save lengths, (N,), with it"
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,8 +140,8 @@ def read_collection(
     lengths = arrays.get("lengths")
     if lengths is None:
         lengths = np.full(y.shape[1:2], len(y)) if y.ndim > 1 else np.empty(0, np.int64)
-    found = _checked(str(path), y, arrays.get("x"), lengths, symbols)
-    collection = replace(found, path=path, sha256=sha256)
+    collection = _checked(str(path), y, arrays.get("x"), lengths, symbols)
+    collection = replace(collection, path=path, sha256=sha256)
     return _in_units(str(path), collection, standardise)
 
 
@@ -191,7 +191,7 @@ def _checked(
     is_whole = lengths.dtype.kind in "iu" and lengths.shape == (N,)
     if not is_whole or lengths.min() < 1 or lengths.max() > T:
         raise BpttError(
-            f"lengths in {source} are not {N} whole numbers from 1 to {T}; {HOW_TO_PAD}"
+            f"lengths in {source} are not {N} whole numbers from 1 to {T}; {PADDING_HINT}"
         )
     if y.ndim == 2:
         symbols = _count_symbols(source, y, symbols)

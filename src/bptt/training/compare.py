@@ -67,16 +67,16 @@ class Comparison:
         ]
 
     def _arguments(self, flags: dict[str, Any], seed: int) -> list[str]:
-        found = [] if self.data is None else [self.data]
+        arguments = [] if self.data is None else [self.data]
         for name, value in {**self.common, **flags, "seed": seed}.items():
             flag = f"--{name.replace('_', '-')}"
             if isinstance(value, bool):
-                found.append(flag if value else f"--no-{name.replace('_', '-')}")
+                arguments.append(flag if value else f"--no-{name.replace('_', '-')}")
             elif isinstance(value, list):
-                found += [flag, ",".join(map(str, value))]
+                arguments += [flag, ",".join(map(str, value))]
             else:
-                found += [flag, str(value)]
-        return found
+                arguments += [flag, str(value)]
+        return arguments
 
 
 @dataclass(frozen=True)
@@ -117,16 +117,16 @@ class Job:
 class Outcome:
     """How a run ended.
 
-    solved: None where the data is no task. loss: the last validation, in nats per step. steps:
-    until it was solved, or to the end. before, after: the gradient's horizon at the first and last
-    step.
+    solved: None where the data is no task. loss: the last validation, in nats per step.
+    updates: until it was solved, or to the end. before, after: the gradient's horizon at the first
+    and last update.
     """
 
     name: str
     seed: int
     solved: bool | None
     loss: float
-    steps: int
+    updates: int
     seconds: float
     before: int | None
     after: int | None
@@ -144,12 +144,12 @@ class Outcome:
             data = run.read_data()
             assert isinstance(data, Task)
             enough = data.criterion.solved
-            end = next((row for row in rows if row.get("judged", enough) < enough), last)
-            solved = end.get("judged", enough) < enough
+            end = next((row for row in rows if row.get("score", enough) < enough), last)
+            solved = end.get("score", enough) < enough
         shots = read_snapshots(run)
         horizons = (shots[0].horizon, shots[-1].horizon) if shots else (None, None)
-        steps, seconds = int(end["step"]), float(end["seconds"])
-        return cls(job.name, job.seed, solved, last["validation_nll"], steps, seconds, *horizons)
+        updates, seconds = int(end["update"]), float(end["seconds"])
+        return cls(job.name, job.seed, solved, last["validation_nll"], updates, seconds, *horizons)
 
 
 def compare(
@@ -241,30 +241,30 @@ def read_comparison(path: str | Path) -> Comparison:
     omega = 0.5
     """
     try:
-        found = tomllib.loads(read_bytes(path, "a comparison in TOML", MOST_SPEC).decode())
+        spec = tomllib.loads(read_bytes(path, "a comparison in TOML", MOST_SPEC).decode())
     except RecursionError:
         raise BpttError(f"{path} is no comparison: it is nested too deeply") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BpttError(f"{path} is no TOML: {error}") from None
-    if unknown := sorted(set(found) - KEYS):
+    if unknown := sorted(set(spec) - KEYS):
         raise BpttError(f"{path} has {', '.join(unknown)}; expected {', '.join(sorted(KEYS))}")
-    settings = found.get("settings", {})
-    tables = (found.get("common", {}), settings, *(settings.values() if settings else ()))
+    settings = spec.get("settings", {})
+    tables = (spec.get("common", {}), settings, *(settings.values() if settings else ()))
     if not all(isinstance(table, dict) for table in tables):
         raise BpttError(f"{path}: expected [common] and [settings.NAME], tables of flags")
     flags = [value for table in tables if table is not settings for value in table.values()]
     if wrong := [value for value in flags if not isinstance(value, str | int | float)]:
         raise BpttError(f"{path} has {wrong[0]!r} for a flag; expected a text, a number or true")
-    data = found.get("data")
+    data = spec.get("data")
     if data is not None and not isinstance(data, str):
         raise BpttError(f"{path}: data is {data!r}; expected a text, as bptt train takes it")
-    seeds = found.get("seeds", [0, 1, 2])
+    seeds = spec.get("seeds", [0, 1, 2])
     if not isinstance(seeds, list):
         raise BpttError(f"{path}: seeds are {seeds!r}; expected a list, such as [0, 1, 2]")
-    data = found.get("data")
+    data = spec.get("data")
     if not isinstance(data, str | None):
         raise BpttError(f'{path}: data is {shown(data)}; expected a text, such as "task:order"')
-    return Comparison(data, tuple(seeds), found.get("common", {}), settings)
+    return Comparison(data, tuple(seeds), spec.get("common", {}), settings)
 
 
 def comparison_of_flags(
@@ -284,7 +284,7 @@ def comparison_of_flags(
 
 def _flags(text: str) -> dict[str, Any]:
     """Return flags with their values; one without a value is true."""
-    found: dict[str, Any] = {}
+    flags: dict[str, Any] = {}
     name = None
     try:
         words = shlex.split(text)
@@ -293,32 +293,40 @@ def _flags(text: str) -> dict[str, Any]:
     for word in words:
         if word.startswith("--"):
             name, equals, value = word[2:].partition("=")
-            if name in found:
+            if name in flags:
                 raise BpttError(f"the flags have --{name} twice; expected it once")
-            found[name] = value if equals else True
-        elif name is None or found[name] is not True:
+            flags[name] = value if equals else True
+        elif name is None or flags[name] is not True:
             raise BpttError(f"the flags have {word!r}; expected --FLAG VALUE")
         else:
-            found[name] = word
-    return found
+            flags[name] = word
+    return flags
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[list[str]]:
     """Return a table: heads, and a row a setting, medians over the seeds."""
-    heads = ["setting", "runs", "solved", "loss", "steps to success", "horizon before", "and after"]
+    heads = [
+        "setting",
+        "runs",
+        "solved",
+        "loss",
+        "updates to success",
+        "horizon before",
+        "and after",
+    ]
     rows = [heads]
     for name in dict.fromkeys(one.name for one in outcomes):
-        some = [one for one in outcomes if one.name == name]
-        solved = [one for one in some if one.solved]
+        runs = [one for one in outcomes if one.name == name]
+        solved = [one for one in runs if one.solved]
         rows.append(
             [
                 name,
-                str(len(some)),
-                "" if some[0].solved is None else f"{len(solved)} of {len(some)}",
-                f"{statistics.median(one.loss for one in some):.4g}",
-                f"{statistics.median(one.steps for one in solved):,.0f}" if solved else "",
-                _horizon([one.before for one in some]),
-                _horizon([one.after for one in some]),
+                str(len(runs)),
+                "" if runs[0].solved is None else f"{len(solved)} of {len(runs)}",
+                f"{statistics.median(one.loss for one in runs):.4g}",
+                f"{statistics.median(one.updates for one in solved):,.0f}" if solved else "",
+                _horizon([one.before for one in runs]),
+                _horizon([one.after for one in runs]),
             ]
         )
     return rows

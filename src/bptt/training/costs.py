@@ -215,9 +215,9 @@ def gradients(way: str, T: int, sizes: Sizes) -> dict[str, Tensor]:
     return {"R": R, "W": W, "b": b, "V": grads["readout.weight"], "c": grads["readout.bias"]}
 
 
-def require_agreement(found: dict[str, dict[str, Tensor]]) -> None:
+def require_agreement(grads_by_way: dict[str, dict[str, Tensor]]) -> None:
     """Raise RuntimeError unless the gradients, by way and name, are those of the first way."""
-    (first, expected), *others = found.items()
+    (first, expected), *others = grads_by_way.items()
     for way, got in others:
         for name, grad in expected.items():
             apart, norm = float((got[name] - grad).norm()), float(grad.norm())

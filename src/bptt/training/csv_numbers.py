@@ -82,8 +82,8 @@ def unit_of(field: str) -> str:
     >>> unit_of("$10"), unit_of("-3 €"), unit_of("5%"), unit_of("7")
     ('$', '€', '%', '')
     """
-    found = UNIT.search(field) if NUMBER.fullmatch(field) else None
-    return (found[1] or found[2]) if found else ""
+    sign = UNIT.search(field) if NUMBER.fullmatch(field) else None
+    return (sign[1] or sign[2]) if sign else ""
 
 
 class Asked(Protocol):

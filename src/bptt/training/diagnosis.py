@@ -52,10 +52,10 @@ class Truncated(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Diagnosis:
-    """What was found. Every part may be missing: a report shows what there is.
+    """What was measured. Every part may be missing: a report shows what there is.
 
     name: of what was looked at. unit: what a step is called. trained: the window that it is trained
-    with; others: windows that might do. snapshots: the flow at earlier steps of training.
+    with; others: windows that might do. snapshots: the flow at earlier updates.
     criterion: when the task that it is trained on counts as solved.
     """
 
@@ -92,15 +92,15 @@ def diagnose_run(
         if value is not None:
             require_whole(name, value, 1)
     run = run if isinstance(run, Run) else Run.open(run)
-    found, settings = run.read_data(data), run.settings()
+    dataset, settings = run.read_data(data), run.settings()
     window = settings.reach
     net = run.network()
     usual = max(LEAST_STEPS, min(2 * (window or 0), MOST_STEPS), 3 * (window or 0) // 2)
     count = sequences or SEQUENCES
-    sample = held_out(found.validation_batches(count), steps or usual, count)
+    sample = held_out(dataset.validation_batches(count), steps or usual, count)
     while sequences is None and count > 1 and len(sample.y) < (steps or 1):
         count //= 2  # fewer streams are longer
-        sample = held_out(found.validation_batches(count), steps or usual, count)
+        sample = held_out(dataset.validation_batches(count), steps or usual, count)
     _require_so_much("steps", steps, len(sample.y), run)
     _require_so_much("sequences", sequences, sample.y.shape[1], run)
     sample = sample.of(net.dtype)
@@ -113,7 +113,7 @@ def diagnose_run(
         unit=run.unit,
         metrics=tuple(run.metrics()),
         snapshots=tuple(read_snapshots(run)),
-        criterion=found.criterion if isinstance(found, Task) else None,
+        criterion=dataset.criterion if isinstance(dataset, Task) else None,
     )
 
 
@@ -141,8 +141,8 @@ def diagnose(
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
-    >>> found = diagnose(net, Sample(torch.randint(5, (60, 4))), window=20)
-    >>> found.trained.window, found.flow.T
+    >>> diagnosis = diagnose(net, Sample(torch.randint(5, (60, 4))), window=20)
+    >>> diagnosis.trained.window, diagnosis.flow.T
     (20, 60)
     """
     if window is not None:
@@ -186,11 +186,11 @@ def _windows(
 ) -> tuple[Truncated | None, tuple[Truncated, ...]]:
     """Return what the trained window costs, and others: as long as the horizon, and twice that."""
     net = copy.deepcopy(net).eval()
-    how: dict[str, Any] = {"lengths": sample.lengths, "loss_weights": sample.loss_weights}
+    options: dict[str, Any] = {"lengths": sample.lengths, "loss_weights": sample.loss_weights}
 
     def gradient(**cut: Any) -> Tensor:
         net.zero_grad()
-        backward(net, sample.y, x=sample.x, **how, **cut)
+        backward(net, sample.y, x=sample.x, **options, **cut)
         grads = [p.grad.flatten() for p in net.parameters() if p.grad is not None]
         return torch.cat(grads)
 

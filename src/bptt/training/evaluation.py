@@ -26,19 +26,19 @@ def evaluate(net: Network, batches: Batches) -> float:
 
 
 @torch.no_grad()
-def judge(net: Network, batches: Batches, measure: str) -> float:
-    """Return a criterion's measure: the mean over all scored steps."""
+def mean_score(net: Network, batches: Batches, measure: str) -> float:
+    """Return a criterion's measure, its mean over all scored steps."""
     total, count = 0.0, 0
     with every_unit(net):
         for i in range(len(batches)):
             batch = batches.get(0, i).of(net.dtype)
-            each = _judged(net, batch, measure)[batch.unscored :]
+            each = _scores(net, batch, measure)[batch.unscored :]
             total += float(each.sum(dtype=torch.float64))
             count += each.numel()
     return total / count
 
 
-def _judged(net: Network, batch: Batch, measure: str) -> Tensor:
+def _scores(net: Network, batch: Batch, measure: str) -> Tensor:
     """Return the measure at every step, (T, B)."""
     out = net(batch.y, x=batch.x, lengths=batch.lengths)
     if measure == "wrong":

@@ -67,8 +67,8 @@ def exposure(
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(3), hidden=4)
-    >>> found = exposure(net, torch.randint(3, (50, 2)), steps=10)
-    >>> len(found.excess), bool(abs(found.excess[0]) < 1e-6)
+    >>> result = exposure(net, torch.randint(3, (50, 2)), steps=10)
+    >>> len(result.excess), bool(abs(result.excess[0]) < 1e-6)
     (11, True)
     """
     require_kind("net", net, Network, "a bptt.Network")
@@ -98,11 +98,11 @@ def _runs(
     axes = batch_axes(net, sequences)
     group = max(1, MOST_ROWS // sequences.B)
     known: dict[int, Any] = {0: None}
-    found = []
+    results = []
     for first in range(0, len(places), group):
-        some = places[first : first + group]
-        known = states_before(net, sequences, known, some, STEPS_AT_ONCE)
-        part = sequences.windows(some, steps + 1, 0).part(0, steps + 1)
+        starts = places[first : first + group]
+        known = states_before(net, sequences, known, starts, STEPS_AT_ONCE)
+        part = sequences.windows(starts, steps + 1, 0).part(0, steps + 1)
         state = side_by_side(list(known.values()), axes)
         runs = [
             net(part.y, x=part.x, state=state, forcing=forcing, feedback=feedback)
@@ -112,9 +112,9 @@ def _runs(
         if not isinstance(net.likelihood.encoding, Tokens):
             means = (net.likelihood.mean(run.outputs) for run in runs)
             one |= dict(zip(("forced_run", "free_run"), means, strict=True), true=part.y)
-        found.append(one)
-        known = {some[-1]: known[some[-1]]}
-    return found
+        results.append(one)
+        known = {starts[-1]: known[starts[-1]]}
+    return results
 
 
 def _summary(rows: list[dict[str, Tensor]], B: int) -> Exposure:

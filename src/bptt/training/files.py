@@ -47,8 +47,8 @@ class Mark:
 
 JSON = Mark(re.compile(rb'\{\s*"bptt": "'))
 """config.json of a run, comparison.json, and who holds a lock."""
-METRICS = Mark(re.compile(rb'\{"step": \d+, "seconds": '))
-FLOW = Mark(re.compile(rb'\{"step": \d+, "horizon": '))
+METRICS = Mark(re.compile(rb'\{"update": \d+, "seconds": '))
+FLOW = Mark(re.compile(rb'\{"update": \d+, "horizon": '))
 CHECKPOINT = Mark(re.compile(rb'.{8}\{"__metadata__":\{"bptt":', re.DOTALL))
 PAGE = Mark(re.compile(rb'.{0,500}<meta name="generator" content="bptt ', re.DOTALL))
 FORECAST = Mark(re.compile(rb'[^,]*,.* mean"?,.* 5%"?,.* 95%"?', re.DOTALL))

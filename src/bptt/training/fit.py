@@ -39,26 +39,26 @@ from bptt.training.locks import locked
 from bptt.training.plain_values import as_dataclass
 from bptt.training.remedies import Omega, clip_gradient, require_omega
 from bptt.training.run import CHECKPOINT, Run, under
-from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_STEPS, Settings
+from bptt.training.settings import DEFAULT_EPOCHS, DEFAULT_UPDATES, Settings
 from bptt.training.tasks import Task
 from bptt.training.weights import require_saveable, tied, weights_once
 
 LOG_EVERY = 10
-MOST_STEPS = 2**53
-"""Beyond which a float cannot tell one step from the next."""
+MOST_UPDATES = 2**53
+"""Beyond which a float cannot tell one update from the next."""
 SECONDS_BETWEEN_SAVES = 60.0
 
 
 @dataclass(frozen=True)
 class Update:
-    """What `on_update` is told after each optimizer step; losses are in nats per step.
+    """What `on_update` is told after each update; losses are in nats per step.
 
-    total: the number of steps at which training ends; train_nll: of this step's tokens;
-    validation_nll: None unless this step ended with a validation; seconds: of training so far.
-    net: the network, as this step has left it; run: None if nothing is kept.
+    number: which update it is, from 1; total: the number at which training ends; train_nll: of
+    this update's tokens; validation_nll: None unless this update ended with a validation; seconds:
+    of training so far. net: the network, as this update has left it; run: None if nothing is saved.
     """
 
-    step: int
+    number: int
     total: int
     train_nll: float
     validation_nll: float | None
@@ -73,24 +73,27 @@ OnUpdate = Callable[[Update], None]
 
 @dataclass(frozen=True)
 class Fit:
-    """What `fit` returns: where training ended, why, and how good the network then was."""
+    """What `fit` returns: where training ended, why, and how good the network then was.
 
-    step: int
+    score: of a task, what its criterion measures on the held-out sequences.
+    """
+
+    updates: int
     seconds: float
     validation_nll: float
-    stopped_by: Literal["steps", "seconds", "solved"]
+    stopped_by: Literal["updates", "seconds", "solved"]
     run: Run | None
-    judged: float | None = None
+    score: float | None = None
 
 
 @dataclass
 class Progress:
     """What, besides weights and the optimizer's state, decides how training goes on.
 
-    seed: of all that is drawn while training; each step draws from its own, seed + step.
+    seed: of all that is drawn while training; each update draws from its own, seed + update.
     """
 
-    step: int = 0
+    update: int = 0
     seconds: float = 0.0
     nll_sum: float = 0.0
     nll_count: int = 0
@@ -98,8 +101,8 @@ class Progress:
 
     def require(self, source: str) -> None:
         """Raise BpttError unless training could have come so far."""
-        for name in ("step", "nll_count", "seed"):
-            require_whole(f"{source}: {name}", getattr(self, name), 0, MOST_STEPS)
+        for name in ("update", "nll_count", "seed"):
+            require_whole(f"{source}: {name}", getattr(self, name), 0, MOST_UPDATES)
         if not math.isfinite(self.seconds + self.nll_sum) or self.seconds < 0:
             raise BpttError(
                 f"{source}: seconds are {self.seconds} and nll_sum is {self.nll_sum}; expected "
@@ -118,12 +121,12 @@ def fit(
 ) -> Fit:
     """Train the network on a text, a table or a collection of sequences, in place.
 
-    out: a folder for the run: its configuration, metrics and checkpoints; None keeps nothing. Of
+    out: a folder for the run: its configuration, metrics and checkpoints; None saves nothing. Of
     several the first that does not exist yet is made.
     seed: noted in the run (the caller has seeded torch before making the network).
-    Ctrl-C, SIGTERM and SIGHUP end the current step, save, and raise Interrupted. A loss or gradient
-    that is no number raises BpttError, with the last good checkpoint kept. So does a folder that
-    another process trains in.
+    Ctrl-C, SIGTERM and SIGHUP end the current update, save, and raise Interrupted. A loss or
+    gradient that is no number raises BpttError, with the last good checkpoint left in place. So
+    does a folder that another process trains in.
     """
     require_kind("net", net, Network, "a bptt.Network (and after it the data)")
     kinds = "a Text, a Table, a Collection or a Task: bptt.Collection.of(...) makes one of arrays"
@@ -166,20 +169,20 @@ def resume(
     run = run if isinstance(run, Run) else Run.open(run)
     with locked(run.path):
         run = Run.open(run.path)  # again: another process may have had it until now
-        found = run.read_data(data)
+        dataset = run.read_data(data)
         if max_updates is not None:
             run = run.with_training(max_updates=max_updates, epochs=None)
         settings = replace(run.settings(), max_seconds=max_seconds)
         tensors, notes = run.load()
         require_files_ours(run.path)
         net = run.network(tensors)
-        trainer = Trainer(net, found, settings, run, on_update)
+        trainer = Trainer(net, dataset, settings, run, on_update)
         trainer.load(tensors, notes)
         if max_updates is not None:
-            if max_updates < trainer.progress.step:
+            if max_updates < trainer.progress.update:
                 raise BpttError(
-                    f"max_updates is {max_updates}; expected at least {trainer.progress.step}, "
-                    "the steps that the run has taken already"
+                    f"max_updates is {max_updates}; expected at least {trainer.progress.update}, "
+                    "the updates that the run has made already"
                 )
             run.write_config()
         return net, trainer.train()
@@ -210,51 +213,51 @@ class Trainer:
         self._require_delays()
         self._require_effects()
         self._require_memory()
-        self.total = _total_steps(settings, data, len(self.batches))
+        self.total = _total_updates(settings, data, len(self.batches))
         self.validate_every = settings.validate_every or self._validation_interval()
         self.carried: State | None = None
         self.last_saved = (-1, -math.inf)
         self.task = data if isinstance(data, Task) else None
-        self.judged: float | None = None
+        self.score: float | None = None
 
     @property
     def is_solved(self) -> bool:
-        """Whether the last step ended with the task solved."""
+        """Whether the last update ended with the task solved."""
         return (
             self.task is not None
-            and self.judged is not None
-            and self.judged < self.task.criterion.solved
+            and self.score is not None
+            and self.score < self.task.criterion.solved
         )
 
     def train(self) -> Fit:
-        """Run the steps that are left."""
+        """Make the updates that are left."""
         progress = self.progress
         limit = progress.seconds + (self.settings.max_seconds or math.inf)
         validation_nll = None
         with postponed() as signal_received:
-            while progress.step < self.total and progress.seconds < limit:
-                step = self.step()
-                validation_nll = step.validation_nll
-                self._tell(step, signal_received)
+            while progress.update < self.total and progress.seconds < limit:
+                update = self.update()
+                validation_nll = update.validation_nll
+                self._tell(update, signal_received)
                 if self.is_solved and self.settings.stop_when_solved:
                     break
             self.save()
         if validation_nll is None:
             validation_nll = self.validate()
-        if self.task is not None and self.judged is None:
-            self.judged = self.task.judge(self.net)
-        why: Literal["steps", "seconds", "solved"] = "seconds"
-        if progress.step >= self.total:
-            why = "steps"
+        if self.task is not None and self.score is None:
+            self.score = self.task.score(self.net)
+        why: Literal["updates", "seconds", "solved"] = "seconds"
+        if progress.update >= self.total:
+            why = "updates"
         elif self.is_solved:
             why = "solved"
-        return Fit(progress.step, progress.seconds, validation_nll, why, self.run, self.judged)
+        return Fit(progress.update, progress.seconds, validation_nll, why, self.run, self.score)
 
-    def _tell(self, step: Update, signal_received: Callable[[], int | None]) -> None:
+    def _tell(self, update: Update, signal_received: Callable[[], int | None]) -> None:
         """Call `on_update`; save and raise if it fails, or if a signal has come."""
         try:
             if self.on_update is not None:
-                self.on_update(step)
+                self.on_update(update)
         except BaseException:  # for example because nobody reads what it prints any more
             self.save()
             if signal_received() is None:
@@ -262,27 +265,27 @@ class Trainer:
         signum = signal_received()
         if signum is not None:
             self.save()
-            raise Interrupted(self.run, step.step, signum)
+            raise Interrupted(self.run, update.number, signum)
 
-    def step(self) -> Update:
-        """Take one optimizer step; validate, log and save when it is time to."""
+    def update(self) -> Update:
+        """Make one update; validate, log and save when it is time to."""
         progress, began = self.progress, time.perf_counter()
-        self.judged = None
-        train_nll, tokens = self.update()
+        self.score = None
+        train_nll, tokens = self.change_weights()
         updated = time.perf_counter() - began
-        progress.step += 1
+        progress.update += 1
         progress.nll_sum += train_nll
         progress.nll_count += 1
-        is_due = progress.step % self.validate_every == 0 or progress.step == self.total
+        is_due = progress.update % self.validate_every == 0 or progress.update == self.total
         validation_nll = self.validate() if is_due else None
         if is_due and self.task is not None:
-            self.judged = self.task.judge(self.net)
+            self.score = self.task.score(self.net)
         progress.seconds += time.perf_counter() - began
         self._log(validation_nll)
         if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
             self.save()
         return Update(
-            step=progress.step,
+            number=progress.update,
             total=self.total,
             train_nll=train_nll,
             validation_nll=validation_nll,
@@ -292,9 +295,9 @@ class Trainer:
             run=self.run,
         )
 
-    def update(self) -> tuple[float, int]:
+    def change_weights(self) -> tuple[float, int]:
         """Change the weights once; return the loss, in nats per step, and how many tokens."""
-        batch = self.batches.get(*divmod(self.progress.step, len(self.batches)))
+        batch = self.batches.get(*divmod(self.progress.update, len(self.batches)))
         batch = batch.of(self.net.dtype)
         self.net.train()
         self.optimizer.zero_grad()
@@ -303,10 +306,10 @@ class Trainer:
             weights = torch.ones(batch.y.shape[:2])
             weights[: batch.unscored] = 0
         B = batch.y.shape[1]
-        omega = self.settings.omega_at(self.progress.step)
+        omega = self.settings.omega_at(self.progress.update)
         remedy = Omega(self.net, omega, sequences=B) if omega > 0 else nullcontext()
         with torch.random.fork_rng(), remedy:
-            torch.manual_seed(self.progress.seed + self.progress.step)
+            torch.manual_seed(self.progress.seed + self.progress.update)
             done = backward(
                 self.net,
                 batch.y,
@@ -315,7 +318,7 @@ class Trainer:
                 window=self.settings.reach,
                 stride=self.settings.stride,
                 memory=self.settings.memory,
-                forcing=self.settings.forcing_at(self.progress.step / max(1, self.total - 1)),
+                forcing=self.settings.forcing_at(self.progress.update / max(1, self.total - 1)),
                 feedback=self.settings.feedback,
                 lengths=batch.lengths,
                 loss_weights=weights,
@@ -325,7 +328,7 @@ class Trainer:
         norm = clip_gradient(parameters, self.settings.clip, self.settings.clip_value)
         self._require_number("gradient's norm", norm)
         for group in self.optimizer.param_groups:
-            group["lr"] = self.settings.learning_rate_at(self.progress.step, self.total)
+            group["lr"] = self.settings.learning_rate_at(self.progress.update, self.total)
         self.optimizer.step()
         self.carried = done.state
         return loss, done.steps
@@ -407,7 +410,7 @@ class Trainer:
     def save(self) -> None:
         """Replace the run's checkpoint, if there is a run."""
         progress = self.progress
-        if self.run is None or self.last_saved[0] == progress.step:
+        if self.run is None or self.last_saved[0] == progress.update:
             return
         if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
             self._require_number("largest weight", math.nan)
@@ -422,7 +425,7 @@ class Trainer:
         }
         tensors = {f"{part}.{name}": t for part, all_ in parts.items() for name, t in all_.items()}
         self.run.save(tensors, asdict(progress))
-        self.last_saved = (progress.step, progress.seconds)
+        self.last_saved = (progress.update, progress.seconds)
 
     def load(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Put back what `save` saved, but for the weights, with which the network came."""
@@ -433,16 +436,16 @@ class Trainer:
         self.progress.require(str(source))
         self._read_batches()
         self.carried = self._carried(under("carried", tensors), source)
-        self.run.forget_after(self.progress.step)
-        self.last_saved = (self.progress.step, self.progress.seconds)
+        self.run.forget_after(self.progress.update)
+        self.last_saved = (self.progress.update, self.progress.seconds)
 
     def _carried(self, tensors: dict[str, Tensor], source: Path) -> State | None:
         """Return the state that the next update starts from; None where that is a fresh one."""
-        following = self.batches.get(*divmod(self.progress.step, len(self.batches)))
+        following = self.batches.get(*divmod(self.progress.update, len(self.batches)))
         if following.is_start:
             return None
         B = following.y.shape[1]
-        # What it said itself is a sample, like y, or a mean; or there is none, as in a fresh state.
+        # Its last output is a sample, like y, or a mean; or there is none, as in a fresh state.
         mean = self.net.readout.weight.new_empty(B, self.net.likelihood.encoding.width)
         fresh = self.net.fresh_state(B)
         leaves, structure = pytree.tree_flatten(fresh)
@@ -456,17 +459,17 @@ class Trainer:
 
     def _log(self, validation_nll: float | None) -> None:
         progress = self.progress
-        if validation_nll is None and progress.step % LOG_EVERY:
+        if validation_nll is None and progress.update % LOG_EVERY:
             return
         row = {
-            "step": progress.step,
+            "update": progress.update,
             "seconds": round(progress.seconds, 3),
             "train_nll": progress.nll_sum / progress.nll_count,
         }
         if validation_nll is not None:
             row["validation_nll"] = validation_nll
-        if self.judged is not None:
-            row["judged"] = self.judged
+        if self.score is not None:
+            row["score"] = self.score
         progress.nll_sum, progress.nll_count = 0.0, 0
         if self.run is not None:
             self.run.log(row)
@@ -474,11 +477,12 @@ class Trainer:
     def _require_number(self, name: str, value: float) -> float:
         if math.isfinite(value):
             return value
-        kept = ""
+        saved = ""
         if self.run is not None and self.last_saved[0] >= 0:
-            kept = f" {self.run.path} keeps its last good checkpoint, of step {self.last_saved[0]}."
+            number = self.last_saved[0]
+            saved = f" {self.run.path} keeps its last good checkpoint, of update {number}."
         raise BpttError(
-            f"the {name} became {value} after step {self.progress.step}.{kept} "
+            f"the {name} became {value} after update {self.progress.update}.{saved} "
             "Try a lower learning rate, a smaller clip, or the tanh cell"
         )
 
@@ -497,11 +501,11 @@ def _optimizer(net: Network, settings: Settings) -> torch.optim.Optimizer:
     return make(trained, lr=settings.learning_rate)
 
 
-def _total_steps(settings: Settings, data: Data, updates_per_epoch: int) -> int:
+def _total_updates(settings: Settings, data: Data, updates_per_epoch: int) -> int:
     ends = [] if settings.max_updates is None else [settings.max_updates]
     if settings.epochs is not None:
-        ends.append(math.ceil(min(settings.epochs * updates_per_epoch, MOST_STEPS)))
-    least = 0 if isinstance(data, Text) else DEFAULT_STEPS
+        ends.append(math.ceil(min(settings.epochs * updates_per_epoch, MOST_UPDATES)))
+    least = 0 if isinstance(data, Text) else DEFAULT_UPDATES
     return min(ends or [max(least, math.ceil(DEFAULT_EPOCHS * updates_per_epoch))])
 
 

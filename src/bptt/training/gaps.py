@@ -1,4 +1,4 @@
-"""What is missing in a table: whole steps, and values; said, and filled only if asked."""
+"""What is missing in a table: whole steps, and values; reported, and filled only if asked."""
 
 from __future__ import annotations
 

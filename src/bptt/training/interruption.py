@@ -1,4 +1,4 @@
-"""Ctrl-C, SIGTERM and SIGHUP: the step ends and is saved, or what is not training ends at once."""
+"""Ctrl-C, SIGTERM, SIGHUP: the update ends and is saved, or what is not training ends at once."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Ended(KeyboardInterrupt):
 
 
 class Interrupted(Ended):
-    """A signal has ended training after `step`, saved in `run` if there is one."""
+    """A signal has ended training after `update`, saved in `run` if there is one."""
 
-    def __init__(self, run: Run | None, step: int, signum: int = signal.SIGINT) -> None:
-        super().__init__(f"stopped after step {step}", signum)
-        self.run, self.step = run, step
+    def __init__(self, run: Run | None, update: int, signum: int = signal.SIGINT) -> None:
+        super().__init__(f"stopped after update {update}", signum)
+        self.run, self.update = run, update
 
 
 def end(signum: int, frame: FrameType | None) -> None:

@@ -27,7 +27,7 @@ from bptt.training.table_columns import (
     no_target,
     require_columns,
 )
-from bptt.training.table_rows import WRONG, Found, TableFile, WrongRows, blocks_of
+from bptt.training.table_rows import WRONG, Problems, TableFile, WrongRows, blocks_of
 from bptt.training.time_columns import TimeColumn
 
 
@@ -87,12 +87,12 @@ def load_rows(file: TableFile, columns: Columns, likely_format: str | None = Non
         and (constant := constant_columns(columns.target, values))
     ):
         left_out |= constant
-        kept = tuple(name for name in columns.target if name not in constant)
-        if not kept:
+        varying = tuple(name for name in columns.target if name not in constant)
+        if not varying:
             raise no_target(file, left_out)
         places = [k for k, name in enumerate(names) if name not in constant]
         values = spool(block[:, places] for _, block in blocks_of(values))
-        columns = replace(columns, target=kept)
+        columns = replace(columns, target=varying)
     times, clock, step = None, Clock(), None
     if columns.time is not None:
         form, zone = columns.time_format, columns.time_zone
@@ -109,11 +109,11 @@ def load_rows(file: TableFile, columns: Columns, likely_format: str | None = Non
     return rows.filled(file.path) if columns.fill else rows
 
 
-def _refuse(path: Path, columns: Columns, found: Found, count: int) -> None:
-    """Raise BpttError if something was found that the columns do not allow."""
+def _refuse(path: Path, columns: Columns, problems: Problems, count: int) -> None:
+    """Raise BpttError if there is a problem that the columns do not allow."""
     for name, role in columns.roles:
         for what in WRONG:
-            rows = found.get((name, what))
+            rows = problems.get((name, what))
             problem = rows and _problem(what, rows, columns, role == "time", count)
             if problem:
                 raise BpttError(f"column {name!r} ({role}) of {path} {problem}")

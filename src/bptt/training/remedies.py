@@ -55,11 +55,11 @@ def clip_gradient(
         for grad in grads:
             grad.clamp_(-value, value)
     norms = [torch.linalg.vector_norm(grad, dtype=torch.float64) for grad in grads]
-    found = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
-    if norm < found < math.inf:
+    total_norm = float(torch.linalg.vector_norm(torch.stack(norms))) if norms else 0.0
+    if norm < total_norm < math.inf:
         for grad in grads:
-            grad.mul_(norm / found)
-    return found
+            grad.mul_(norm / total_norm)
+    return total_norm
 
 
 class Ratio(NamedTuple):
@@ -78,14 +78,14 @@ def omega_of(
     no gradient arrives there is no ratio, and the pair counts for nothing.
     """
     before, after = _norms(delta), _norms(back)
-    some = (before > 0) & (after > 0)
-    ratio = torch.where(some, after / before, 1)
-    scale = torch.where(some, 2 * (ratio - 1) / (after * before), 0)
+    nonzero = (before > 0) & (after > 0)
+    ratio = torch.where(nonzero, after / before, 1)
+    scale = torch.where(nonzero, 2 * (ratio - 1) / (after * before), 0)
     if bool(scale.isfinite().all()):
         return Ratio((ratio - 1).square().sum(), delta.t() @ (back * slope).mul_(scale))
     # Both of a pair may be so small that the product of their norms is 0: first to size 1.
-    unit, left = (torch.where(some, v / before, 0) for v in (delta, back))
-    scale = torch.where(some, 2 * (ratio - 1) / ratio, 0)
+    unit, left = (torch.where(nonzero, v / before, 0) for v in (delta, back))
+    scale = torch.where(nonzero, 2 * (ratio - 1) / ratio, 0)
     return Ratio((ratio - 1).square().sum(), unit.t() @ (left * slope).mul_(scale))
 
 
@@ -122,7 +122,7 @@ class Omega:
         self.layer, self.f = net.recurrent, f
         self.weight, self.sequences = weight, sequences
         self.by_kernel = OmegaTerm(weight / sequences)
-        self.found: list[tuple[str, Ratio, Tensor | float]] = []
+        self.terms: list[tuple[str, Ratio, Tensor | float]] = []
         self.value = 0.0
 
     def __enter__(self) -> Omega:
@@ -138,11 +138,11 @@ class Omega:
         if kind is not None:
             return
         self.value = self.by_kernel.value / self.sequences
-        for suffix, ratio, kept in self.found:
+        for suffix, ratio, mask in self.terms:
             W = self.layer.get_parameter(f"weight_hh{suffix}")
             self.value += float(ratio.omega) / self.sequences
             if W.grad is not None:
-                W.grad.add_(ratio.gradient * kept, alpha=self.weight / self.sequences)
+                W.grad.add_(ratio.gradient * mask, alpha=self.weight / self.sequences)
 
     def _listen(
         self, layer: Stack, suffix: str, p: Tensor, h: Tensor, h0: Tensor, layout: Layout
@@ -150,7 +150,7 @@ class Omega:
         """Wait for the gradient of p, which is δ."""
         if not p.requires_grad or not torch.is_grad_enabled() or p.numel() == 0:
             return
-        kept = layer.dropped.get(f"weight_hh{suffix}", 1.0)
+        mask = layer.dropped.get(f"weight_hh{suffix}", 1.0)
         states, from_above = h.detach(), list[Tensor]()
 
         def take_from_above(grad: Tensor) -> None:
@@ -164,10 +164,10 @@ class Omega:
             slope = SLOPES[self.f](states)
             # δₖ = f'(aₖ) ⊙ (Wᵀ δₖ₊₁ + what came from above): the backward pass has taken the step.
             back = delta if not from_above else torch.addcmul(delta, slope, from_above[0], value=-1)
-            rows = [some.flatten(0, -2) for some in (delta, back, slope)]
+            rows = [values.flatten(0, -2) for values in (delta, back, slope)]
             before, after = _pairs(layout, delta)
             later, earlier, its_slope = rows[0][after], rows[1][before], rows[2][before]
-            self.found.append((suffix, omega_of(later, earlier, its_slope), kept))
+            self.terms.append((suffix, omega_of(later, earlier, its_slope), mask))
 
         p.register_hook(take)
 

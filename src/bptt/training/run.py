@@ -171,10 +171,10 @@ class Run:
             require_metrics(row.value, row.source)
         return [row.value for row in rows]
 
-    def forget_after(self, step: int) -> None:
-        """Drop what metrics.jsonl says of later steps, since they will be run again."""
-        kept = [json.dumps(row) + "\n" for row in self.metrics() if row["step"] <= step]
-        files.write(self.path / METRICS, "".join(kept), files.METRICS)
+    def forget_after(self, update: int) -> None:
+        """Drop what metrics.jsonl says of later updates, since they will be made again."""
+        lines = [json.dumps(row) + "\n" for row in self.metrics() if row["update"] <= update]
+        files.write(self.path / METRICS, "".join(lines), files.METRICS)
         drop_cut_off(self.path / FLOW)
 
 

@@ -10,8 +10,8 @@ from bptt.training.input_files import parse_json, read_bytes, system_errors
 
 MOST = 1 << 28
 """Bytes of such a file; a million lines have less."""
-ALWAYS = ("step", "seconds", "train_nll")
-SOMETIMES = ("validation_nll", "judged")
+ALWAYS = ("update", "seconds", "train_nll")
+SOMETIMES = ("validation_nll", "score")
 MOST_NUMBER = 1e300
 """Beyond what a loss can be; NaN is not below it either."""
 
@@ -55,7 +55,7 @@ def require_metrics(row: object, source: str) -> None:
         isinstance(row, dict)
         and set(ALWAYS) <= set(row) <= {*ALWAYS, *SOMETIMES}
         and all(type(value) in (int, float) and abs(value) < MOST_NUMBER for value in row.values())
-        and type(row["step"]) is int
+        and type(row["update"]) is int
     )
     if not is_row:
         raise BpttError(

@@ -127,9 +127,9 @@ def forecast_table(
 def _state_at_the_end(net: Network, table: Table) -> State | None:
     state: State | None = None
     for start in range(0, len(table.y), STEPS_AT_ONCE):
-        some = slice(start, start + STEPS_AT_ONCE)
-        y = torch.from_numpy(np.array(table.y[some])).unsqueeze(1)
-        x = None if table.x is None else torch.from_numpy(np.array(table.x[some])).unsqueeze(1)
+        rows = slice(start, start + STEPS_AT_ONCE)
+        y = torch.from_numpy(np.array(table.y[rows])).unsqueeze(1)
+        x = None if table.x is None else torch.from_numpy(np.array(table.x[rows])).unsqueeze(1)
         batch = Batch(y, x, None, state is None).of(net.dtype)
         state = net.advance(batch.y, x=batch.x, state=state)
     return state

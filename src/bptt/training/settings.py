@@ -18,7 +18,7 @@ from bptt.errors import (
     require_window,
 )
 
-DEFAULT_EPOCHS, DEFAULT_STEPS, DEFAULT_WINDOW = 12.0, 1000, 100
+DEFAULT_EPOCHS, DEFAULT_UPDATES, DEFAULT_WINDOW = 12.0, 1000, 100
 FEEDBACKS = ("sample", "mean")
 SCHEDULES = ("linear", "exponential", "inverse-sigmoid")
 STEEPNESS = 10.0
@@ -48,8 +48,8 @@ class Settings:
     default it takes what it needs."""
 
     steps_per_update: int | None = None
-    """Time steps of every stream between two optimizer steps; by default the window, and without
-    one the whole stream."""
+    """Time steps of every stream between two updates; by default the window, and without one the
+    whole stream."""
 
     forcing: float = 1.0
     """The probability that the true previous output is fed back, and not the network's own: 1 is
@@ -59,17 +59,17 @@ class Settings:
     """Where forcing ends up; by default where it starts."""
 
     forcing_schedule: Literal["linear", "exponential", "inverse-sigmoid"] = "linear"
-    """How forcing gets there over the optimizer steps."""
+    """How forcing gets there over the updates."""
 
     feedback: Literal["sample", "mean"] = "sample"
     """What the network feeds back of its own: a sample, or the mean, with its gradient."""
 
     epochs: float | None = None
     """How often to go through the data; by default 12, and for tables and collections so often that
-    1,000 optimizer steps are taken, unless max_updates says otherwise."""
+    1,000 updates are made, unless max_updates says otherwise."""
 
     max_updates: int | None = None
-    """Stop after this many optimizer steps. The learning rate's schedule ends there too."""
+    """Stop after this many updates. The learning rate's schedule ends there too."""
 
     max_seconds: float | None = None
     """Stop after this many seconds of training, wherever the schedule is."""
@@ -90,11 +90,11 @@ class Settings:
     """The weight of Ω, which keeps the gradient's norm on its way back in time (tanh and relu)."""
 
     omega_halved_after: int | None = None
-    """After how many optimizer steps n the weight of Ω is half of what it was, and a third after
-    2 n, and so on; by default it stays."""
+    """After how many updates n the weight of Ω is half of what it was, and a third after 2 n, and
+    so on; by default it stays."""
 
     validate_every: int | None = None
-    """Optimizer steps between two validations; by default such that they take little time."""
+    """Updates between two validations; by default such that they take little time."""
 
     stop_when_solved: bool = True
     """Of a task: stop at the first validation at which it counts as solved."""
@@ -206,20 +206,20 @@ class Settings:
         end = self.forcing if self.forcing_end is None else self.forcing_end
         return end + (self.forcing - end) * left[self.forcing_schedule]
 
-    def learning_rate_at(self, step: int, total: int) -> float:
-        """Return the rate of an optimizer step: a linear warm-up, then half a cosine to a tenth.
+    def learning_rate_at(self, update: int, total: int) -> float:
+        """Return the rate of an update: a linear warm-up, then half a cosine to a tenth.
 
-        It depends on how many steps there are, never on the clock, so that runs can be repeated.
+        It depends on how many updates there are, never on the clock, so that runs can be repeated.
         """
         warm_up = min(100, total // 10 + 1)
-        if step < warm_up:
-            return self.learning_rate * (step + 1) / warm_up
-        share = (step - warm_up) / max(1, total - warm_up)
+        if update < warm_up:
+            return self.learning_rate * (update + 1) / warm_up
+        share = (update - warm_up) / max(1, total - warm_up)
         return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
 
-    def omega_at(self, step: int) -> float:
-        """Return the weight of Ω at an optimizer step."""
-        return self.omega / (1 + step / (self.omega_halved_after or math.inf))
+    def omega_at(self, update: int) -> float:
+        """Return the weight of Ω at an update."""
+        return self.omega / (1 + update / (self.omega_halved_after or math.inf))
 
     @property
     def steps(self) -> int | None:

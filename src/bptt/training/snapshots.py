@@ -18,25 +18,26 @@ from bptt.training.run_lines import read_lines
 from bptt.training.sample import held_out
 
 STEPS, SEQUENCES, LINES = 120, 8, 24
-MOST_STEPS = 2**53
+MOST_COUNT = 2**53
+"""Beyond which a float cannot tell one whole number from the next."""
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """The gradient's flow at a step of training.
+    """The gradient's flow after an update.
 
     horizon: the smallest window within 5% of the exact gradient. growth: the factor a step, None
     where none can be seen. by_lag: as in GradientFlow.
     """
 
-    step: int
+    update: int
     horizon: int | None
     growth: float | None
     by_lag: list[float]
 
 
 class Snapshots:
-    """What to call after every step of training, to keep about LINES snapshots in a run's folder.
+    """What to call after every update, to keep about LINES snapshots in a run's folder.
 
     batches: held-out data. window: the one that is trained with.
     """
@@ -46,19 +47,19 @@ class Snapshots:
         self.path: Path | None = None  # known when there is a run
         self.sample = held_out(batches, STEPS, SEQUENCES)
 
-    def __call__(self, step: Update) -> None:
-        """Look at the gradient now and then: after the first step, and at equal distances."""
-        every = max(1, step.total // LINES)
-        if step.step != 1 and step.step % every != 0 and step.step != step.total:
+    def __call__(self, update: Update) -> None:
+        """Look at the gradient now and then: after the first update, and at equal distances."""
+        every = max(1, update.total // LINES)
+        if update.number != 1 and update.number % every != 0 and update.number != update.total:
             return
-        path = self.path = self.path or _begun(step)
-        y, x, lengths, weights = self.sample.of(step.net.dtype)
+        path = self.path = self.path or _begun(update)
+        y, x, lengths, weights = self.sample.of(update.net.dtype)
         flow = gradient_flow(
-            step.net, y, x=x, window=self.window, lengths=lengths, loss_weights=weights
+            update.net, y, x=x, window=self.window, lengths=lengths, loss_weights=weights
         )
         growth = flow.growth if math.isfinite(flow.growth) else None
         by_lag = [float(f"{value:.4g}") for value in flow.by_lag]
-        row = Snapshot(step.step, flow.horizon(), growth, by_lag)
+        row = Snapshot(update.number, flow.horizon(), growth, by_lag)
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(row)) + "\n")
@@ -66,24 +67,24 @@ class Snapshots:
             raise files.cannot_write(path, error) from None
 
 
-def _begun(step: Update) -> Path:
-    """Return the file of a run, with whole lines only, and none of steps that are run again."""
-    if step.run is None:
+def _begun(update: Update) -> Path:
+    """Return the file of a run, with whole lines only, and none of updates that are made again."""
+    if update.run is None:
         raise BpttError("snapshots are kept in the folder of a run; expected one (out)")
-    path = step.run.path / FLOW
+    path = update.run.path / FLOW
     files.require_ours(path, files.FLOW)
-    rows = [row for row in read_snapshots(step.run) if row.step < step.step]
+    rows = [row for row in read_snapshots(update.run) if row.update < update.number]
     lines = [json.dumps(asdict(row)) + "\n" for row in rows]
     files.write(path, "".join(lines), files.FLOW)
     return path
 
 
 def read_snapshots(run: Run) -> list[Snapshot]:
-    """Return a run's snapshots; of steps that were run again, the later ones."""
+    """Return a run's snapshots; of updates that were made again, the later ones."""
     snapshots: list[Snapshot] = []
     for row in read_lines(run.path / FLOW):
         snapshot = as_dataclass(Snapshot, row.value, row.source)
-        for name in ("step", "horizon"):
-            require_whole(f"{row.source}: {name}", getattr(snapshot, name) or 0, 0, MOST_STEPS)
-        snapshots = [*(one for one in snapshots if one.step < snapshot.step), snapshot]
+        for name in ("update", "horizon"):
+            require_whole(f"{row.source}: {name}", getattr(snapshot, name) or 0, 0, MOST_COUNT)
+        snapshots = [*(one for one in snapshots if one.update < snapshot.update), snapshot]
     return snapshots

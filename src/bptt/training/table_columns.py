@@ -67,13 +67,13 @@ def no_target(file: TableFile, left_out: dict[str, str]) -> BpttError:
         hint += ", read without a header (--header)"
     if file.layout is not None and file.head.width == 1:
         hint += "; is it another mark that stands between its fields (--separator)?"
-    some = [
+    columns = [
         f"{name[:40]!r} ({left_out.get(name, 'is named for something else')})"
         for name in file.head.columns[:SHOWN]
     ]
     return BpttError(
         f"{file.path} has no column of numbers left for the target; it has "
-        f"{listed(some, file.head.width)}{hint}"
+        f"{listed(columns, file.head.width)}{hint}"
     )
 
 
@@ -101,16 +101,16 @@ def _why_not(file: TableFile, name: str, *, is_first: bool) -> str:
     if name not in file.number_columns:
         example = file.examples.get(name)
         if str(kind).startswith("Date") or (example and any(formats_of(example))):
-            return f"holds times{_how_to_name(file, name)}"
+            return f"holds times{_time_hint(file, name)}"
         if str(kind) == "Null" or (str(kind) == "String" and example is None):
             return "is empty"
         return f"is text, such as {example[:20]!r}" if example else f"holds {kind}"
     if is_first and UNNAMED.fullmatch(name):
         return NO_NAME
-    return f"{COUNTS}{_how_to_name(file, name)}" if is_first and _counts_rows(file, name) else ""
+    return f"{COUNTS}{_time_hint(file, name)}" if is_first and _counts_rows(file, name) else ""
 
 
-def _how_to_name(file: TableFile, name: str) -> str:
+def _time_hint(file: TableFile, name: str) -> str:
     """Say how a column becomes the time, and whether the first rows are not sorted by it.
 
     Without a time rows are taken as they stand: one with the latest first is learnt backwards.

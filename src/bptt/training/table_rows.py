@@ -50,15 +50,15 @@ class WrongRows:
 
     def add(self, start: int, wrong: np.ndarray) -> None:
         """Add those of a block that begins at row `start`, counted from 0."""
-        found = np.flatnonzero(wrong)
-        self.first += (start + 1 + found[: 5 - len(self.first)]).tolist()
-        self.count += len(found)
+        rows = np.flatnonzero(wrong)
+        self.first += (start + 1 + rows[: 5 - len(self.first)]).tolist()
+        self.count += len(rows)
 
     def __str__(self) -> str:
         return ("row " if self.count == 1 else "rows ") + listed(self.first, self.count)
 
 
-Found = dict[tuple[str, str], WrongRows]  # by column and what is wrong with it
+Problems = dict[tuple[str, str], WrongRows]  # by column and what is wrong with it
 
 
 @dataclass(frozen=True)
@@ -122,14 +122,14 @@ class TableFile:
             frame = frame.select(selectors.by_name(*names))  # "*" and "^a$" are names too
         yield from frame.collect_batches(chunk_size=size, maintain_order=True)
 
-    def read(self, names: Sequence[str]) -> tuple[np.ndarray, Found]:
+    def read(self, names: Sequence[str]) -> tuple[np.ndarray, Problems]:
         """Return columns as float64 (N, columns), NaN where something is wrong, and what is."""
         if self.layout is None:
             _require_unpackable(self.path, self.frame, len(names))
-        found: Found = {}
-        return spool(self.numbers(names, found)), found
+        problems: Problems = {}
+        return spool(self.numbers(names, problems)), problems
 
-    def numbers(self, names: Sequence[str], found: Found) -> Iterator[np.ndarray]:
+    def numbers(self, names: Sequence[str], problems: Problems) -> Iterator[np.ndarray]:
         """Yield blocks of columns as float64, and note what is wrong with them."""
         kinds: dict[tuple[bool, str], list[int]] = {}
         for k, name in enumerate(names):
@@ -143,13 +143,13 @@ class TableFile:
                 long = pile([batch[names[k]] for k in places], self.notation)
                 numbers = _numbers(long, self.notation, unit)
                 values[:, places] = numbers.to_numpy().reshape(len(places), -1).T
-                note_wrong(long, numbers, [names[k] for k in places], start, found)
+                note_wrong(long, numbers, [names[k] for k in places], start, problems)
             yield values
             start += len(batch)
 
 
 def note_wrong(
-    long: pl.Series, numbers: pl.Series, names: Sequence[str], start: int, found: Found
+    long: pl.Series, numbers: pl.Series, names: Sequence[str], start: int, problems: Problems
 ) -> None:
     """Note where columns, one under the other, hold no finite number, from row `start` on."""
     values = numbers.to_numpy()
@@ -159,7 +159,7 @@ def note_wrong(
         by_column = wrong.reshape(len(names), count)
         for k in np.flatnonzero(by_column.any(axis=1)).tolist():
             example = str(long[k * count + int(by_column[k].argmax())])[:40]
-            found.setdefault((names[k], what), WrongRows(example)).add(start, by_column[k])
+            problems.setdefault((names[k], what), WrongRows(example)).add(start, by_column[k])
 
 
 def pile(columns: Sequence[pl.Series], notation: Notation) -> pl.Series:

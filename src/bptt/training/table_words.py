@@ -1,4 +1,4 @@
-"""What is said of a table before a network is trained on it."""
+"""What is reported about a table before a network is trained on it."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ def _columns(file: TableFile, rows: Rows) -> list[str]:
     if columns.inputs:
         lines.append(f"inputs: {names(columns.inputs)}")
     if rows.left_out:
-        some = [
+        reasons = [
             f"{name or 'the first column'} ({reason})" for name, reason in rows.left_out.items()
         ]
-        lines.append(f"left out: {listed(some[:SHOWN], len(some))}")
+        lines.append(f"left out: {listed(reasons[:SHOWN], len(reasons))}")
     elif others := file.head.width - len(columns.roles):
         verb = "is" if others == 1 else "are"
         lines.append(f"left out: {counted(others, 'column')} that {verb} not named")
@@ -47,14 +47,14 @@ def _times(rows: Rows) -> str:
     if rows.times is None or not len(rows.times):
         return count
     first, *_, last = rows.clock.write(rows.times[[0, -1]])
-    how = f"column {rows.columns.time}" if rows.columns.time else "the first column"
+    column = f"column {rows.columns.time}" if rows.columns.time else "the first column"
     form = rows.clock.format
-    how += f", as {form}" if form else ""
-    how += f", in {rows.clock.zone}" if rows.clock.zone else ""
+    column += f", as {form}" if form else ""
+    column += f", in {rows.clock.zone}" if rows.clock.zone else ""
     pace = str(rows.step) if rows.step else "not evenly spaced: each row is a step all the same"
     if rows.step is None and rows.clock.is_aware and rows.clock.zone is None:
         pace += " (--time-zone NAME counts days by the clock there)"
-    return f"{count}, from {first} to {last} ({how}), {pace}"
+    return f"{count}, from {first} to {last} ({column}), {pace}"
 
 
 def _missing_steps(rows: Rows) -> list[str]:
@@ -85,6 +85,6 @@ def _filled(rows: Rows) -> list[str]:
     return lines
 
 
-def names(some: Sequence[str]) -> str:
+def names(columns: Sequence[str]) -> str:
     """Return the first names, and how many more there are."""
-    return listed(some[:SHOWN], len(some))
+    return listed(columns[:SHOWN], len(columns))

@@ -169,10 +169,10 @@ def _cut(path: Path, count: int, share: float) -> int:
 
 def _check_scaling(path: Path, columns: Columns, y: Scaling, x: Scaling | None) -> None:
     """Raise BpttError unless there is a mean and a scale for each column."""
-    given = (len(y.mean), len(x.mean) if x else 0)
+    scaled = (len(y.mean), len(x.mean) if x else 0)
     read = (len(columns.target), len(columns.inputs))
-    if given != read:
+    if scaled != read:
         raise BpttError(
-            f"scaling is for {given[0]} target and {given[1]} input columns; {path} is read with "
+            f"scaling is for {scaled[0]} target and {scaled[1]} input columns; {path} is read with "
             f"{read[0]} and {read[1]}: name the columns of that run"
         )

@@ -69,7 +69,7 @@ BLANK, NOW = ALPHABET, ALPHABET + 1
 
 
 def copy_memory(T: int, B: int, generator: torch.Generator) -> Drawn:
-    """Return ten symbols that are to be said again when, T steps later, they are asked for."""
+    """Return ten symbols that are to be output again when, T steps later, they are asked for."""
     symbols = torch.randint(ALPHABET, (COPIED, B), generator=generator)
     x = torch.full((T + 2 * COPIED, B), BLANK)
     x[:COPIED] = symbols

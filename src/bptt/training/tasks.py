@@ -15,7 +15,7 @@ from bptt.model.encodings import Encoding
 from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.network import Network
 from bptt.training.batches import Batch, Batches, Data
-from bptt.training.evaluation import judge
+from bptt.training.evaluation import mean_score
 from bptt.training.task_kinds import TASKS, Criterion, Kind
 
 EPOCH, HELD_OUT, HELD_OUT_BATCH = 100, 2000, 250
@@ -62,13 +62,13 @@ class Task(Data):
     def parse(cls, name: str, length: str | int) -> Task:
         """Return a task by its name, with or without "task:", and length, as 200 or 50-200."""
         require_kind("the length", length, (str, int), "a number, or two as in 50-200")
-        found = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", str(length))
-        if found is None:
+        bounds = re.fullmatch(r"\s*(\d{1,9})\s*(?:-\s*(\d{1,9})\s*)?", str(length))
+        if bounds is None:
             raise BpttError(
                 f"the length is {shown(length)}; expected a number, or two as in 50-200"
             )
         require_kind("the task", name, str, f"one of {', '.join(TASKS)}")
-        low, high = int(found[1]), int(found[2] or found[1])
+        low, high = int(bounds[1]), int(bounds[2] or bounds[1])
         if high < low:
             raise BpttError(f"the length is {length}; expected the smaller number first")
         return cls(name.removeprefix(PREFIX), (low, high))
@@ -113,9 +113,9 @@ class Task(Data):
         mine = {"name": self.name, "lengths": list(self.lengths), "sha256": self.sha256}
         return {"kind": "task", "path": None, **mine}
 
-    def judge(self, net: Network) -> float:
+    def score(self, net: Network) -> float:
         """Return what the criterion measures, on the held-out sequences, under teacher forcing."""
-        return judge(net, self.validation_batches(1), self.criterion.measure)
+        return mean_score(net, self.validation_batches(1), self.criterion.measure)
 
 
 class Drawing(Batches):

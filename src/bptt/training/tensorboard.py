@@ -1,4 +1,4 @@
-"""Steps as TensorBoard events, beside the run's other files."""
+"""Updates as TensorBoard events, beside the run's other files."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ def tensorboard_writer() -> OnUpdate:
         raise BpttError(
             "tensorboard is not installed; in a checkout of bptt: pip install '.[tensorboard]'"
         ) from None
-    writer: SummaryWriter | None = None  # made at the first step, when there is a run
+    writer: SummaryWriter | None = None  # made at the first update, when there is a run
 
-    def write(step: Update) -> None:
+    def write(update: Update) -> None:
         nonlocal writer
-        if step.run is None:
+        if update.run is None:
             raise BpttError("events are kept in the folder of a run; expected one (out)")
-        writer = writer or SummaryWriter(str(step.run.path), purge_step=step.step)
+        writer = writer or SummaryWriter(str(update.run.path), purge_step=update.number)
         values = {
-            "train_nll": step.train_nll,
-            "validation_nll": step.validation_nll,
-            "tokens_per_second": step.tokens_per_second,
+            "train_nll": update.train_nll,
+            "validation_nll": update.validation_nll,
+            "tokens_per_second": update.tokens_per_second,
         }
         for name, value in values.items():
             if value is not None:
-                writer.add_scalar(name, value, step.step)
-        if step.validation_nll is not None:
+                writer.add_scalar(name, value, update.number)
+        if update.validation_nll is not None:
             writer.flush()
 
     return write

@@ -12,7 +12,7 @@ import numpy as np
 from bptt.errors import BpttError
 from bptt.training.clock import Clock, clock_of, rising_instants
 from bptt.training.spool import spool
-from bptt.training.table_rows import Found, TableFile, WrongRows
+from bptt.training.table_rows import Problems, TableFile, WrongRows
 from bptt.training.times import COMPACT, NUMBER, TimeFormats, read_times, tells_zone
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class TimeColumn:
     likely: str | None = None
 
     def __post_init__(self) -> None:
-        self.wrong: Found = {}
+        self.wrong: Problems = {}
         self.kind: Any = self.file.kinds[self.name]
 
     @property

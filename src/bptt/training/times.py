@@ -157,7 +157,7 @@ class TimeFormats:
             return False
         times = {form: _times_that_fit(texts, form) for form in forms}
         fits = [form for form in forms if not times[form].has_nulls()]
-        if not fits:  # what does not fit is found again, and said, as the column is read
+        if not fits:  # what does not fit is reported as the column is read
             self.forms, self.fit_all = [max(forms, key=lambda form: times[form].count())], False
             return False
         self.forms = fits

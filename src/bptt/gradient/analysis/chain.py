@@ -47,7 +47,7 @@ class Chain:
 
     seeds: ∂Lⱼ/∂sⱼ of each layer, (T, B, H) a part; the state is what goes on to the next step, so
     that a layer's h has no part in its seed by way of the layers above, which are states too.
-    kept: (T, B, 1), 0 before which steps the state is zeroed. scored: which steps have a loss.
+    carried: (T, B, 1), 0 before which steps the state is zeroed. scored: which steps have a loss.
     closed_by: what closes the loop: "W" alone, W with "gates" or with "more", or the "output".
     """
 
@@ -55,7 +55,7 @@ class Chain:
     seeds: list[Parts]
     scored: Bool[Tensor, "T B"]
     closed_by: str
-    kept: Float[Tensor, "T B 1"] | None = None
+    carried: Float[Tensor, "T B 1"] | None = None
     closed: Closed | None = None
 
     @property
@@ -81,11 +81,11 @@ class Chain:
 
     def gradient(self, totals: list[Float[Tensor, "*J N Z"]]) -> Named:
         """Return the gradient of each parameter that is trained, from Σ δ zᵀ at each site."""
-        found: Named = {}
+        gradients: Named = {}
         for k, layer in enumerate(self.layers):
             its = [total for (at, _), total in zip(self.sites, totals, strict=True) if at == k]
-            found |= layer.parameters.gradient(layer.sites, its)
-        return found
+            gradients |= layer.parameters.gradient(layer.sites, its)
+        return gradients
 
     def require_finite(self) -> Chain:
         """Return the chain, or raise BpttError unless its states and inputs are numbers."""
@@ -101,10 +101,10 @@ class Chain:
         passed = back_through(self.layers, d, steps)
         before = [one.before for one in passed]
         first = 1 if steps.start == 0 else 0
-        if self.kept is not None:
-            kept = self.kept[steps]
-            before = [tuple(part * kept for part in some) for some in before]
-        before = [tuple(part[first:] for part in some) for some in before]
+        if self.carried is not None:
+            carried = self.carried[steps]
+            before = [tuple(part * carried for part in state) for state in before]
+        before = [tuple(part[first:] for part in state) for state in before]
         if self.closed is not None:
             later = slice(steps.start + first, steps.stop)
             h, *others = before[-1]
@@ -113,7 +113,7 @@ class Chain:
 
     def seed(self, first: int, stop: int) -> list[Parts]:
         """Return ∂Lⱼ/∂sⱼ of the losses from first to stop − 1."""
-        return [tuple(part[first:stop] for part in some) for some in self.seeds]
+        return [tuple(part[first:stop] for part in seed) for seed in self.seeds]
 
 
 @torch.no_grad()
@@ -125,7 +125,7 @@ def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
     regime = part.regime
     call = checked(modules, part.y, part.x, state, regime)
     reading = Reading(call, [], None)
-    if call.forced is not None:  # what it said itself has to be known
+    if call.forced is not None:  # what it generates has to be known
         reading = read(modules, call, regime.feedback)
         call = reading.call
     enters, layers, starts = _enters(modules, reading), list[Layer](), list[Parts]()
@@ -136,18 +136,18 @@ def chain_of(net: Network, sequences: Sequences, state: Any) -> Chain:
         layer, h = layer_at(modules.recurrent, f"_l{k}", enters, starts[-1], resets=call.resets)
         layers.append(layer)
         enters = [Rows(h)]
-    kept = None if call.resets is None else (~call.resets).unsqueeze(-1).to(h.dtype)
+    carried = None if call.resets is None else (~call.resets).unsqueeze(-1).to(h.dtype)
     closed, R, not_generated = None, modules.feedback_weight(call.x), call.not_generated
     if regime.feedback == "mean" and R is not None and not_generated is not None:
         fed = (~not_generated).unsqueeze(-1).to(R.dtype)
         of_mean = h.new_zeros(*h.shape[:2], modules.likelihood.encoding.width)
         closed = Closed(R.detach(), fed, derivative_at(mean_step(modules), h, (of_mean,)))
     seeds, scored = _seeds(modules, part.y, part.weights, h, call.alive, starts)
-    return Chain(layers, seeds, scored, modules.recurrent.closed_by, kept, closed)
+    return Chain(layers, seeds, scored, modules.recurrent.closed_by, carried, closed)
 
 
 def _previous(net: Modules, reading: Reading) -> Shaped[Tensor, "T B *y"] | None:
-    """Return what entered as yᵗ⁻¹: the true one, or the network's own."""
+    """Return what entered as yᵗ⁻¹: the true one, or the generated one."""
     call, encoding = reading.call, net.likelihood.encoding
     if net.feedback_weight(call.x) is None:
         return None
@@ -163,15 +163,15 @@ def _previous(net: Modules, reading: Reading) -> Shaped[Tensor, "T B *y"] | None
 
 def _enters(net: Modules, reading: Reading) -> list[Rows]:
     """Return what entered the first layer."""
-    at, found = 0, list[Rows]()
+    at, rows = 0, list[Rows]()
     call = reading.call
     if call.x is not None:
-        found.append(_as_columns(call.x, 0, net.inputs.width))
+        rows.append(_as_columns(call.x, 0, net.inputs.width))
         at = net.inputs.width
     previous = _previous(net, reading)
     if previous is not None:
-        found.append(_as_columns(previous, at, net.likelihood.encoding.width))
-    return found or [Rows(net.V.new_empty(call.T, call.B, 0))]
+        rows.append(_as_columns(previous, at, net.likelihood.encoding.width))
+    return rows or [Rows(net.V.new_empty(call.T, call.B, 0))]
 
 
 def _as_columns(values: Tensor, offset: int, width: int) -> Rows:

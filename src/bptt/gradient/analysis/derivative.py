@@ -196,13 +196,13 @@ class Derivative:
     def _pieces(self, width: int, source: tuple[Any, ...], end: tuple[int, ...] = ()) -> Pieces:
         """Return the gradient of a source, whose blocks are results named source, column, end."""
         n = len(source)
-        found = [
+        blocks = [
             (name[n], line)
             for name, line in self.backward.program.results.items()
             if name[:n] == source and name[n + 1 :] == end
         ]
         pieces, at = list[int](), 0
-        for start, line in sorted(found):
+        for start, line in sorted(blocks):
             pieces += [at - start] * (start > at) + [line]
             at = start + self.values[line].width
         return (*pieces, *[at - width] * (width > at))
@@ -258,8 +258,8 @@ class Derivative:
         if op == "where":
             mask = self.fixed[args[0]]
             chosen = [(args[1], mask != 0), (args[2], mask == 0)]  # where neither is d, it is 0
-            some = [self._times(a, on.to(mask.dtype)) for a, on in chosen if a in self.terms]
-            return some[0] if len(some) == 1 else _sum_of(*some)
+            branches = [self._times(a, on.to(mask.dtype)) for a, on in chosen if a in self.terms]
+            return branches[0] if len(branches) == 1 else _sum_of(*branches)
         return {line: 1.0}
 
     def _times(self, line: int, factor: Tensor | float) -> Terms:

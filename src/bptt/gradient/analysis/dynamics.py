@@ -84,8 +84,8 @@ def jacobians(
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
-    >>> found = bptt.jacobians(net, torch.randint(5, (30, 2)), steps=10)
-    >>> found.matrices.shape, found.singular_values.shape
+    >>> J = bptt.jacobians(net, torch.randint(5, (30, 2)), steps=10)
+    >>> J.matrices.shape, J.singular_values.shape
     ((10, 2, 8, 8), (10, 2, 8))
     """
     chain = _chain(net, y, x, state, Regime(lengths, resets, forcing, feedback))
@@ -179,10 +179,10 @@ def _has_jacobian(chain: Chain) -> Bool[np.ndarray, "T B"]:
     """Return at which steps something is left of the state before."""
     known = chain.scored.cpu().clone()
     known[0] = False
-    if chain.kept is not None:
-        known &= chain.kept.squeeze(-1).cpu() != 0
-    found: np.ndarray = known.numpy()
-    return found
+    if chain.carried is not None:
+        known &= chain.carried.squeeze(-1).cpu() != 0
+    mask: np.ndarray = known.numpy()
+    return mask
 
 
 def _counting(goes_on: Bool[np.ndarray, "T B"], transient: int | None) -> Bool[np.ndarray, "T B"]:
@@ -214,8 +214,8 @@ def _log_growth(
         q = torch.where(goes_on[m].to(like.device)[:, None, None], turned, first)
         growth = r.diagonal(dim1=-2, dim2=-1).abs().double().log().cpu()
         logs += torch.where(torch.from_numpy(counts[m])[:, None], growth, 0.0)
-    found: np.ndarray = logs.numpy()
-    return found
+    log_growth: np.ndarray = logs.numpy()
+    return log_growth
 
 
 @torch.no_grad()
@@ -258,8 +258,8 @@ def lyapunov_spectrum(
         q, r = torch.linalg.qr(slope @ q)
         if i >= transient:
             total += r.diagonal(dim1=-2, dim2=-1).abs().log().mean(0)
-    found: np.ndarray = (total / steps).sort(descending=True).values.cpu().numpy()
-    return found
+    exponents: np.ndarray = (total / steps).sort(descending=True).values.cpu().numpy()
+    return exponents
 
 
 def _starts(step: Step, x0: Any) -> Float[Tensor, "B n"]:
@@ -307,18 +307,18 @@ def _chain(net: Network, y: Any, x: Any, state: Any, regime: Regime) -> Chain:
 
 def _size(chain: Chain) -> int:
     """Return how many numbers the state has."""
-    return sum(part.shape[-1] for some in chain.seeds for part in some)
+    return sum(part.shape[-1] for seed in chain.seeds for part in seed)
 
 
 def _parts(chain: Chain, rows: Float[Tensor, "K B S"]) -> list[Parts]:
     """Return gradients of the full state, layer by layer."""
-    sizes = [part.shape[-1] for some in chain.seeds for part in some]
+    sizes = [part.shape[-1] for seed in chain.seeds for part in seed]
     pieces = iter(rows.split(sizes, dim=-1))
-    return [tuple(next(pieces) for _ in some) for some in chain.seeds]
+    return [tuple(next(pieces) for _ in seed) for seed in chain.seeds]
 
 
 def _joined(d: list[Parts]) -> Float[Tensor, "K B S"]:
-    return torch.cat([part for some in d for part in some], -1)
+    return torch.cat([part for state in d for part in state], -1)
 
 
 def _orthonormal(n: int, count: int, like: Tensor) -> Float[Tensor, "n count"]:

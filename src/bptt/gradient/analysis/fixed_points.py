@@ -115,9 +115,9 @@ def _exact(recipe: Recipe) -> Recipe:
 
 def _constant(name: str, values: Any, encoding: Encoding, like: Tensor) -> Tensor:
     """Return one sequence of one step."""
-    given = as_numbers(name, values).to(like.device)
-    given = given if not given.is_floating_point() else given.to(like.dtype)
-    return encoding.checked(name, given[None, None], 1, 1, like)
+    numbers = as_numbers(name, values).to(like.device)
+    numbers = numbers if not numbers.is_floating_point() else numbers.to(like.dtype)
+    return encoding.checked(name, numbers[None, None], 1, 1, like)
 
 
 @dataclass(frozen=True)
@@ -215,8 +215,8 @@ def _newton(step: StateMap, s: Float[Tensor, "N S"]) -> Float[Tensor, "N S"]:
     going = q.isfinite().nonzero().squeeze(1)
     for _ in range(NEWTON):
         going = going[q[going] > S * torch.finfo(s.dtype).eps ** 2]
-        for some in going.split(at_once):
-            s[some] = _newton_step(step, s[some], q[some])
+        for rows in going.split(at_once):
+            s[rows] = _newton_step(step, s[rows], q[rows])
         now = _speed(step, s[going])
         nearer = now < q[going]
         q[going] = now
@@ -241,11 +241,11 @@ def _newton_step(
 
 def _merged(s: Float[Tensor, "N S"], apart: float) -> Float[Tensor, "M S"]:
     """Return one of each group of states that are nearer to it than `apart`."""
-    kept = s[:0]
+    representatives = s[:0]
     for one in s:
-        if bool(((kept - one).norm(dim=1) > apart).all()):
-            kept = torch.cat([kept, one[None]])
-    return kept
+        if bool(((representatives - one).norm(dim=1) > apart).all()):
+            representatives = torch.cat([representatives, one[None]])
+    return representatives
 
 
 @dataclass(frozen=True)

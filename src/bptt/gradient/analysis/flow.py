@@ -149,7 +149,7 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
     norms = np.full((T, max_lag + 1), np.nan)
     norms[np.arange(T)[:, None] >= np.arange(max_lag + 1)] = 0.0
     group = ByLoss.losses_at_once(chain)
-    own = ByLoss(chain, 0, T) if group >= T and chain.sites else None
+    gradients = ByLoss(chain, 0, T) if group >= T and chain.sites else None
     last = 0
     for one in lags(chain, max_lag):
         last = one.lag
@@ -157,10 +157,10 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
         norms[one.first :, one.lag] = _rms(one.norms, scored)
         growth.add(one.lag, one.first, one.norms.masked_fill(~scored, 0))
         cut.add(one.lag, one.passed, slice(one.first - one.lag, T - one.lag))
-        if own is not None:
-            own.add(one)
+        if gradients is not None:
+            gradients.add(one)
     cut.rest(last)
-    by_loss = _by_loss(chain, group, max_lag) if own is None else own.norms(last)
+    by_loss = _by_loss(chain, group, max_lag) if gradients is None else gradients.norms(last)
     by_lag = np.sqrt(_mean(norms**2, 0))
     factor, interval = growth.fit()
     return GradientFlow(
@@ -183,16 +183,16 @@ def _by_loss(chain: Chain, group: int, max_lag: int) -> Float[Tensor, " T"]:
     """Return what every loss adds, a group of losses after the other."""
     if not chain.sites:
         return torch.zeros(chain.T, dtype=torch.float64)
-    found = []
+    by_loss = []
     for first in range(0, chain.T, group):
         stop = min(first + group, chain.T)
-        own = ByLoss(chain, first, stop)
+        gradients = ByLoss(chain, first, stop)
         last = 0
         for one in lags(chain, max_lag, first, stop):
-            own.add(one)
+            gradients.add(one)
             last = one.lag
-        found.append(own.norms(last))
-    return torch.cat(found)
+        by_loss.append(gradients.norms(last))
+    return torch.cat(by_loss)
 
 
 class Cut:
@@ -230,16 +230,16 @@ class Cut:
 def _rms(norms: Float[Tensor, "J B"], scored: Bool[Tensor, "J B"]) -> Float[np.ndarray, " J"]:
     """Return the root mean square over the sequences that have a loss; NaN where none has."""
     squares = (norms.double() ** 2).masked_fill(~scored, 0).sum(1) / scored.sum(1)
-    found: np.ndarray = squares.sqrt().cpu().numpy()
-    return found
+    rms: np.ndarray = squares.sqrt().cpu().numpy()
+    return rms
 
 
 def _mean(values: Float[np.ndarray, "..."], axis: int) -> Float[np.ndarray, "..."]:
     """Return the mean of what is not NaN; NaN where all is."""
     known = ~np.isnan(values)
     with np.errstate(divide="ignore", invalid="ignore"):
-        found: np.ndarray = np.where(known, values, 0).sum(axis) / known.sum(axis)
-    return found
+        mean: np.ndarray = np.where(known, values, 0).sum(axis) / known.sum(axis)
+    return mean
 
 
 def _log(value: float) -> float:

@@ -30,15 +30,15 @@ class Growth:
     def add(self, lag: int, first: int, norms: Float[Tensor, "J B"]) -> None:
         """Add a lag of the losses from `first` on; 0 counts as none."""
         norms = norms.double().cpu()
-        some = (norms > 0) & norms.isfinite()
-        logs = torch.where(some, norms, 1).log()
-        if bool(some.any()):
-            self.typical[lag] = math.exp(float(logs.sum() / some.sum()))
+        counts = (norms > 0) & norms.isfinite()
+        logs = torch.where(counts, norms, 1).log()
+        if bool(counts.any()):
+            self.typical[lag] = math.exp(float(logs.sum() / counts.sum()))
         enough = self.typical[lag] > SHOWN * self.typical[: lag + 1].max()
         self.goes_on = self.goes_on and bool(enough)
         if not self.goes_on:
             return
-        terms = (some, lag * some, lag**2 * some, logs, lag * logs)
+        terms = (counts, lag * counts, lag**2 * counts, logs, lag * logs)
         for total, term in zip(self.sums, terms, strict=True):
             total[first:] += term
 
@@ -53,7 +53,7 @@ class Growth:
         along, across = both - lag * log / known, lag2 - lag**2 / known
         stretches = np.array_split(np.arange(T), min(T, max(1, UNITS // B)))
         units = np.stack(
-            [(along[some].sum(0), across[some].sum(0)) for some in stretches], 1
+            [(along[stretch].sum(0), across[stretch].sum(0)) for stretch in stretches], 1
         ).reshape(2, -1)
         units = units[:, units[1] > 0]
         if units.shape[1] == 0:

@@ -53,7 +53,7 @@ def lags(chain: Chain, max_lag: int, first: int = 0, stop: int | None = None) ->
         if bool(forgotten.any()):
             norms = norms.masked_fill(forgotten, 0)
             gone = forgotten.unsqueeze(-1)
-            d = [tuple(part.masked_fill(gone, 0) for part in some) for some in d]
+            d = [tuple(part.masked_fill(gone, 0) for part in state) for state in d]
         passed, d = chain.back(d, steps)
         yield Lag(lag, lo, norms, passed)
         if bool(forgotten.all()):
@@ -62,7 +62,7 @@ def lags(chain: Chain, max_lag: int, first: int = 0, stop: int | None = None) ->
 
 def _norms(d: list[Parts]) -> Float[Tensor, "J B"]:
     """Return the norm over the full state of all layers."""
-    norms: list[Tensor] = [torch.linalg.vector_norm(part, dim=-1) for some in d for part in some]
+    norms: list[Tensor] = [torch.linalg.vector_norm(part, dim=-1) for state in d for part in state]
     if len(norms) == 1:
         return norms[0]
     both: Tensor = torch.linalg.vector_norm(torch.stack(norms), dim=0)
@@ -102,16 +102,16 @@ def whole(chain: Chain) -> Whole:
         d = chain.seed(t, t + 1)
         if carried is not None:
             d = [
-                tuple(a + b for a, b in zip(some, later, strict=True))
-                for some, later in zip(d, carried, strict=True)
+                tuple(a + b for a, b in zip(seed, later, strict=True))
+                for seed, later in zip(d, carried, strict=True)
             ]
         passed, carried = chain.back(d, slice(t, t + 1))
         for delta, (k, site) in zip(deltas, chain.sites, strict=True):
             delta[t] = site.delta(passed[k])[0]
     gradient: Named = {}
     by_use = torch.zeros(chain.T, dtype=torch.float64)
-    for some in torch.arange(chain.T).split(at_once(chain)):
-        steps = slice(int(some[0]), int(some[-1]) + 1)
+    for indices in torch.arange(chain.T).split(at_once(chain)):
+        steps = slice(int(indices[0]), int(indices[-1]) + 1)
         each = chain.gradient(
             [
                 delta[steps].mT @ site.z[steps]
@@ -142,7 +142,7 @@ class ByLoss:
         self.sites = chain.sites
         J = stop - first
         self.totals = [s.z.new_zeros(J, s.size, s.z.shape[-1]) for _, s in self.sites]
-        self.kept = [s.z.new_zeros(J, BLOCK, s.z.shape[1], s.size) for _, s in self.sites]
+        self.deltas = [s.z.new_zeros(J, BLOCK, s.z.shape[1], s.size) for _, s in self.sites]
         pad = (0, 0, 0, 0, BLOCK - 1, 0)
         self.padded = [torch.nn.functional.pad(site.z, pad) for _, site in self.sites]
         self.filled = 0
@@ -156,26 +156,26 @@ class ByLoss:
     def add(self, lag: Lag) -> None:
         """Keep a lag's terms, the latest use first; add them when there are BLOCK lags of them."""
         slot = BLOCK - 1 - self.filled
-        for kept, (k, site) in zip(self.kept, self.sites, strict=True):
-            kept[lag.first - self.first :, slot] = site.delta(lag.passed[k])
-            kept[: lag.first - self.first, slot] = 0
+        for deltas, (k, site) in zip(self.deltas, self.sites, strict=True):
+            deltas[lag.first - self.first :, slot] = site.delta(lag.passed[k])
+            deltas[: lag.first - self.first, slot] = 0
         self.filled += 1
         if self.filled == BLOCK:
             self._flush(lag.lag)
 
     def _flush(self, lag: int) -> None:
-        """Add what is kept; lag: the last that was."""
+        """Add the terms of the deltas; lag: the last that has some."""
         least = lag - self.filled + 1
         lo = max(self.first, least)
-        for total, kept, z in zip(self.totals, self.kept, self.padded, strict=True):
+        for total, deltas, z in zip(self.totals, self.deltas, self.padded, strict=True):
             if self.filled < BLOCK:
-                kept[:, : BLOCK - self.filled] = 0
+                deltas[:, : BLOCK - self.filled] = 0
             # The uses of loss j lie one after the other: from step j − least − (BLOCK − 1), which
             # the padding moves to row j − least.
             B, Z = z.shape[1:]
             of_loss, first = (self.stop - lo, BLOCK * B, Z), (lo - least) * B * Z
             uses = z.as_strided(of_loss, (B * Z, Z, 1), first)
-            delta = kept[lo - self.first :].flatten(1, 2)
+            delta = deltas[lo - self.first :].flatten(1, 2)
             total[lo - self.first :].baddbmm_(delta.mT, uses)
         self.filled = 0
 
@@ -183,8 +183,8 @@ class ByLoss:
         """Return the norms; lag: the last that was added."""
         if self.filled:
             self._flush(lag)
-        found = []
-        for some in torch.arange(self.stop - self.first).split(at_once(self.chain)):
-            losses = slice(int(some[0]), int(some[-1]) + 1)
-            found.append(norms(self.chain.gradient([t[losses] for t in self.totals]), lead=1))
-        return torch.cat(found)
+        by_loss = []
+        for indices in torch.arange(self.stop - self.first).split(at_once(self.chain)):
+            losses = slice(int(indices[0]), int(indices[-1]) + 1)
+            by_loss.append(norms(self.chain.gradient([t[losses] for t in self.totals]), lead=1))
+        return torch.cat(by_loss)

@@ -59,13 +59,13 @@ class Parameters:
             if blocks:
                 together[use.pieces].append(use._replace(blocks=blocks))
         sites = []
-        for pieces, some in together.items():
+        for pieces, group in together.items():
             at, moved = 0, list[Block]()
-            for _, z, blocks in some:
+            for _, z, blocks in group:
                 columns = slice(at, at + z.shape[-1])
                 moved += [block._replace(z=columns) for block in blocks]
                 at = columns.stop
-            z = torch.cat([use.z for use in some], dim=-1)
+            z = torch.cat([use.z for use in group], dim=-1)
             sites.append(Site(pieces, derivative.width(pieces), z, tuple(moved)))
         return sites
 
@@ -74,16 +74,16 @@ class Parameters:
         grads: dict[int, Tensor] = {}
         for site, total in zip(sites, totals, strict=True):
             for block in site.blocks:
-                weight, some = self.weights[block.weight], total[..., block.delta, block.z]
+                weight, part = self.weights[block.weight], total[..., block.delta, block.z]
                 zeros = total.new_zeros((*total.shape[:-2], *weight.shape))
                 grad = grads.setdefault(block.weight, zeros)
                 grad = grad.mT if self.is_turned[block.weight] else grad
                 if isinstance(block.rows, slice):
-                    grad[..., block.rows, block.columns] += some.mT
+                    grad[..., block.rows, block.columns] += part.mT
                 elif block.rows is None:
-                    grad[..., block.columns] += some.squeeze(-1)
+                    grad[..., block.columns] += part.squeeze(-1)
                 else:
-                    grad[..., block.columns].index_add_(-2, block.rows, some.mT)
+                    grad[..., block.columns].index_add_(-2, block.rows, part.mT)
         lead = totals[0].shape[:-2] if totals else ()
         return self._of_parameters(grads, lead)
 
@@ -91,14 +91,14 @@ class Parameters:
         """Return the gradients of the parameters from those of the weights."""
         trained = {name: p for name, p in self.parameters.items() if p.requires_grad}
         names = {id(p): name for name, p in trained.items()}
-        found = {name: p.new_zeros((*lead, *p.shape)) for name, p in trained.items()}
+        of_parameters = {name: p.new_zeros((*lead, *p.shape)) for name, p in trained.items()}
         made: dict[int, Tensor] = {}
         for which, grad in grads.items():
             name = names.get(id(self.weights[which]))
             if name is None:
                 made[which] = grad
             else:
-                found[name] += grad
+                of_parameters[name] += grad
         if made:
             through = torch.autograd.grad(
                 [self.weights[which] for which in made],
@@ -110,8 +110,8 @@ class Parameters:
             )
             for name, part in zip(trained, through, strict=True):
                 if part is not None:
-                    found[name] += part
-        return found
+                    of_parameters[name] += part
+        return of_parameters
 
 
 def norms(gradient: Named, lead: int = 0) -> Tensor:

@@ -56,10 +56,10 @@ class PlainDerivative:
         """Take the gradients of the states after some steps into these steps."""
         at = [*range(*steps.indices(self.T))]
         at = at if len(at) == len(d[0]) else at * len(d[0])
-        found = [self._back(t, grads) for t, *grads in zip(at, *d, strict=True)]
+        gradients = [self._back(t, grads) for t, *grads in zip(at, *d, strict=True)]
         inputs = [*self.leaves[0], *self.trained]
         none = [leaf.new_empty(0, *leaf.shape) for leaf in inputs]
-        each = [torch.stack(same) for same in zip(*found, strict=True)] or none
+        each = [torch.stack(same) for same in zip(*gradients, strict=True)] or none
         return PlainPassed(each, len(d))
 
     def _back(self, t: int, grads: Sequence[Float[Tensor, "B _"]]) -> list[Tensor]:
@@ -69,15 +69,19 @@ class PlainDerivative:
             (part, d) for part, d in zip(self.made[t], grads, strict=True) if part.requires_grad
         ]
         outputs, arriving = zip(*reached, strict=True)
-        found = torch.autograd.grad(outputs, inputs, arriving, retain_graph=True, allow_unused=True)
-        return [torch.zeros_like(i) if g is None else g for i, g in zip(inputs, found, strict=True)]
+        gradients = torch.autograd.grad(
+            outputs, inputs, arriving, retain_graph=True, allow_unused=True
+        )
+        return [
+            torch.zeros_like(i) if g is None else g for i, g in zip(inputs, gradients, strict=True)
+        ]
 
 
 class PlainPassed:
     """What gradients become in some steps; parts: of how many the state is."""
 
-    def __init__(self, found: list[Tensor], parts: int) -> None:
-        self.p, *others = found
+    def __init__(self, gradients: list[Tensor], parts: int) -> None:
+        self.p, *others = gradients
         self.before, self.weights = tuple(others[:parts]), others[parts:]
 
     def join(self, pieces: Pieces) -> Float[Tensor, "J B _"]:

@@ -334,7 +334,7 @@ def _run(twin: Stack, form: Form, dtype: torch.dtype) -> tuple[list[Ran], Float[
         for reverse in (False, True)[: 1 + twin.bidirectional]:
             suffix = f"_l{k}" + ("_reverse" if reverse else "")
             start, grads = (
-                tuple(part[len(runs)] for part in some) for some in (form.hidden, form.grad_ends)
+                tuple(part[len(runs)] for part in state) for state in (form.hidden, form.grad_ends)
             )
             layout = _layout(packing, form.resets, reverse=reverse)
             h, last = _direction(twin, suffix, rows, start, packing, layout)
@@ -388,10 +388,10 @@ def _stack(twin: Stack, runs: list[Ran], form: Form) -> Chain:
     ]
     seeds = [_seed(zero, run.grad_last, form.alive) for run in runs[:-1]]
     seeds.append(_seed(form.grad, runs[-1].grad_last, form.alive))
-    return Chain(layers, seeds, _scored(seeds), twin.closed_by, _kept(form.resets, form.grad))
+    return Chain(layers, seeds, _scored(seeds), twin.closed_by, _carried(form.resets, form.grad))
 
 
-def _kept(resets: Tensor | None, like: Tensor) -> Tensor | None:
+def _carried(resets: Tensor | None, like: Tensor) -> Tensor | None:
     """Return 0 where a state is zeroed before a step, and 1 elsewhere, (T, B, 1)."""
     return None if resets is None else (~resets).unsqueeze(-1).to(like.dtype)
 
@@ -405,7 +405,7 @@ def _alone(twin: Stack, run: Ran, form: Form) -> Chain:
         resets = None if resets is None else _reversed(resets, form.alive)
     seeds = [_seed(grad, run.grad_last, form.alive)]
     layer, _ = layer_at(twin, run.suffix, [Rows(enters)], run.start, resets=resets)
-    return Chain([layer], seeds, _scored(seeds), twin.closed_by, _kept(resets, grad))
+    return Chain([layer], seeds, _scored(seeds), twin.closed_by, _carried(resets, grad))
 
 
 def _ends(alive: Tensor | None, T: int, B: int) -> Int[Tensor, " B"]:

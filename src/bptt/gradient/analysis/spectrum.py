@@ -80,8 +80,8 @@ def spectrum(net: Network, layer: int = 0) -> Spectrum:
     """Return the eigenvalues and singular values of a layer's W, for tanh and relu.
 
     >>> import bptt
-    >>> found = bptt.spectrum(bptt.Network(bptt.Categorical(5), hidden=8))
-    >>> round(found.spectral_radius, 3)  # W starts orthogonal
+    >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
+    >>> round(bptt.spectrum(net).spectral_radius, 3)  # W starts orthogonal
     1.0
     """
     if not isinstance(net, Network):

@@ -136,7 +136,7 @@ class Watch(Mapping[str, GradientFlow]):
                 if number >= self._reached.get(name, (0, call))[0]:
                     self._reached[name] = number, call
 
-            with self._reasons_kept(name):
+            with self._reasons_recorded(name):
                 if torch._C._are_functorch_transforms_active():
                     raise BpttError(
                         f"{name} was called inside a transform of torch.func, whose gradients pass "
@@ -149,7 +149,7 @@ class Watch(Mapping[str, GradientFlow]):
         return note
 
     @contextmanager
-    def _reasons_kept(self, name: str) -> Iterator[None]:
+    def _reasons_recorded(self, name: str) -> Iterator[None]:
         """Keep why a layer cannot be looked into, for when its flow is asked for.
 
         Whatever goes wrong with looking, the model's own forward and backward go on.
@@ -172,7 +172,10 @@ class Watch(Mapping[str, GradientFlow]):
         in_order = sorted(reached.items(), key=lambda pair: pair[1][0])
         for name, (_, call) in in_order:
             self._reasons.pop(name, None)
-            with self._reasons_kept(name), torch.autocast(call.output.device.type, enabled=False):
+            with (
+                self._reasons_recorded(name),
+                torch.autocast(call.output.device.type, enabled=False),
+            ):
                 for suffix, chain in chains_of(name, call).items():
                     most = chain.T - 1 if self.max_lag is None else min(self.max_lag, chain.T - 1)
                     flows[name + suffix] = flow_of(chain, most, self.window)

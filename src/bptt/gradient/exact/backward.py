@@ -109,18 +109,19 @@ def backward(
                 plan = choose_by(costs, sequences.T, budget, rows=rows)
             swept = sweep(net, sequences, state, plan, scale)
         else:
-            how = Truncation(window, stride or window, budget, copies)
-            _require_repeatable(how, regime)
-            swept = sweep_windows(net, sequences, state, how, scale)
+            truncation = Truncation(window, stride or window, budget, copies)
+            _require_repeatable(truncation, regime)
+            swept = sweep_windows(net, sequences, state, truncation, scale)
         _hand_on(x, sequences.grad_x, state, swept.first)
     return Backward(swept.loss, sequences.steps, swept.after)
 
 
-def _require_repeatable(how: Truncation, regime: Regime) -> None:
+def _require_repeatable(truncation: Truncation, regime: Regime) -> None:
     """Raise BpttError where windows that overlap would each draw other values for the same step."""
-    if how.stride < how.window and is_random(regime.forcing, regime.feedback):
+    if truncation.stride < truncation.window and is_random(regime.forcing, regime.feedback):
         raise BpttError(
-            f"stride is {how.stride} with forcing by chance; expected the window, {how.window}, "
+            f"stride is {truncation.stride} with forcing by chance; expected the window, "
+            f"{truncation.window}, "
             'or a forcing that gives the same each time: 1, or a (T, B) mask with feedback "mean"'
         )
 

@@ -111,8 +111,8 @@ def unsynchronised(net: nn.Module) -> AbstractContextManager[None]:
 
 
 def _call(net: nn.Module, part: Part, state: Any) -> tuple[Tensor, Any]:
-    given = {} if part.x is None else {"x": part.x}
-    out = net(part.y, state=state, **given, **part.regime.options())
+    inputs = {} if part.x is None else {"x": part.x}
+    out = net(part.y, state=state, **inputs, **part.regime.options())
     if hasattr(out, "nll") and hasattr(out, "state"):
         nll, after = out.nll, out.state
     elif isinstance(out, tuple) and len(out) == 2:

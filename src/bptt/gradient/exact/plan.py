@@ -98,8 +98,8 @@ def plan(
     """Return how `bptt.backward` would compute the exact gradient of T steps of B sequences.
 
     memory: the budget, in bytes or as in "64MB" (10⁶) and "64MiB" (2²⁰); None keeps everything.
-    y, x: a few steps of data, (some, B, ...), for a model that is no Network; or for what an x that
-    asks for its gradient takes.
+    y, x: a few steps of data, (steps, B, ...), for a model that is no Network; or for what an x
+    that asks for its gradient takes.
     Raises BpttError, with the least that would do, for a budget too small for any plan.
 
     The gradients themselves (.grad, also of x) and the data are not counted, but the copy that
@@ -176,14 +176,14 @@ def choose(costs: Costs | None, T: int, budget: int | None, *, rows: int | None 
     if costs is None:
         return Plan(T, fastest, room, None, is_parallel)
     in_use = STATES_IN_USE * costs.state + BYTES_IN_USE
-    all_kept = costs.chunk(fastest) + (in_use + room * costs.state if room else 0)
-    if budget is None or all_kept <= budget:
-        return Plan(T, fastest, room, all_kept, is_parallel)
-    least_memory = min(all_kept, costs.chunk(1) + in_use)
+    full_memory = costs.chunk(fastest) + (in_use + room * costs.state if room else 0)
+    if budget is None or full_memory <= budget:
+        return Plan(T, fastest, room, full_memory, is_parallel)
+    least_memory = min(full_memory, costs.chunk(1) + in_use)
     if least_memory > budget:
         raise TooLittleError(budget, least_memory)
-    found = []
-    for chunks in _some_up_to(T):
+    candidates = []
+    for chunks in _counts_up_to(T):
         chunk = math.ceil(T / chunks)
         count = math.ceil(T / chunk)
         needed = costs.chunk(chunk) + in_use
@@ -192,10 +192,10 @@ def choose(costs: Costs | None, T: int, budget: int | None, *, rows: int | None 
         room = min(count - 1, (budget - needed) // costs.state)
         rerun = 0 if is_parallel else RERUN * reruns(count, room)
         time = (rerun + count) * (chunk + STEPS_A_CHUNK_COSTS)
-        found.append((time, needed + room * costs.state, chunk, room))
-    fast_enough = ABOUT_AS_FAST * min(time for time, *_ in found)
+        candidates.append((time, needed + room * costs.state, chunk, room))
+    fast_enough = ABOUT_AS_FAST * min(time for time, *_ in candidates)
     _, memory, chunk, room = min(
-        (one for one in found if one[0] <= fast_enough), key=lambda one: one[1]
+        (one for one in candidates if one[0] <= fast_enough), key=lambda one: one[1]
     )
     return Plan(T, chunk, room, memory, is_parallel)
 
@@ -206,7 +206,7 @@ def parallel_rows(net: nn.Module, sequences: Sequences) -> int | None:
     return sequences.B if is_parallel else None
 
 
-def _some_up_to(most: int) -> list[int]:
+def _counts_up_to(most: int) -> list[int]:
     """Return whole numbers from 1 to `most`, each at most a twentieth above the one before."""
     numbers = [1]
     while numbers[-1] < most:

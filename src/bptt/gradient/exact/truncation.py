@@ -38,36 +38,36 @@ class Truncation(NamedTuple):
 
 
 def sweep_windows(
-    net: nn.Module, sequences: Sequences, state: Any, how: Truncation, scale: float
+    net: nn.Module, sequences: Sequences, state: Any, truncation: Truncation, scale: float
 ) -> Swept:
     """Add the truncated gradient, as `sweep` does the exact one."""
     T = sequences.T
-    window, stride, budget, reserved = how
+    window, stride, budget, reserved = truncation
     first = sequences.block(0, window, 0)
 
     def costs(budget: int) -> Costs:
         return measure(net, first, state, budget).with_reserved(reserved)
 
     axes = batch_axes(net, sequences) if stride < window else None
-    group = 1 if axes is None else largest_group(net, sequences, how)
+    group = 1 if axes is None else largest_group(net, sequences, truncation)
     pace = window if budget is None else choose_by(costs, window, budget).chunk
     known = {0: chunks.detach(state)}  # by the step that comes next
     head: Swept | None = None
     loss: Tensor | float = 0.0
-    for some in windows(T, window, stride, group):
-        known = states_before(net, sequences, known, some.starts, pace)
-        block = sequences.windows(some.starts, some.steps, some.first)
-        plan = Plan.full(some.steps)
+    for batch in windows(T, window, stride, group):
+        known = states_before(net, sequences, known, batch.starts, pace)
+        block = sequences.windows(batch.starts, batch.steps, batch.first)
+        plan = Plan.full(batch.steps)
         if budget is not None and len(known) == 1:
-            plan = choose(costs(budget), some.steps, budget)
+            plan = choose(costs(budget), batch.steps, budget)
         start_state = side_by_side(list(known.values()), axes) if head else state
-        swept = sweep(net, block, start_state, plan, scale, synchronise=some.stop == T)
-        sequences.add_windows(some.starts, block)
+        swept = sweep(net, block, start_state, plan, scale, synchronise=batch.stop == T)
+        sequences.add_windows(batch.starts, block)
         head = head or swept
         loss = loss + swept.loss
-        last_start = some.starts[-1]
-        after = last_of(swept.after, axes, len(some.starts))
-        known = {last_start: known[last_start], some.stop: after}
+        last_start = batch.starts[-1]
+        after = last_of(swept.after, axes, len(batch.starts))
+        known = {last_start: known[last_start], batch.stop: after}
     assert head is not None
     return Swept(torch.as_tensor(loss), after, head.first)
 
@@ -83,8 +83,8 @@ def states_before(
         stop = min(start + pace, steps[-1])
         marks = [*(step for step in steps if start < step < stop), stop]
         part = sequences.part(start, stop)
-        found = chunks.states_after(net, part, states[start], [mark - start for mark in marks])
-        states.update(zip(marks, found, strict=True))
+        after = chunks.states_after(net, part, states[start], [mark - start for mark in marks])
+        states.update(zip(marks, after, strict=True))
     return {step: states[step] for step in steps}
 
 
@@ -104,7 +104,7 @@ class Windows(NamedTuple):
 def windows(T: int, window: int, stride: int, group: int) -> Iterator[Windows]:
     """Yield all windows, at most `group` of them at a time.
 
-    >>> for some in windows(T=8, window=4, stride=2, group=9): print(some)
+    >>> for batch in windows(T=8, window=4, stride=2, group=9): print(batch)
     Windows(starts=range(0, 1), steps=4, first=0)
     Windows(starts=range(2, 5, 2), steps=4, first=2)
     """
@@ -122,13 +122,13 @@ def windows(T: int, window: int, stride: int, group: int) -> Iterator[Windows]:
             end = T
 
 
-def largest_group(net: nn.Module, sequences: Sequences, how: Truncation) -> int:
+def largest_group(net: nn.Module, sequences: Sequences, truncation: Truncation) -> int:
     """Return how many windows to run side by side.
 
     As many as fit in the budget; without one, as keep no more states than the exact gradient does.
     What they take is measured on as many as there are threads, each of which has memory of its own.
     """
-    window, stride, budget, reserved = how
+    window, stride, budget, reserved = truncation
     if budget is None:
         most = sequences.T // window
     else:

@@ -1,0 +1,47 @@
+"""What torch's own cells share: their parameters, and an operation of torch's for one step."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from bptt.cells.cell import Cell
+from bptt.kernel.plain_loop import Parts
+
+
+class TorchCell(Cell):
+    """A cell of torch.nn's parameters, first numbers and results, which is faster for one step."""
+
+    is_torchs = True
+    weight_hh: Tensor
+    bias_hh: Tensor | None
+
+    def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
+        super().__init__(input_size, hidden_size, bias=bias, **where)
+        self.weight_hh = self.matrix(self.gates * hidden_size, hidden_size)
+        size = None if self.bias_ih is None else len(self.bias_ih)
+        del self.bias_ih  # to come after weight_hh, as torch has it: optimizers go by the order
+        self.bias_ih = None if size is None else self.matrix(size)
+        self.bias_hh = None if size is None else self.matrix(size)
+
+    def by_torch(self, x: Float[Tensor, "B I"], state: Parts) -> Any:
+        """Return the state after one step: h, or a tuple of parts."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor, state: Any = None) -> Any:
+        """Return the state after one step; see `Cell.forward`."""
+        parts = state if type(state) is tuple else (state,)
+        states = len(self.state_sizes)
+        if type(x) is Tensor and type(parts[0]) is Tensor and x.ndim == 2:  # else with every check
+            rows, columns = x.shape
+            shape = (rows, self.hidden_size)
+            if columns == self.input_size and [part.shape for part in parts] == [shape] * states:
+                return self.by_torch(x, parts)
+        return super().forward(x, state)
+
+    def move(self, x: Float[Tensor, "B I"], state: Parts) -> Parts:
+        """Return the parts of the state after one step."""
+        moved = self.by_torch(x, state)
+        return moved if isinstance(moved, tuple) else (moved,)
