@@ -126,7 +126,7 @@ def train(
 ) -> None:
     """Train a network on a text, a table or a collection of sequences, and show how it learns.
 
-    Ctrl-C stops after the current step and saves; 'bptt train --resume RUN' goes on from there.
+    Ctrl-C stops after the current update and saves; 'bptt train --resume RUN' goes on from there.
 
     Parameters
     ----------
@@ -313,10 +313,10 @@ def _watching(data: Data, settings: Settings, extras: Extras) -> Iterator[Callab
         listeners.append(Snapshots(data.validation_batches(SEQUENCES), window))
     with TrainingDisplay(Console(), data.unit, settings.max_seconds) as display:
 
-        def on_update(step: Update) -> None:
-            display(step)
+        def on_update(update: Update) -> None:
+            display(update)
             for listener in listeners:
-                listener(step)
+                listener(update)
 
         yield on_update
 

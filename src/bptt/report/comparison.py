@@ -38,7 +38,7 @@ def plot_comparison(what: Comparison, folder: Path, key: str = "validation_nll")
             hovertemplate=f"{job.name}, seed {job.seed}: %{{y:.4g}}<extra></extra>",
         )
         shown.add(job.name)
-    figure.update_xaxes(title="optimizer step")
+    figure.update_xaxes(title="update")
     figure.update_yaxes(title="validation loss, nats per step")
     return styled(figure, height=440, hover="closest")
 

@@ -208,7 +208,7 @@ def plot_horizon(snapshots: Sequence[Snapshot]) -> go.Figure:
         )
         figure.update_yaxes(title=name, row=row, col=1)
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
-    figure.update_xaxes(title="optimizer step", row=2, col=1)
+    figure.update_xaxes(title="update", row=2, col=1)
     return styled(figure, height=440)
 
 

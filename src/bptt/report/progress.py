@@ -89,24 +89,24 @@ class TrainingDisplay:
         """Leave the display as it last was."""
         self.bar.stop()
 
-    def __call__(self, step: Update) -> None:
+    def __call__(self, update: Update) -> None:
         """Show where training is."""
-        self.first = self.first or step
-        self.smoothed = 0.95 * self.smoothed + 0.05 * step.train_nll
+        self.first = self.first or update
+        self.smoothed = 0.95 * self.smoothed + 0.05 * update.train_nll
         self.weight = 0.95 * self.weight + 0.05
-        if step.validation_nll is not None:
-            self.validation = loss_text(step.validation_nll * self.per_nat)
+        if update.validation_nll is not None:
+            self.validation = loss_text(update.validation_nll * self.per_nat)
         training = self.smoothed / self.weight * self.per_nat
         losses = f"training {loss_text(training)}, validation {self.validation}"
-        speed = f"{rate(step.tokens_per_second)}, {clock(self._time_left(step))} left"
+        speed = f"{rate(update.tokens_per_second)}, {clock(self._time_left(update))} left"
         line = f"{losses} {self.measure}, {speed}"
-        self.bar.update(self.task, total=step.total, completed=step.number, line=line)
-        if not self.console.is_terminal and step.validation_nll is not None:
-            self.console.print(f"update {step.number} of {step.total}, {line}", soft_wrap=True)
+        self.bar.update(self.task, total=update.total, completed=update.number, line=line)
+        if not self.console.is_terminal and update.validation_nll is not None:
+            self.console.print(f"update {update.number} of {update.total}, {line}", soft_wrap=True)
 
-    def _time_left(self, step: Update) -> float:
+    def _time_left(self, update: Update) -> float:
         assert self.first is not None
-        updates, spent = step.number - self.first.number, step.seconds - self.first.seconds
-        by_updates = (step.total - step.number) * spent / updates if updates else math.inf
+        updates, spent = update.number - self.first.number, update.seconds - self.first.seconds
+        by_updates = (update.total - update.number) * spent / updates if updates else math.inf
         left = min(by_updates, self.max_seconds - spent)
         return max(0.0, left) if math.isfinite(left) else 0.0

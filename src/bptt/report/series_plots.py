@@ -76,7 +76,7 @@ def plot_learning(metrics: Sequence[dict[str, float]]) -> go.Figure:
             name=name,
             line_color=color,
         )
-    figure.update_xaxes(title="optimizer step")
+    figure.update_xaxes(title="update")
     figure.update_yaxes(title="loss, nats per step")
     return styled(figure)
 
@@ -105,7 +105,7 @@ def draw_criterion(figure: go.Figure, criterion: Criterion) -> None:
         figure.add_hline(
             level, line_dash="dash", line_color=color, annotation_text=f"{label}: {level:.3g}"
         )
-    figure.update_xaxes(title="optimizer step")
+    figure.update_xaxes(title="update")
     figure.update_yaxes(title=criterion.measure, rangemode="tozero")
 
 
