@@ -344,6 +344,12 @@ CASES = [
         {"/model": {"module", "Network"}},
     ),
     Case(
+        "unaccelerate",
+        bptt.unaccelerate,
+        {"/model": lambda: bptt.GRU(2, 3)},
+        {"/model": {"module", "Network"}},
+    ),
+    Case(
         "Network",
         bptt.Network,
         {

@@ -35,6 +35,7 @@ from .model.layers import GRU as GRU
 from .model.layers import LSTM as LSTM
 from .model.layers import RNN as RNN
 from .model.layers import accelerate as accelerate
+from .model.layers import unaccelerate as unaccelerate
 from .model.likelihoods import Bernoulli as Bernoulli
 from .model.likelihoods import Beta as Beta
 from .model.likelihoods import Categorical as Categorical

@@ -67,12 +67,24 @@ class TorchLayer(Stack, RNNBase):
         H = self.hidden_size
         return (self.proj_size or H, *[H] * (self.states - 1))
 
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002 (torch's name)
+    def forward(
+        self,
+        input: Any,  # noqa: A002 (torch's name)
+        hx: Any = None,
+        *,
+        lengths: Tensor | None = None,
+        resets: Tensor | None = None,
+    ) -> Any:
         """Return the outputs and the last state, as torch.nn's layer of the same name does.
 
         Whatever our computation is not for (other devices and dtypes, autocast, tracing, subclasses
         of Tensor, shapes that do not fit) goes by torch's, which also has the right error.
+        lengths: (B,), where each sequence ends if that is before T; beyond, h is 0. resets: as many
+        steps and sequences as the input, true before a step where a sequence's state is zeroed.
+        torch's layers have neither.
         """
+        if lengths is not None or resets is not None:
+            return self.over_sequences(input, hx, lengths, resets)
         packed = isinstance(input, PackedSequence)
         if not packed and self._is_torchs(input):
             return self._by_torch(input, hx)
@@ -331,4 +343,18 @@ def accelerate(model: Module) -> Module:
     for module in model.modules():
         if type(module) in FASTER:
             module.__class__ = FASTER[type(module)]
+    return model
+
+
+def unaccelerate(model: Module) -> Module:
+    """Turn the layers inside a model back into torch.nn's, in place; the undoing of `accelerate`.
+
+    >>> unaccelerate(accelerate(nn.GRU(3, 4))).__class__
+    <class 'torch.nn.modules.rnn.GRU'>
+    """
+    require_kind("model", model, nn.Module, "a torch module with RNN, GRU or LSTM layers")
+    theirs: dict[type, Any] = {ours: its for its, ours in FASTER.items()}
+    for module in model.modules():
+        if type(module) in theirs:
+            module.__class__ = theirs[type(module)]
     return model

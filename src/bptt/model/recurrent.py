@@ -15,8 +15,7 @@ from bptt.kernel import ops
 from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import Recipe
-from bptt.model.hidden import Hidden, each
-from bptt.model.masks import as_mask, steps_alive
+from bptt.model.hidden import each
 from bptt.model.stack import Stack
 
 FLAT = re.compile(r"(.+)(_l\d+(?:_reverse)?)")
@@ -155,58 +154,19 @@ class Recurrent(Stack):
         seen = self.as_called()
         if isinstance(input, PackedSequence):
             return seen._packed(input, hx, lengths, resets)
-        if not isinstance(input, Tensor) or input.ndim not in (2, 3) or 0 in input.shape[:-1]:
-            raise BpttError(
-                f"input is {shown(input)}; expected a tensor of T steps, (T, B, {self.input_size})"
-            )
-        if input.shape[-1] != self.input_size or not input.is_floating_point():
-            raise BpttError(
-                f"input is {shown(input)}; expected real numbers, {self.input_size} a row"
-            )
-        is_single = input.ndim == 2
-        rows = input.unsqueeze(1) if is_single else input
-        if self.batch_first and not is_single:
-            rows = rows.transpose(0, 1)
-            resets = resets.t() if isinstance(resets, Tensor) and resets.ndim == 2 else resets
-        T, B = rows.shape[:2]
-        alive = steps_alive(lengths, T, B, rows.device)
-        if resets is not None:
-            resets = as_mask("resets", resets, T, B)
-            resets = resets if alive is None else resets & alive
-        start = seen._start(hx, B, rows, is_single=is_single)
-        every, last = seen.run_to_ends(rows, start, alive, resets)
-        output = ops.as_output(every[-1], batch_first=self.batch_first and not is_single)
-        if is_single:
-            return output.squeeze(1), each(lambda part: part.squeeze(1), last)
-        return output, last
+        return seen.over_sequences(input, hx, lengths, resets)
 
     def _packed(self, packed: PackedSequence, hx: Any, *others: Tensor | None) -> tuple[Any, Any]:
         if any(other is not None for other in others):
             raise BpttError("lengths or resets are given with a PackedSequence; expected a tensor")
         rows, sizes, order, back = packed
-        start = self._start(hx, int(sizes[0]), rows, is_single=False)
+        start = self.first_state(hx, int(sizes[0]), rows, is_single=False)
         sort = None if order is None else (lambda part: part[:, order])
         unsort = None if back is None else (lambda part: part[:, back])
         every, last = self.run(rows, start if sort is None else each(sort, start), Layout(sizes))
         output = ops.as_output(every[-1], batch_first=False)
         last = last if unsort is None else each(unsort, last)
         return PackedSequence(output, sizes, order, back), last
-
-    def _start(self, hx: Any, B: int, like: Tensor, *, is_single: bool) -> Hidden:
-        """Return the first state, or raise BpttError where it is that of other layers."""
-        if hx is None:
-            return each(lambda part: part.to(like), self.zero_state(B))
-        parts = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
-        shapes = self.state_shapes(B)
-        wanted = [(depth, size) if is_single else (depth, B, size) for depth, _, size in shapes]
-        got = [tuple(part.shape) if isinstance(part, Tensor) else None for part in parts]
-        if got != wanted:
-            raise BpttError(
-                f"hx is {shown(hx) if None in got else ' and '.join(map(str, got))}; expected "
-                f"{' and '.join(map(str, wanted))}"
-            )
-        starts = tuple(part.unsqueeze(1) if is_single else part for part in parts)
-        return starts if len(starts) > 1 else starts[0]
 
 
 def _as_list(name: str, cells: object) -> list[Cell]:

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from bptt.cells.cell import Activation
+from bptt.errors import BpttError, shown
 from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.kernel.native_step import Source
@@ -25,6 +26,7 @@ from bptt.kernel.ops import Recipe, Run
 from bptt.kernel.plain import leave_to_python
 from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import Hidden, each
+from bptt.model.masks import as_mask, steps_alive
 
 Listener = Callable[["Stack", str, Tensor, Tensor, Tensor, Layout], None]
 """Told of layers, a suffix, projected input p, states h, state h⁰ before them, and layout."""
@@ -44,6 +46,7 @@ class Stack(nn.Module):
     num_layers: int
     bidirectional: bool
     dropout: float
+    batch_first: bool
     biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
     closed_by: str = "W"
     listener: Listener | None = None
@@ -217,3 +220,57 @@ class Stack(nn.Module):
             is_projected=is_projected,
         )
         return [packing.unpack(h, len(rows)) for h in states], each(packing.unsort, last)
+
+    def over_sequences(
+        self,
+        input: Any,  # noqa: A002 (torch's name)
+        hx: Any,
+        lengths: Tensor | None,
+        resets: Tensor | None,
+    ) -> tuple[Tensor, Any]:
+        """Return the top layer's h at every step, and the last state, of padded sequences.
+
+        input, lengths and resets as in `Recurrent.forward`. Beyond its end a sequence's h is 0.
+        """
+        if not isinstance(input, Tensor) or input.ndim not in (2, 3) or 0 in input.shape[:-1]:
+            raise BpttError(
+                f"input is {shown(input)}; expected a tensor of T steps, (T, B, {self.input_size})"
+            )
+        if input.shape[-1] != self.input_size or not input.is_floating_point():
+            raise BpttError(
+                f"input is {shown(input)}; expected real numbers, {self.input_size} a row"
+            )
+        is_single = input.ndim == 2
+        rows = input.unsqueeze(1) if is_single else input
+        if self.batch_first and not is_single:
+            rows = rows.transpose(0, 1)
+            resets = resets.t() if isinstance(resets, Tensor) and resets.ndim == 2 else resets
+        T, B = rows.shape[:2]
+        alive = steps_alive(lengths, T, B, rows.device)
+        if resets is not None:
+            if is_single and isinstance(resets, Tensor) and resets.ndim == 1:
+                resets = resets.unsqueeze(1)
+            resets = as_mask("resets", resets, T, B)
+            resets = resets if alive is None else resets & alive
+        start = self.first_state(hx, B, rows, is_single=is_single)
+        every, last = self.run_to_ends(rows, start, alive, resets)
+        output = ops.as_output(every[-1], batch_first=self.batch_first and not is_single)
+        if is_single:
+            return output.squeeze(1), each(lambda part: part.squeeze(1), last)
+        return output, last
+
+    def first_state(self, hx: Any, B: int, like: Tensor, *, is_single: bool) -> Hidden:
+        """Return the first state, or raise BpttError where it is that of other layers."""
+        if hx is None:
+            return each(lambda part: part.to(like), self.zero_state(B))
+        parts = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        shapes = self.state_shapes(B)
+        wanted = [(depth, size) if is_single else (depth, B, size) for depth, _, size in shapes]
+        got = [tuple(part.shape) if isinstance(part, Tensor) else None for part in parts]
+        if got != wanted:
+            raise BpttError(
+                f"hx is {shown(hx) if None in got else ' and '.join(map(str, got))}; expected "
+                f"{' and '.join(map(str, wanted))}"
+            )
+        starts = tuple(part.unsqueeze(1) if is_single else part for part in parts)
+        return starts if len(starts) > 1 else starts[0]
