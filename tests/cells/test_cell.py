@@ -6,6 +6,7 @@ import copy
 import json
 import pickle
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -209,6 +210,17 @@ def test_a_class_of_ones_own_is_saved_by_its_name_and_arguments() -> None:
     ):
         with pytest.raises(bptt.BpttError, match=reason):
             bptt.Network.from_config({**config, "cell": cell})
+
+
+def test_a_run_of_a_class_of_ones_own_is_saved_and_goes_on(tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog " * 20)
+    data = bptt.read_text(text)
+    net = bptt.Network(data.likelihood, cell=lambda i, h: Leaky(i, h, alpha=0.3), hidden=5)
+    settings = bptt.Settings(max_updates=2, window=10, batch=2)
+    bptt.fit(net, data, settings, out=tmp_path / "run")
+    again, done = bptt.resume(tmp_path / "run", max_updates=4)
+    assert (done.updates, again.recurrent.cells[0].alpha) == (4, 0.3)
 
 
 class NoStep(bptt.Cell):

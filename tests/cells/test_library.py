@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -147,3 +148,16 @@ def test_a_step_at_a_time_is_the_layer(name: str) -> None:
         torch.testing.assert_close(step, end[0])
     one = single if isinstance(single, Tensor) else single[0]
     torch.testing.assert_close(one, every[-1, 0])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_of_it_goes_on(name: str, tmp_path: Path) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text("the quick brown fox jumps over the lazy dog " * 20)
+    data = bptt.read_text(text)
+    net = bptt.Network(data.likelihood, cell=name, hidden=H)
+    settings = bptt.Settings(max_updates=2, window=10, batch=2)
+    bptt.fit(net, data, settings, out=tmp_path / "run")
+    again, done = bptt.resume(tmp_path / "run", max_updates=4)
+    assert done.updates == 4
+    assert again.generate(3).shape == (3, 1)

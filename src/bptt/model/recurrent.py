@@ -15,6 +15,8 @@ from bptt.kernel import ops
 from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import Recipe
+from bptt.kernel.plain import leave_to_python
+from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import each
 from bptt.model.stack import Stack
 
@@ -122,6 +124,11 @@ class Recurrent(Stack):
         """Return what makes the step of a layer."""
         cell = self.cell(suffix)
         return cell.recipe({name: self.part(name, suffix) for name in cell.tensor_names()})
+
+    @leave_to_python("a layer of cells is in a graph that is to be whole; expected fullgraph=False")
+    def layer(self, *arguments: Any, **options: Any) -> tuple[Tensor, Parts]:
+        """Run one layer in one direction; torch.compile leaves that to the kernel."""
+        return super().layer(*arguments, **options)
 
     def as_called(self) -> Recurrent:
         """Return the layers as one call sees them, with each weight computed that is not itself."""

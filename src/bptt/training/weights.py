@@ -8,6 +8,7 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from bptt.cells.registry import CELLS
 from bptt.errors import BpttError
 from bptt.model.initial import Initial
 from bptt.model.likelihoods.likelihood import LIKELIHOODS
@@ -62,7 +63,9 @@ def require_saveable(net: Network) -> None:
             "of its likelihoods, or out=None: save the network yourself"
         )
     with torch.random.fork_rng(devices=[]):
-        simple = {**net.config(), "init": asdict(Initial(W="gaussian"))}  # which is fast
+        simple = net.config()
+        if net.cell in CELLS and CELLS[net.cell].is_torchs:
+            simple["init"] = asdict(Initial(W="gaussian"))  # which is fast
         fresh = {name: t.shape for name, t in Network.from_config(simple).state_dict().items()}
     weights = {name: t.shape for name, t in net.state_dict().items()}
     if weights != fresh:
