@@ -107,6 +107,14 @@ def check_constants() -> None:
         faster(x)
 
 
+def check_cells() -> None:
+    """Compile a layer of cells, which the compiler leaves to the kernel, in one piece."""
+    layer = bptt.Recurrent([bptt.cells.LEM(3, 4), bptt.cells.LEM(4, 4)])
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    faster = torch.compile(layer, backend=backend)
+    torch.testing.assert_close(gradients(layer, faster, x), gradients(layer, layer, x))
+
+
 def main() -> None:
     torch.manual_seed(0)
     check_constants()
@@ -135,6 +143,7 @@ def main() -> None:
     torch.testing.assert_close(torch.compile(slope, **BACKEND)(xs[0]), slope(xs[0]))
     check_omega()
     check_sharded()
+    check_cells()
     text = f"{kernels} layers compiled to one operation each, 2 transforms inside; sharded ones"
     sys.stdout.write(text + "\n")
 

@@ -29,7 +29,7 @@ def elman(W: Float[Tensor, "H H"], f: Activation) -> Step:
 
 
 class RNNCell(TorchCell):
-    """torch.nn.RNNCell, faster on a CPU: h ← f(bias_ih + bias_hh + weight_ih x + weight_hh h)."""
+    """torch.nn.RNNCell: h ← f(bias_ih + bias_hh + weight_ih x + weight_hh h)."""
 
     f: ClassVar[Activation | None] = torch.tanh
     closed_by = "W"

@@ -31,7 +31,7 @@ def gru(W: Float[Tensor, "G H"], bias: Float[Tensor, " G"] | None = None) -> Ste
 
 
 class GRUCell(TorchCell):
-    """torch.nn.GRUCell, faster on a CPU: a gated recurrent unit (Cho et al. 2014)."""
+    """torch.nn.GRUCell: a gated recurrent unit (Cho et al. 2014)."""
 
     gates = 3
     keeps = 1

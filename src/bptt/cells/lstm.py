@@ -30,7 +30,7 @@ def lstm(W: Float[Tensor, "G R"], V: Float[Tensor, "R H"] | None = None) -> Step
 
 
 class LSTMCell(TorchCell):
-    """torch.nn.LSTMCell, faster on a CPU: long short-term memory (Gers et al. 2000)."""
+    """torch.nn.LSTMCell: long short-term memory (Gers et al. 2000)."""
 
     gates = 4
     states = 2

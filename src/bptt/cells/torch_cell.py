@@ -12,7 +12,7 @@ from bptt.kernel.plain_loop import Parts
 
 
 class TorchCell(Cell):
-    """A cell of torch.nn's parameters, first numbers and results, which is faster for one step."""
+    """A cell of torch.nn's constructor, parameters, first numbers and results."""
 
     is_torchs = True
     weight_hh: Tensor

@@ -9,18 +9,13 @@ from cyclopts import Parameter, Token
 MOST_SEED = 2**63 - 1
 TEMPERATURE = 0.7
 """At which a network writes, unless told."""
-COMMAS = Parameter(
-    converter=lambda _, tokens: tuple(name for one in tokens for name in one.value.split(",")),
-    negative="",
-)
-"""Several names, with commas between."""
 
 
-def numbers(kind: type[int] | type[float]) -> Parameter:
-    """Return what reads several numbers, with commas between."""
+def several(kind: type[str] | type[int] | type[float]) -> Parameter:
+    """Return what reads several names or numbers, with commas between."""
 
-    def read(_: object, tokens: Sequence[Token]) -> tuple[float, ...]:
-        values = []
+    def read(_: object, tokens: Sequence[Token]) -> tuple[str | float, ...]:
+        values: list[str | float] = []
         for text in (part for one in tokens for part in one.value.split(",")):
             try:
                 values.append(kind(text))

@@ -1,0 +1,97 @@
+"""RNNCell, GRUCell and LSTMCell, against torch.nn's."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+
+import bptt
+
+CELLS = ["RNNCell", "GRUCell", "LSTMCell"]
+OPTIONS = [{}, {"bias": False}, {"dtype": torch.float64}]
+
+
+def pair(kind: str, **options: object) -> tuple[nn.Module, bptt.Cell]:
+    torch.manual_seed(0)
+    theirs = getattr(nn, kind)(3, 5, **options)
+    torch.manual_seed(0)
+    return theirs, getattr(bptt, kind)(3, 5, **options)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("options", OPTIONS)
+def test_first_numbers_and_their_order(kind: str, options: dict[str, object]) -> None:
+    theirs, ours = pair(kind, **options)
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+    for name, weight in theirs.state_dict().items():
+        torch.testing.assert_close(ours.state_dict()[name], weight, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("B", [None, 1, 4])
+@pytest.mark.parametrize("has_state", [False, True])
+def test_one_step(kind: str, options: dict[str, object], B: int | None, has_state: bool) -> None:
+    theirs, ours = pair(kind, **options)
+    dtype = options.get("dtype", torch.float32)
+    lead = () if B is None else (B,)
+    x = torch.randn(*lead, 3, dtype=dtype, requires_grad=True)
+    parts = tuple(torch.randn(*lead, 5, dtype=dtype) for _ in ours.state_sizes)
+    state = (parts if len(parts) > 1 else parts[0]) if has_state else None
+    results = []
+    for cell in (theirs, ours):
+        moved = cell(x, state)
+        moved = (moved,) if isinstance(moved, Tensor) else tuple(moved)
+        loss = sum(part.square().sum() for part in moved)
+        results.append([*moved, *torch.autograd.grad(loss, [x, *cell.parameters()])])
+    for mine, its in zip(results[1], results[0], strict=True):
+        torch.testing.assert_close(mine, its)
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_layer_of_them_is_torchs_layer(kind: str) -> None:
+    torch.manual_seed(0)
+    theirs = getattr(nn, kind.removesuffix("Cell"))(3, 5)
+    ours = bptt.Recurrent(getattr(bptt, kind)(3, 5))
+    weights = {name.removesuffix("_l0"): p for name, p in theirs.state_dict().items()}
+    ours.cells[0].load_state_dict(weights)
+    x = torch.randn(6, 2, 3)
+    torch.testing.assert_close(ours(x), theirs(x))
+
+
+@pytest.mark.parametrize("nonlinearity", ["tanh", "relu"])
+def test_nonlinearities(nonlinearity: str) -> None:
+    theirs, ours = pair("RNNCell", nonlinearity=nonlinearity)
+    x, h = torch.randn(2, 3), torch.randn(2, 5)
+    torch.testing.assert_close(ours(x, h), theirs(x, h))
+    layer = bptt.Recurrent(ours)
+    torch.testing.assert_close(layer(x.unsqueeze(0), h.unsqueeze(0))[0][0], theirs(x, h))
+
+
+def test_a_nonlinearity_that_there_is_not() -> None:
+    with pytest.raises(bptt.BpttError, match="nonlinearity is 'sin'"):
+        bptt.RNNCell(3, 5, nonlinearity="sin")
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_a_pruned_cell_is_torchs(kind: str) -> None:
+    theirs, ours = pair(kind)
+    for cell in (theirs, ours):
+        prune.l1_unstructured(cell, "weight_hh", 0.5)
+    x = torch.randn(2, 3)
+    torch.testing.assert_close(ours(x), theirs(x))
+    h, _ = bptt.Recurrent(ours)(x.unsqueeze(0))
+    expected = theirs(x)
+    torch.testing.assert_close(h[0], expected if isinstance(expected, Tensor) else expected[0])
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_shapes_that_do_not_fit(kind: str) -> None:
+    ours = getattr(bptt, kind)(3, 5)
+    h = torch.zeros(2, 4) if kind != "LSTMCell" else (torch.zeros(2, 5), torch.zeros(2, 4))
+    with pytest.raises(bptt.BpttError, match=f"the state of a {kind} is"):
+        ours(torch.zeros(2, 3), h)
+    with pytest.raises(bptt.BpttError, match="x is a Tensor"):
+        ours(torch.zeros(2, 4))
