@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from bptt.gradient.analysis.derivative import Derivative, StepDerivative
+from bptt.gradient.analysis.derivative import Derivative, StepDerivative, StepPassed
 from bptt.gradient.analysis.layer import derivative_at
-from bptt.gradient.analysis.parameters import Parameters
+from bptt.gradient.analysis.parameters import Parameters, Site
 from bptt.gradient.analysis.plain_derivative import PlainDerivative
 from bptt.kernel.ops import Recipe
 from tests.kernel.steps_of_users import STEPS, recipe
@@ -45,6 +45,10 @@ def derivative(way: str, run: Run) -> StepDerivative:
     return found
 
 
+def joined(site: Site, passed: StepPassed) -> Tensor:
+    return torch.cat([piece for _, piece in site.deltas(passed)], -1)
+
+
 @pytest.mark.parametrize("way", ["program", "plain"])
 @pytest.mark.parametrize("name", STEPS)
 def test_gradients_at_many_steps_at_once(name: str, way: str) -> None:
@@ -63,7 +67,7 @@ def test_gradients_at_many_steps_at_once(name: str, way: str) -> None:
     made_of = {str(i): tensor for i, tensor in enumerate(run[0].tensors)}
     parameters = Parameters(made_of, found.weights, found.is_turned)
     sites = parameters.sites(found, found.uses())
-    each = [site.delta(passed).mT @ site.z[STEPS_BACK] for site in sites]
+    each = [joined(site, passed).mT @ site.z[STEPS_BACK] for site in sites]
     for lead, totals in (("each", each), ("all", [total.sum(0) for total in each])):
         gradient = parameters.gradient(sites, totals)
         assert set(gradient) == set(made_of)

@@ -216,6 +216,19 @@ def test_errors_and_cosines_are_those_of_truncated_gradients():
         assert flow.horizon(tolerance) == within.index(True) + 1
 
 
+@pytest.mark.parametrize(("recurrence", "cell"), RECURRENT_CELLS)
+@pytest.mark.parametrize("with_x", [False, True])
+def test_sums_stand_for_the_gradient_where_they_are_its_numbers(recurrence, cell, with_x):
+    net, y, x, how, weights = setting("plain", recurrence, cell, 2, with_x)
+    run = chain(net, y, x, how, weights)
+    by_sums = flow_of(run, T - 1)
+    assert run.are_apart
+    run.__dict__["are_apart"] = False
+    by_gradients = flow_of(run, T - 1)
+    np.testing.assert_allclose(by_sums.truncation_error, by_gradients.truncation_error, atol=1e-9)
+    np.testing.assert_allclose(by_sums.cosine, by_gradients.cosine, atol=1e-9)
+
+
 def test_a_small_max_lag_does_not_flatter():
     net, y, x = make("hidden", T=20)
     whole_flow = bptt.gradient_flow(net, y, x=x)

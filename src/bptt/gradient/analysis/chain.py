@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -86,6 +87,11 @@ class Chain:
             its = [total for (at, _), total in zip(self.sites, totals, strict=True) if at == k]
             gradients |= layer.parameters.gradient(layer.sites, its)
         return gradients
+
+    @cached_property
+    def are_apart(self) -> bool:
+        """Whether every number of Σ δ zᵀ is one of a parameter's gradient; see `Parameters`."""
+        return all(layer.parameters.are_apart(layer.sites) for layer in self.layers)
 
     def require_finite(self) -> Chain:
         """Return the chain, or raise BpttError unless its states and inputs are numbers."""

@@ -107,6 +107,10 @@ class StepPassed(Protocol):
         """Return pieces side by side."""
         ...
 
+    def apart(self, pieces: Pieces) -> list[Float[Tensor, "J B _"]]:
+        """Return them one after the other, which spares laying them side by side."""
+        ...
+
 
 class Derivative:
     """A step's derivative along a run.
@@ -302,9 +306,15 @@ class Passed:
     def join(self, pieces: Pieces) -> Float[Tensor, "J B _"]:
         """Return lines side by side."""
         if pieces not in self.known:
-            parts = [self._line(piece) if piece >= 0 else self._zeros(-piece) for piece in pieces]
+            parts = self.apart(pieces)
             self.known[pieces] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
         return self.known[pieces]
+
+    def apart(self, pieces: Pieces) -> list[Float[Tensor, "J B _"]]:
+        """Return lines; of those that are side by side already, these."""
+        if pieces in self.known:
+            return [self.known[pieces]]
+        return [self._line(piece) if piece >= 0 else self._zeros(-piece) for piece in pieces]
 
     def _line(self, line: int) -> Float[Tensor, "J B _"]:
         if line not in self.known:

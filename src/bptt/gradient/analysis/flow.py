@@ -15,8 +15,8 @@ from bptt.errors import BpttError, bytes_as_text, memory_here, require_number, r
 from bptt.gradient.analysis.chain import Chain, chain_of
 from bptt.gradient.analysis.derivative import StepPassed
 from bptt.gradient.analysis.growth import Growth
-from bptt.gradient.analysis.lags import ByLoss, Sums, lags, whole
-from bptt.gradient.analysis.parameters import Named, norms
+from bptt.gradient.analysis.lags import ByLoss, Sums, Whole, lags, whole
+from bptt.gradient.analysis.parameters import norms
 from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.network import Network
 from bptt.model.state import Regime
@@ -144,7 +144,7 @@ def flow_of(chain: Chain, max_lag: int, window: int | None = None) -> GradientFl
     T, B = chain.scored.shape
     chain.require_finite()
     exact = whole(chain)
-    cut = Cut(chain, exact.gradient, max_lag)
+    cut = Cut(chain, exact, max_lag)
     growth = Growth(T, B, max_lag)
     norms = np.full((T, max_lag + 1), np.nan)
     norms[np.arange(T)[:, None] >= np.arange(max_lag + 1)] = 0.0
@@ -198,9 +198,12 @@ def _by_loss(chain: Chain, group: int, max_lag: int) -> Float[Tensor, " T"]:
 class Cut:
     """The gradient truncated to every window, Σ_{ℓ<p} G_ℓ, against the exact one."""
 
-    def __init__(self, chain: Chain, exact: Named, max_lag: int) -> None:
-        self.exact, self.size = exact, float(norms(exact)) if exact else 0.0
+    def __init__(self, chain: Chain, exact: Whole, max_lag: int) -> None:
         self.truncated = Sums(chain)
+        self.of_sums = chain.are_apart  # which spares making a gradient of each lag's sums
+        self.names = [*exact.gradient]
+        self.exact = exact.sums if self.of_sums else [*exact.gradient.values()]
+        self.size = float(norms(exact.gradient)) if exact.gradient else 0.0
         self.error, self.cosine = np.ones(max_lag + 2), np.zeros(max_lag + 2)
         if self.size == 0:
             self.error[:] = 0.0
@@ -211,12 +214,15 @@ class Cut:
         self.truncated.add(passed, steps)
         if self.size == 0:
             return
-        missing = {
-            name: part - self.exact[name] for name, part in self.truncated.gradient().items()
-        }
-        error = float(norms(missing)) / self.size
-        along = sum(float((part * self.exact[name]).sum()) for name, part in missing.items())
-        along /= self.size**2
+        if self.of_sums:
+            parts = self.truncated.totals
+        else:
+            gradient = self.truncated.gradient()
+            parts = [gradient[name] for name in self.names]
+        missing = [part - whole for part, whole in zip(parts, self.exact, strict=True)]
+        error = math.hypot(*(_norm(part) for part in missing)) / self.size
+        pairs = zip(missing, self.exact, strict=True)
+        along = sum(float(torch.dot(a.flatten(), b.flatten())) for a, b in pairs) / self.size**2
         self.error[lag + 1] = error
         length = math.sqrt(max(0.0, 1 + 2 * along + error**2))  # of the truncated one
         self.cosine[lag + 1] = (1 + along) / length if length > 0 else 0.0
@@ -225,6 +231,10 @@ class Cut:
         """Fill in the lags after the last, which add nothing."""
         self.error[last + 2 :] = self.error[last + 1]
         self.cosine[last + 2 :] = self.cosine[last + 1]
+
+
+def _norm(part: Tensor) -> float:
+    return float(torch.linalg.vector_norm(part, dtype=torch.float64))
 
 
 def _rms(norms: Float[Tensor, "J B"], scored: Bool[Tensor, "J B"]) -> Float[np.ndarray, " J"]:

@@ -79,8 +79,9 @@ class Sums:
     def add(self, passed: list[StepPassed], steps: slice) -> None:
         """Add the terms of some steps."""
         for total, (k, site) in zip(self.totals, self.chain.sites, strict=True):
-            delta = site.delta(passed[k]).flatten(0, 1)
-            total.addmm_(delta.t(), site.z[steps].flatten(0, 1))
+            z = site.z[steps].flatten(0, 1)
+            for rows, delta in site.deltas(passed[k]):
+                total[rows].addmm_(delta.flatten(0, 1).t(), z)
 
     def gradient(self) -> Named:
         """Return the gradient by parameter."""
@@ -88,9 +89,13 @@ class Sums:
 
 
 class Whole(NamedTuple):
-    """One exact backward: the gradient, and the norm of what each step's use of W adds to it."""
+    """One exact backward: the gradient, and the norm of what each step's use of W adds to it.
+
+    sums: Σ δ zᵀ at every site, of which the gradient is made.
+    """
 
     gradient: Named
+    sums: list[Float[Tensor, "N Z"]]
     by_use: Float[Tensor, " T"]
 
 
@@ -107,7 +112,8 @@ def whole(chain: Chain) -> Whole:
             ]
         passed, carried = chain.back(d, slice(t, t + 1))
         for delta, (k, site) in zip(deltas, chain.sites, strict=True):
-            delta[t] = site.delta(passed[k])[0]
+            for columns, piece in site.deltas(passed[k]):
+                delta[t, :, columns] = piece[0]
     gradient: Named = {}
     by_use = torch.zeros(chain.T, dtype=torch.float64)
     for indices in torch.arange(chain.T).split(at_once(chain)):
@@ -122,7 +128,11 @@ def whole(chain: Chain) -> Whole:
         for name, part in each.items():
             total = part.sum(0)
             gradient[name] = gradient[name] + total if name in gradient else total
-    return Whole(gradient, by_use)
+    sums = [
+        delta.flatten(0, 1).t() @ site.z.flatten(0, 1)
+        for delta, (_, site) in zip(deltas, chain.sites, strict=True)
+    ]
+    return Whole(gradient, sums, by_use)
 
 
 def at_once(chain: Chain) -> int:
@@ -157,7 +167,8 @@ class ByLoss:
         """Keep a lag's terms, the latest use first; add them when there are BLOCK lags of them."""
         slot = BLOCK - 1 - self.filled
         for deltas, (k, site) in zip(self.deltas, self.sites, strict=True):
-            deltas[lag.first - self.first :, slot] = site.delta(lag.passed[k])
+            for columns, piece in site.deltas(lag.passed[k]):
+                deltas[lag.first - self.first :, slot, :, columns] = piece
             deltas[: lag.first - self.first, slot] = 0
         self.filled += 1
         if self.filled == BLOCK:

@@ -7,7 +7,7 @@ at a weight goes on to these by torch's autograd, so that a gradient is one of p
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -35,9 +35,13 @@ class Site(NamedTuple):
     z: Float[Tensor, "T B Z"]
     blocks: tuple[Block, ...]
 
-    def delta(self, passed: StepPassed) -> Float[Tensor, "J B N"]:
-        """Return δ."""
-        return passed.join(self.pieces)
+    def deltas(self, passed: StepPassed) -> Iterator[tuple[slice, Float[Tensor, "J B _"]]]:
+        """Yield δ piece by piece, each with the columns that it has."""
+        start = 0
+        for piece in passed.apart(self.pieces):
+            stop = start + piece.shape[-1]
+            yield slice(start, stop), piece
+            start = stop
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,23 @@ class Parameters:
                     grad[..., block.columns].index_add_(-2, block.rows, part.mT)
         lead = totals[0].shape[:-2] if totals else ()
         return self._of_parameters(grads, lead)
+
+    def are_apart(self, sites: Sequence[Site]) -> bool:
+        """Return whether every number of Σ δ zᵀ at the sites is one of one parameter's gradient.
+
+        Norms and inner products of gradients are then those of the sums. It is not so where a
+        weight is made of parameters, or enters twice, or where part of a sum belongs to none.
+        """
+        ids = {id(parameter) for parameter in self.parameters.values()}
+        blocks = [block for site in sites for block in site.blocks]
+        if not all(id(self.weights[block.weight]) in ids for block in blocks):
+            return False
+        ones = [site.z.new_ones(site.size, site.z.shape[-1]) for site in sites]
+        counts = self.gradient(sites, ones).values()
+        for site, left in zip(sites, ones, strict=True):
+            for block in site.blocks:
+                left[block.delta, block.z] -= 1
+        return all(bool((count <= 1).all()) for count in counts) and not any(map(torch.any, ones))
 
     def _of_parameters(self, grads: Mapping[int, Tensor], lead: Sequence[int]) -> Named:
         """Return the gradients of the parameters from those of the weights."""

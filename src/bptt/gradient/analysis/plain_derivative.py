@@ -87,3 +87,7 @@ class PlainPassed:
     def join(self, pieces: Pieces) -> Float[Tensor, "J B _"]:
         """Return what arrives at p; or at a weight, flat, of all sequences together."""
         return self.weights[pieces[0]].reshape(len(self.p), 1, -1) if pieces else self.p
+
+    def apart(self, pieces: Pieces) -> list[Float[Tensor, "J B _"]]:
+        """Return the same as one piece."""
+        return [self.join(pieces)]
