@@ -223,6 +223,23 @@ def test_a_run_of_a_class_of_ones_own_is_saved_and_goes_on(tmp_path: Path) -> No
     assert (done.updates, again.recurrent.cells[0].alpha) == (4, 0.3)
 
 
+def test_a_class_that_has_a_name_is_the_cell_of_that_name() -> None:
+    y = torch.randint(4, (6, 2))
+    nets = []
+    for cell in ("gru", bptt.GRUCell):
+        torch.manual_seed(0)
+        nets.append(bptt.Network(bptt.Categorical(4), cell=cell, hidden=5))
+    assert nets[0].config() == nets[1].config()
+    assert type(nets[1].recurrent) is bptt.GRU
+    torch.testing.assert_close(nets[0](y).nll, nets[1](y).nll, rtol=0, atol=0)
+
+
+def test_an_argument_that_no_file_can_have_is_said() -> None:
+    net = bptt.Network(bptt.Gaussian(1), cell=lambda i, h: Leaky(i, h, alpha=torch.tensor(0.1)))
+    with pytest.raises(bptt.BpttError, match="alpha of a Leaky is a Tensor"):
+        net.config()
+
+
 class NoStep(bptt.Cell):
     pass
 

@@ -13,7 +13,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_whole, shown
-from bptt.kernel.blueprint import Blueprint, names_of, tensors_of
+from bptt.kernel.blueprint import Blueprint, names_of, note_arguments, tensors_of
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain_loop import Parts, Step
 
@@ -77,16 +77,7 @@ class Cell(nn.Module):
     def __new__(cls, *args: Any, **options: Any) -> Cell:
         """Note the arguments, from which the same can be made again."""
         made = super().__new__(cls)
-        try:
-            bound = inspect.signature(cls.__init__).bind(made, *args, **options)
-        except TypeError:  # __init__ raises it; or it is a copy, which is not initialised
-            return made
-        bound.apply_defaults()
-        arguments: dict[str, Any] = {}
-        for name, value in [*bound.arguments.items()][3:]:
-            is_rest = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
-            arguments.update(value if is_rest else {name: value})
-        made.__dict__["arguments"] = arguments
+        note_arguments(made, args, options)
         return made
 
     def __init__(
@@ -137,18 +128,23 @@ class Cell(nn.Module):
         """Return what print(net) shows of it."""
         parameters = inspect.signature(type(self).__init__).parameters
         usual = {name: parameter.default for name, parameter in parameters.items()}
-        more = [f"{k}={v!r}" for k, v in self.arguments.items() if v != usual.get(k)]
+        more = [f"{k}={v!r}" for k, v in self.options.items() if v != usual.get(k)]
         return ", ".join([f"{self.input_size}, {self.hidden_size}", *more])
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments that it was made with, but for the two sizes."""
+        return dict([*self.arguments.items()][2:])
 
     def config(self) -> dict[str, Any]:
         """Return its class and arguments as plain values, for a file."""
-        for name, value in self.arguments.items():
+        for name, value in self.options.items():
             if not isinstance(value, PLAIN):
                 raise BpttError(
                     f"{name} of a {type(self).__name__} is {shown(value)}; expected a number or a "
                     "text, for a file to say what the network is made of"
                 )
-        return {"class": type(self).__name__, **self.arguments}
+        return {"class": type(self).__name__, **self.options}
 
     def tensors(self) -> dict[str, Tensor]:
         """Return its tensors by name, as this call sees them, those of the input included."""

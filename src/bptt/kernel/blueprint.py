@@ -7,8 +7,9 @@ run inside a loop over time, and are refused.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Hashable, Mapping, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -140,6 +141,23 @@ def _require_no_other_hooks(module: nn.Module, name: str, remedy: str) -> None:
             raise BpttError(f"{name} has a {kind}, which would not run: {remedy}")
     if "forward" in vars(module):
         raise BpttError(f"{name}.forward was replaced, and would not run: {remedy}")
+
+
+def note_arguments(made: Any, args: Sequence[Any], options: Mapping[str, Any]) -> None:
+    """Set `arguments` of an object that is being made, by name, from which to make the same again.
+
+    They are not set where __init__ will refuse them, nor of a copy, which is not initialised.
+    """
+    try:
+        bound = inspect.signature(type(made).__init__).bind(made, *args, **options)
+    except TypeError:
+        return
+    bound.apply_defaults()
+    arguments: dict[str, Any] = {}
+    for name, value in [*bound.arguments.items()][1:]:
+        is_rest = bound.signature.parameters[name].kind is inspect.Parameter.VAR_KEYWORD
+        arguments.update(value if is_rest else {name: value})
+    made.__dict__["arguments"] = arguments
 
 
 def with_tensors(module: Module, tensors: Mapping[str, Tensor | None]) -> Module:

@@ -18,6 +18,9 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 
 from bptt.cells.cell import Activation, Cell, cell_from_config
+from bptt.cells.elman import ReluCell, RNNCell
+from bptt.cells.gru import GRUCell
+from bptt.cells.lstm import LSTMCell
 from bptt.cells.registry import CELLS, ELMAN
 from bptt.errors import (
     BpttError,
@@ -105,7 +108,9 @@ class Network(DropsUnits):
             require_choice("cell", cell, list(CELLS))
         require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
-        name, kind = _name_of(cell), CELLS[cell] if isinstance(cell, str) else Cell
+        name = _name_of(cell)
+        cell = name if name in CELLS else cell
+        kind = CELLS[cell] if isinstance(cell, str) else Cell
         self.init.require(name, kind, recurrence)
         self.loop = LoopOptions(
             leak=leak, learn_leak=learn_leak, skips=as_delays(skips), norm=norm, dropout=dropout
@@ -384,9 +389,10 @@ class Network(DropsUnits):
         if self.loop.beside_w:
             kind = CELLS[self.cell]
             return _stacked(lambda i, h: self.loop.cell(i, h, kind), width, hidden, layers)
-        if callable(cell) or cell not in LAYERS:
-            return _stacked(CELLS[cell] if isinstance(cell, str) else cell, width, hidden, layers)
-        layer = LAYERS[cell](max(width, 1), hidden, layers)
+        make = CELLS[cell] if isinstance(cell, str) else cell
+        if not isinstance(make, type) or make not in LAYERS:
+            return _stacked(make, width, hidden, layers)
+        layer = LAYERS[make](max(width, 1), hidden, layers)
         if width == 0:  # nothing comes in but the state, which torch's constructors refuse
             layer.input_size = 0
             layer.weight_ih_l0 = nn.Parameter(layer.weight_ih_l0.detach()[:, :0])
@@ -399,11 +405,11 @@ class Network(DropsUnits):
         return self.recurrent.cell("_l0").config()
 
 
-LAYERS: dict[str, Callable[[int, int, int], RNN | GRU | LSTM]] = {
-    "tanh": RNN,
-    "relu": partial(RNN, nonlinearity="relu"),
-    "gru": GRU,
-    "lstm": LSTM,
+LAYERS: dict[type[Cell], Callable[[int, int, int], RNN | GRU | LSTM]] = {
+    RNNCell: RNN,
+    ReluCell: partial(RNN, nonlinearity="relu"),
+    GRUCell: GRU,
+    LSTMCell: LSTM,
 }
 """What runs the cells that torch has layers for."""
 
@@ -413,7 +419,8 @@ def _name_of(cell: object) -> str:
     if isinstance(cell, str):
         return cell
     names = [name for name, kind in CELLS.items() if kind is cell]
-    return names[0] if names else str(getattr(cell, "__name__", type(cell).__name__))
+    of_class = str(getattr(cell, "__name__", type(cell).__name__))
+    return names[0] if names else of_class if of_class not in CELLS else f"{of_class}()"
 
 
 def _require_maker(cell: Callable[..., Any]) -> None:

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_number, shown
+from bptt.kernel.blueprint import note_arguments
 from bptt.model.encodings import Encoding
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {}
@@ -56,12 +57,7 @@ class Likelihood(nn.Module):
     def __new__(cls, *args: Any, **options: Any) -> Likelihood:
         """Note the arguments, from which the same can be made again."""
         made = super().__new__(cls)
-        try:
-            bound = inspect.signature(cls.__init__).bind(made, *args, **options)
-        except TypeError:  # __init__ raises it; or it is a copy, which is not initialised
-            return made
-        bound.apply_defaults()
-        made.__dict__["arguments"] = dict([*bound.arguments.items()][1:])
+        note_arguments(made, args, options)
         return made
 
     def config(self) -> dict[str, Any]:
