@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrizations, prune
+from torch.utils.checkpoint import checkpoint
 
 import bptt
 from tests.oracles import FLOAT64
@@ -289,6 +290,14 @@ class Nothing(bptt.Cell):
         (lambda x: bptt.Recurrent(Leaky(4, 5))(x, resets=x), r"resets has shape"),
         (lambda x: bptt.Recurrent(Leaky(4, 5))(x, lengths=torch.tensor([8, 1, 1])), "lengths are"),
         (Leaky(4, 5), r"x is a Tensor"),
+        (lambda x: Leaky(4, 5)(x[0].double()), "x is torch.float64 on cpu, beside weights"),
+        (lambda x: bptt.Recurrent(Leaky(4, 5))(x.double()), "input is torch.float64 on cpu"),
+        (bptt.Recurrent(Leaky(4, 5).double()), "beside weights that are torch.float64"),
+        (lambda x: bptt.Recurrent(Leaky(4, 5))(x.to("meta")), "input is torch.float32 on meta"),
+        (
+            lambda x: bptt.Recurrent(Leaky(4, 5))(x, torch.zeros(1, 3, 5).double()),
+            "hx is torch.float64",
+        ),
         (lambda x: Leaky(4, 5)(x[0], x[0]), "the state of a Leaky is"),
         (lambda x: bptt.Network(bptt.Gaussian(1), cell="grU"), "grU"),
         (lambda x: bptt.Network(bptt.Gaussian(1), cell=nn.Linear), "what cell makes is a Linear"),
@@ -316,3 +325,30 @@ def test_a_hook_that_would_not_run_is_refused(x: Tensor) -> None:
         layer(x)
     handle.remove()
     layer(x)
+
+
+def test_half_precision_is_the_layers_own(x: Tensor) -> None:
+    layer = bptt.Recurrent(Leaky(4, 5))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        output, state = layer(x)
+    assert output.dtype == state.dtype == torch.float32
+    torch.testing.assert_close(output, layer(x)[0])
+    half = copy.deepcopy(layer).bfloat16()
+    output, state = half(x.bfloat16())
+    assert output.dtype == state.dtype == torch.bfloat16
+    torch.testing.assert_close(output.float(), layer(x)[0], rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("kind", [Leaky, Nested])
+def test_transforms_and_derivatives_of_derivatives(kind: type[bptt.Cell], x: Tensor) -> None:
+    layer, x = bptt.Recurrent(kind(4, 3)).double(), x[:3, :2].double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: layer(x)[0], (x,))
+    assert torch.autograd.gradgradcheck(lambda x: layer(x)[0], (x,))
+    several = torch.stack([x.detach(), 2 * x.detach()])
+    each = torch.func.vmap(lambda x: layer(x)[0])(several)
+    torch.testing.assert_close(each, torch.stack([layer(one)[0] for one in several]), **FLOAT64)
+    slopes = torch.func.jacrev(lambda x: layer(x)[0].sum())(x.detach())
+    expected = torch.autograd.grad(layer(x)[0].sum(), x)[0]
+    torch.testing.assert_close(slopes, expected, **FLOAT64)
+    again = checkpoint(lambda x: layer(x)[0], x, use_reentrant=False)
+    torch.testing.assert_close(torch.autograd.grad(again.sum(), x)[0], expected, **FLOAT64)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from bptt.errors import BpttError, require_whole, shown
 from bptt.kernel.blueprint import Blueprint, names_of, note_arguments, tensors_of
 from bptt.kernel.ops import Recipe
+from bptt.kernel.plain import require_alike
 from bptt.kernel.plain_loop import Parts, Step
 
 
@@ -175,6 +176,7 @@ class Cell(nn.Module):
             raise BpttError(
                 f"x is {shown(x)}; expected a tensor (B, {self.input_size}) or ({self.input_size})"
             )
+        require_alike("x", x, self.weight_ih)
         rows = x.unsqueeze(0) if is_single else x
         moved = self.move(rows, self._parts(state, rows, is_single=is_single))
         moved = tuple(part.squeeze(0) for part in moved) if is_single else moved

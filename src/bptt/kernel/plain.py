@@ -19,6 +19,8 @@ from torch.autograd import forward_ad
 from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
+from bptt.errors import BpttError
+
 with torch.inference_mode():
     _OF_INFERENCE = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
 PLAIN_KEYS = (torch._C._dispatch_keys(torch.empty(0, device="cpu")).raw_repr(), _OF_INFERENCE)
@@ -85,6 +87,20 @@ def _all_devices() -> bool:
     count = torch._C._len_torch_function_stack()
     modes: list[Any] = [torch._C._get_function_stack_at(i) for i in range(count)]
     return all(isinstance(mode, DeviceContext) for mode in modes)
+
+
+def require_alike(name: str, tensor: Tensor, weight: Tensor) -> None:
+    """Raise BpttError unless a tensor is of the dtype, and on the device, that weights are.
+
+    Under autocast torch sees to the dtype itself.
+    """
+    device = tensor.device.type
+    is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    if tensor.device != weight.device or (tensor.dtype != weight.dtype and not is_cast):
+        raise BpttError(
+            f"{name} is {tensor.dtype} on {tensor.device}, beside weights that are {weight.dtype} "
+            f"on {weight.device}; expected both alike: move one of them with .to(...)"
+        )
 
 
 def take_as_constant(function: Any) -> None:

@@ -15,7 +15,7 @@ from bptt.kernel import ops
 from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain import leave_to_python
+from bptt.kernel.plain import leave_to_python, require_alike
 from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import each
 from bptt.model.stack import Stack
@@ -167,6 +167,7 @@ class Recurrent(Stack):
         if any(other is not None for other in others):
             raise BpttError("lengths or resets are given with a PackedSequence; expected a tensor")
         rows, sizes, order, back = packed
+        require_alike("input", rows, self.part("weight_ih", "_l0"))
         start = self.first_state(hx, int(sizes[0]), rows, is_single=False)
         sort = None if order is None else (lambda part: part[:, order])
         unsort = None if back is None else (lambda part: part[:, back])

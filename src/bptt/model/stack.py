@@ -23,7 +23,7 @@ from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.kernel.native_step import Source
 from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe, Run
-from bptt.kernel.plain import leave_to_python
+from bptt.kernel.plain import leave_to_python, require_alike
 from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import Hidden, each
 from bptt.model.masks import as_mask, steps_alive
@@ -240,6 +240,7 @@ class Stack(nn.Module):
             raise BpttError(
                 f"input is {shown(input)}; expected real numbers, {self.input_size} a row"
             )
+        require_alike("input", input, self.part("weight_ih", "_l0"))
         is_single = input.ndim == 2
         rows = input.unsqueeze(1) if is_single else input
         if self.batch_first and not is_single:
@@ -272,5 +273,7 @@ class Stack(nn.Module):
                 f"hx is {shown(hx) if None in got else ' and '.join(map(str, got))}; expected "
                 f"{' and '.join(map(str, wanted))}"
             )
+        for part in parts:
+            require_alike("hx", part, self.part("weight_ih", "_l0"))
         starts = tuple(part.unsqueeze(1) if is_single else part for part in parts)
         return starts if len(starts) > 1 else starts[0]
