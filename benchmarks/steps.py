@@ -40,12 +40,12 @@ NAMES = ("tanh", "gru", "lstm", "leaky", "minimal gated", "lem", "cornn", "norma
 LAYERS = {"tanh": "RNN", "gru": "GRU", "lstm": "LSTM"}
 
 
-def seconds(*sides: Callable[[], object]) -> list[float]:
+def seconds(*sides: Callable[[], object], rounds: int = ROUNDS) -> list[float]:
     """Return each side's median time, taken in turns."""
     times: list[list[float]] = [[] for _ in sides]
     for side in sides:
         side()
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         for side, found in zip(sides, times, strict=True):
             repeats, start = 0, time.perf_counter()
             while repeats == 0 or time.perf_counter() - start < 0.1:
