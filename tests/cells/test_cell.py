@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import pickle
 from collections.abc import Callable
@@ -27,6 +28,10 @@ class Leaky(bptt.Cell):
 
     def step(self, p: Tensor, h: Tensor) -> Tensor:
         return torch.lerp(h, torch.tanh(p + h @ self.weight_hh.T), self.alpha)
+
+
+class Saved(Leaky):
+    """A name that no other module has a cell of."""
 
 
 class Nested(bptt.Cell):
@@ -198,14 +203,14 @@ def test_layers_are_copied_and_pickled(x: Tensor) -> None:
 
 
 def test_a_class_of_ones_own_is_saved_by_its_name_and_arguments() -> None:
-    net = bptt.Network(bptt.Gaussian(1), cell=lambda i, h: Leaky(i, h, alpha=0.3), hidden=5)
+    net = bptt.Network(bptt.Gaussian(1), cell=lambda i, h: Saved(i, h, alpha=0.3), hidden=5)
     config = json.loads(json.dumps(net.config()))
-    assert config["cell"] == {"class": "Leaky", "alpha": 0.3}
+    assert config["cell"] == {"class": "Saved", "alpha": 0.3}
     again = bptt.Network.from_config(config)
     assert again.recurrent.cells[0].alpha == 0.3
     for cell, reason in (
         ({"class": "Nobody"}, "not defined here"),
-        ({"class": "Leaky", "beta": 1}, "other arguments"),
+        ({"class": "Saved", "beta": 1}, "other arguments"),
         ({}, "not defined here"),
         (["tanh"], "cell is"),
     ):
@@ -217,7 +222,7 @@ def test_a_run_of_a_class_of_ones_own_is_saved_and_goes_on(tmp_path: Path) -> No
     text = tmp_path / "text.txt"
     text.write_text("the quick brown fox jumps over the lazy dog " * 20)
     data = bptt.read_text(text)
-    net = bptt.Network(data.likelihood, cell=lambda i, h: Leaky(i, h, alpha=0.3), hidden=5)
+    net = bptt.Network(data.likelihood, cell=lambda i, h: Saved(i, h, alpha=0.3), hidden=5)
     settings = bptt.Settings(max_updates=2, window=10, batch=2)
     bptt.fit(net, data, settings, out=tmp_path / "run")
     again, done = bptt.resume(tmp_path / "run", max_updates=4)
@@ -233,6 +238,23 @@ def test_a_class_that_has_a_name_is_the_cell_of_that_name() -> None:
     assert nets[0].config() == nets[1].config()
     assert type(nets[1].recurrent) is bptt.GRU
     torch.testing.assert_close(nets[0](y).nll, nets[1](y).nll, rtol=0, atol=0)
+
+
+def test_two_classes_of_one_name_are_not_taken_for_each_other() -> None:
+    config = bptt.Network(bptt.Gaussian(1), cell=Saved, hidden=5).config()
+    other = type("Saved", (Leaky,), {"__module__": "elsewhere"})
+    with pytest.raises(bptt.BpttError, match="several modules have a cell called Saved: elsewhere"):
+        bptt.Network.from_config(config)
+    del other
+    gc.collect()
+    bptt.Network.from_config(config)
+
+
+def test_a_tensor_that_there_is_not_is_no_attribute() -> None:
+    layer = bptt.Recurrent(Leaky(4, 5))
+    assert layer.weight_hh_l0 is layer.cells[0].weight_hh
+    for name in ("bias_hh_l0", "weight_hh_l1", "weight_hh_l0_reverse", "nothing"):
+        assert not hasattr(layer, name)
 
 
 def test_an_argument_that_no_file_can_have_is_said() -> None:
@@ -290,6 +312,9 @@ class Nothing(bptt.Cell):
         (lambda x: bptt.Recurrent(Leaky(4, 5))(x, resets=x), r"resets has shape"),
         (lambda x: bptt.Recurrent(Leaky(4, 5))(x, lengths=torch.tensor([8, 1, 1])), "lengths are"),
         (Leaky(4, 5), r"x is a Tensor"),
+        (lambda x: Leaky(4, 5)(x[0], x[0, :, :1].double() + torch.zeros(5)), "the state is torch"),
+        (lambda x: bptt.GRUCell(4, 5)(x[0].double(), torch.zeros(3, 5)), "x is torch.float64"),
+        (lambda x: bptt.GRUCell(4, 5)(x[0], torch.zeros(3, 5).double()), "the state is torch"),
         (lambda x: Leaky(4, 5)(x[0].double()), "x is torch.float64 on cpu, beside weights"),
         (lambda x: bptt.Recurrent(Leaky(4, 5))(x.double()), "input is torch.float64 on cpu"),
         (bptt.Recurrent(Leaky(4, 5).double()), "beside weights that are torch.float64"),

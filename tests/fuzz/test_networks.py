@@ -65,7 +65,7 @@ def cell_step(net: bptt.Network, k: int, p: Tensor, past: list[tuple[Tensor, ...
     h = past[0][0]
 
     def weight(name: str) -> Tensor:
-        return getattr(layer, f"{name}_l{k}")
+        return getattr(layer, f"{name}_l{k}", None)
 
     if net.recurrence == "output":
         return (torch.tanh(p) if net.cell == "tanh" else torch.relu(p),)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial, reduce
+from functools import partial
 from types import NoneType
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_whole, shown
 from bptt.kernel.blueprint import Blueprint, names_of, note_arguments, tensors_of
+from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import require_alike
 from bptt.kernel.plain_loop import Parts, Step
@@ -33,6 +34,7 @@ class Activation(Protocol):
 MOST_UNITS = 2**31 - 1
 """What the kernel's loops can count."""
 PLAIN = (bool, int, float, str, NoneType, list, tuple)
+"""What a file can say of an argument."""
 INSTEAD = "a cell is a step of a loop over time; expected the hook on the layer around it"
 
 
@@ -184,12 +186,8 @@ class Cell(nn.Module):
 
     def move(self, x: Float[Tensor, "B I"], state: Parts) -> Parts:
         """Return the parts of the state after one step, by torch's operations."""
-        biases = [
-            bias for bias in (getattr(self, name) for name in self.biases) if bias is not None
-        ]
-        bias = reduce(torch.add, biases) if biases else None
-        p = torch.nn.functional.linear(x, self.weight_ih, bias)
-        return checked_step(self, p, state)
+        biases = [getattr(self, name) for name in self.biases]
+        return checked_step(self, Source(x, self.weight_ih, *biases).p, state)
 
     def _parts(self, state: Any, rows: Tensor, *, is_single: bool) -> Parts:
         """Return the state as the loop has it, or raise BpttError where it is another cell's."""
@@ -204,6 +202,8 @@ class Cell(nn.Module):
                 f"the state of a {type(self).__name__} is {shown(state)}; expected "
                 f"{' and '.join(map(str, wanted))}, or None for zeros"
             )
+        for part in parts:
+            require_alike("the state", part, self.weight_ih)
         return tuple(part.unsqueeze(0) for part in parts) if is_single else parts
 
 
@@ -219,11 +219,11 @@ def checked_step(cell: Cell, p: Float[Tensor, "B G"], state: Parts) -> Parts:
     """Return the parts of the state after a cell's step, or raise BpttError if they are none."""
     moved = cell.step(p, *state)
     parts = tuple(moved) if isinstance(moved, tuple | list) else (moved,)
-    _require_alike(cell, parts, state)
+    _require_same_form(cell, parts, state)
     return parts
 
 
-def _require_alike(cell: Cell, moved: tuple[Any, ...], state: Parts) -> None:
+def _require_same_form(cell: Cell, moved: tuple[Any, ...], state: Parts) -> None:
     """Raise BpttError unless a step has returned a state of the form that it was given."""
     got = [part.shape if isinstance(part, Tensor) else type(part) for part in moved]
     wanted = [part.shape for part in state]
@@ -242,19 +242,25 @@ def _require_alike(cell: Cell, moved: tuple[Any, ...], state: Parts) -> None:
 
 def cell_from_config(config: Mapping[str, Any]) -> Callable[[int, int], Cell]:
     """Return what makes a cell of the class, and with the arguments, that `Cell.config` noted."""
-    rest = dict(config)
-    name = rest.pop("class", None)
+    options = dict(config)
+    name = options.pop("class", None)
     kinds = {kind.__name__: kind for kind in _subclasses(Cell)}
+    places = {kind.__module__ for kind in _subclasses(Cell) if kind.__name__ == name}
+    if len(places) > 1:
+        raise BpttError(
+            f"several modules have a cell called {name}: {', '.join(sorted(places))}; expected one "
+            "of them under another name"
+        )
     if name not in kinds:
         raise BpttError(
             f"the cell is of a class {shown(name)} that is not defined here; expected one of "
             f"{', '.join(kinds)}; import the module that has yours first"
         )
     try:
-        inspect.signature(kinds[name]).bind(1, 1, **rest)
+        inspect.signature(kinds[name]).bind(1, 1, **options)
     except TypeError as error:
         raise BpttError(f"the cell {name!r} has other arguments: {error}") from None
-    return partial(kinds[name], **rest)
+    return partial(kinds[name], **options)
 
 
 def _subclasses(kind: type[Cell]) -> Iterator[type[Cell]]:

@@ -34,10 +34,10 @@ class TorchCell(Cell):
         """Return the state after one step; see `Cell.forward`."""
         parts = state if type(state) is tuple else (state,)
         states = len(self.state_sizes)
-        if type(x) is Tensor and type(parts[0]) is Tensor and x.ndim == 2:  # else with every check
-            rows, columns = x.shape
-            shape = (rows, self.hidden_size)
-            if columns == self.input_size and [part.shape for part in parts] == [shape] * states:
+        if all([type(tensor) is Tensor for tensor in (x, *parts)]) and x.ndim == 2:  # noqa: C419
+            shapes = [(len(x), self.input_size), *[(len(x), self.hidden_size)] * states]
+            is_alike = {tensor.dtype for tensor in (x, *parts)} == {self.weight_ih.dtype}
+            if is_alike and [tensor.shape for tensor in (x, *parts)] == shapes:
                 return self.by_torch(x, parts)
         return super().forward(x, state)
 

@@ -11,7 +11,7 @@ TEMPERATURE = 0.7
 """At which a network writes, unless told."""
 
 
-def several(kind: type[str] | type[int] | type[float]) -> Parameter:
+def comma_separated(kind: type[str] | type[int] | type[float]) -> Parameter:
     """Return what reads several names or numbers, with commas between."""
 
     def read(_: object, tokens: Sequence[Token]) -> tuple[str | float, ...]:

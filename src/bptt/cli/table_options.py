@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from bptt.cli.options import several
+from bptt.cli.options import comma_separated
 
 if TYPE_CHECKING:
     from bptt.training.columns import Columns
@@ -17,11 +17,11 @@ DIALECT = ("separator", "decimal", "thousands", "comment", "missing", "encoding"
 class TableOptions:
     """Of a table: what its columns are, and how its file is written."""
 
-    target: Annotated[tuple[str, ...], several(str)] = ()
+    target: Annotated[tuple[str, ...], comma_separated(str)] = ()
     """The columns to model, such as a,b; by default every column of numbers left, but for an
     index."""
 
-    inputs: Annotated[tuple[str, ...], several(str)] = ()
+    inputs: Annotated[tuple[str, ...], comma_separated(str)] = ()
     """Columns that are known at the step that is predicted."""
 
     time: str | None = None
@@ -59,7 +59,7 @@ class TableOptions:
     comment: str | None = None
     """What lines begin with that are no rows; by default # or %, if the file has some."""
 
-    missing: Annotated[tuple[str, ...], several(str)] = ()
+    missing: Annotated[tuple[str, ...], comma_separated(str)] = ()
     """More words for a missing value, such as -999,none."""
 
     encoding: str | None = None

@@ -15,7 +15,7 @@ from bptt.cells.registry import CellName
 from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
-from bptt.cli.options import MOST_SEED, TEMPERATURE, several
+from bptt.cli.options import MOST_SEED, TEMPERATURE, comma_separated
 from bptt.cli.rules import SEQUENCES, TABLE, TASK, check, complaint, kind_of_data
 from bptt.cli.table_options import TableOptions
 from bptt.cli.words import shell_word
@@ -52,14 +52,14 @@ class NetworkOptions:
     """Where the loop runs: hidden to hidden, output to hidden, or both; by default both, and for
     tasks that have inputs hidden."""
 
-    leak: Annotated[tuple[float, ...], several(float)] = ()
+    leak: Annotated[tuple[float, ...], comma_separated(float)] = ()
     """Leaky units (tanh and relu): how much of a unit's state is new at each step, such as 0.1; or
     two numbers, such as 0.01,1, over which the units are spread."""
 
     learn_leak: bool = False
     """Learn the leak of each unit, from there on."""
 
-    skips: Annotated[tuple[int, ...], several(int)] = ()
+    skips: Annotated[tuple[int, ...], comma_separated(int)] = ()
     """Skip connections through time (tanh and relu): more delays by which the hidden state enters,
     such as 4,16."""
 

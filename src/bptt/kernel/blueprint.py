@@ -106,8 +106,8 @@ def tensors_of(module: nn.Module, name: str, remedy: str) -> dict[str, Tensor]:
     name, remedy: what to call it, and what to do instead, if it has a hook that would not run.
     """
     seen = computed(module, name, remedy)
-    mine = [*seen._parameters, *seen._buffers, *vars(seen)]
-    attributes = {key: getattr(seen, key) for key in dict.fromkeys(mine)}
+    names = [*seen._parameters, *seen._buffers, *vars(seen)]
+    attributes = {key: getattr(seen, key) for key in dict.fromkeys(names)}
     tensors = {key: value for key, value in attributes.items() if isinstance(value, Tensor)}
     for key, child in _children(module):
         inner = tensors_of(child, f"{name}.{key}", remedy)
@@ -165,9 +165,9 @@ def with_tensors(module: Module, tensors: Mapping[str, Tensor | None]) -> Module
     seen = copy_of(module)
     inside: dict[str, dict[str, Tensor | None]] = {}
     for name, tensor in tensors.items():
-        child, dot, rest = name.partition(".")
+        child, dot, path = name.partition(".")
         if dot:
-            inside.setdefault(child, {})[rest] = tensor
+            inside.setdefault(child, {})[path] = tensor
         else:
             seen.__dict__[name] = tensor
     for name, child_module in _children(seen):

@@ -85,7 +85,7 @@ def _runs(name: str, layer: RNNBase | Stack) -> Iterator[LayerRun]:
         )
         yield LayerRun(name, is_native=False, detail=detail)
         return
-    for _, suffix in layer.suffixes:
+    for suffix in layer.suffixes:
         traced = _trace(layer, suffix)
         if isinstance(traced, str):
             yield LayerRun(f"{name}.{suffix[1:]}", is_native=False, detail=traced)

@@ -303,7 +303,7 @@ class Network(DropsUnits):
         require_kind(
             "steps", steps, (list, tuple, range), "numbers of steps, which rise, in a list"
         )
-        if not self.recurrent.remembers_h_alone and self.recurrent.state_sizes:
+        if not self.recurrent.remembers_h_alone:
             raise BpttError(
                 f'states_after is asked of cell "{self.cell}"; expected one whose state is h, or '
                 "advance"

@@ -111,7 +111,9 @@ class Recurrent(Stack):
     def __getattr__(self, name: str) -> Any:
         """Return a tensor of a cell by the name that torch's layers would have for it."""
         match = FLAT.fullmatch(name)
-        return self.part(*match.groups()) if match else super().__getattr__(name)
+        is_there = match is not None and match[2] in self.suffixes
+        tensor = self.part(*match.groups()) if match and is_there else None
+        return super().__getattr__(name) if tensor is None else tensor
 
     def parts_of(self, suffix: str) -> dict[str, Tensor]:
         """Return what a layer is made of, by names with its suffix: parameters, or as computed."""
@@ -132,8 +134,7 @@ class Recurrent(Stack):
 
     def as_called(self) -> Recurrent:
         """Return the layers as one call sees them, with each weight computed that is not itself."""
-        suffixes = [suffix for _, suffix in self.suffixes]
-        cells = [(suffix, self.cell(suffix)) for suffix in suffixes]
+        cells = [(suffix, self.cell(suffix)) for suffix in self.suffixes]
         if not any(is_computed(cell) for _, cell in cells):
             return self
         seen = copy_of(self)
@@ -178,12 +179,12 @@ class Recurrent(Stack):
 
 
 def _as_list(name: str, cells: object) -> list[Cell]:
-    several = [cells] if isinstance(cells, Cell) else cells
-    if not isinstance(several, list | tuple | nn.ModuleList):
+    as_list = [cells] if isinstance(cells, Cell) else cells
+    if not isinstance(as_list, list | tuple | nn.ModuleList):
         raise BpttError(f"{name} is {shown(cells)}; expected a bptt.Cell, or a list of them")
-    for cell in several:
+    for cell in as_list:
         require_kind(f"one of {name}", cell, Cell, "a bptt.Cell, such as bptt.cells.MinGRU(3, 8)")
-    return list(several)
+    return list(as_list)
 
 
 def _require_to_fit(forward: list[Cell], backward: list[Cell]) -> None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
-from functools import reduce
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -73,7 +72,7 @@ class Stack(nn.Module):
     @property
     def remembers_h_alone(self) -> bool:
         """Whether all parts of a state are h, of the last step or of earlier ones."""
-        return len(self.state_sizes) == 1
+        return len(self.state_sizes) <= 1
 
     @property
     def state_sizes(self) -> tuple[int, ...]:
@@ -81,11 +80,11 @@ class Stack(nn.Module):
         raise NotImplementedError
 
     @property
-    def suffixes(self) -> Iterator[tuple[int, str]]:
-        """Each layer in each direction: its number, and its suffix."""
+    def suffixes(self) -> Iterator[str]:
+        """The suffix of each layer in each direction."""
         for k in range(self.num_layers):
             for direction in ("", "_reverse")[: 1 + self.bidirectional]:
-                yield k, f"_l{k}{direction}"
+                yield f"_l{k}{direction}"
 
     def layer(
         self,
@@ -134,8 +133,8 @@ class Stack(nn.Module):
 
     def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return what is added to a layer's projected input."""
-        biases = [bias for bias in self._biases(suffix) if bias is not None]
-        return reduce(torch.add, biases) if biases else None
+        U: Tensor = self.part("weight_ih", suffix)
+        return Source(U, U, *self._biases(suffix)).bias
 
     def _biases(self, suffix: str) -> list[Tensor | None]:
         return [self.part(name, suffix) for name in self.biases]

@@ -159,7 +159,7 @@ def _data(x: Tensor | PackedSequence) -> Tensor:
 def _weights(layer: Layers) -> dict[str, Weight]:
     """Return the layer's weights by name, also where they are computed from others."""
     if isinstance(layer, Recurrent):
-        return {name: w for _, suffix in layer.suffixes for name, w in _of_cell(layer, suffix)}
+        return {name: w for suffix in layer.suffixes for name, w in _of_cell(layer, suffix)}
     names = [name for names in layer._all_weights for name in names]
     return {name: _weight(layer, name) for name in names}
 
@@ -289,7 +289,7 @@ def _twin(call: LayerCall) -> Stack:
     dtype = torch.promote_types(like.dtype, torch.float32)
     twin: Any = copy_of(layer)
     if isinstance(layer, Recurrent):
-        for _, suffix in layer.suffixes:
+        for suffix in layer.suffixes:
             buffers = layer.cell(suffix).named_buffers()
             twin.__dict__.update({f"{name}{suffix}": b.detach().to(dtype) for name, b in buffers})
         for name, (weight, _) in call.weights.items():
