@@ -91,21 +91,12 @@ class Network(DropsUnits):
         dropout: float = 0.0,
     ) -> None:
         super().__init__()
-        require_kind("the likelihood", likelihood, Likelihood, "one, such as bptt.Categorical(n)")
-        for part in ("outputs", "encoding", "kind", "noise_shape"):
-            if not hasattr(likelihood, part):
-                raise BpttError(
-                    f"{type(likelihood).__name__} has no {part}; expected a finished Likelihood, "
-                    "which sets it"
-                )
+        _require_finished(likelihood)
         for name, flag in (("learn_leak", learn_leak), ("norm", norm)):
             require_flag(name, flag)
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
-        if callable(cell):
-            _require_maker(cell)
-        else:
-            require_choice("cell", cell, list(CELLS))
+        _require_maker(cell)
         require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
         name = _name_of(cell)
@@ -415,7 +406,7 @@ LAYERS: dict[type[Cell], Callable[[int, int, int], RNN | GRU | LSTM]] = {
 
 
 def _name_of(cell: object) -> str:
-    """Return what a cell goes by: its name, or that of its class."""
+    """Return what a cell goes by: its name, or that of its class, which is no other cell's."""
     if isinstance(cell, str):
         return cell
     names = [name for name, kind in CELLS.items() if kind is cell]
@@ -423,8 +414,22 @@ def _name_of(cell: object) -> str:
     return names[0] if names else of_class if of_class not in CELLS else f"{of_class}()"
 
 
-def _require_maker(cell: Callable[..., Any]) -> None:
-    """Raise BpttError unless a cell can be made of an input size and a hidden size."""
+def _require_finished(likelihood: object) -> None:
+    """Raise BpttError unless a likelihood has all that a network asks it for."""
+    require_kind("the likelihood", likelihood, Likelihood, "one, such as bptt.Categorical(n)")
+    for part in ("outputs", "encoding", "kind", "noise_shape"):
+        if not hasattr(likelihood, part):
+            raise BpttError(
+                f"{type(likelihood).__name__} has no {part}; expected a finished Likelihood, "
+                "which sets it"
+            )
+
+
+def _require_maker(cell: object) -> None:
+    """Raise BpttError unless this names a cell, or makes one of an input and a hidden size."""
+    if not callable(cell):
+        require_choice("cell", cell, list(CELLS))
+        return
     try:
         inspect.signature(cell).bind(1, 1)
         takes_sizes = not isinstance(cell, nn.Module)
