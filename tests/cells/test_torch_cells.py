@@ -95,3 +95,19 @@ def test_shapes_that_do_not_fit(kind: str) -> None:
         ours(torch.zeros(2, 3), h)
     with pytest.raises(bptt.BpttError, match="x is a Tensor"):
         ours(torch.zeros(2, 4))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_one_step_has_every_derivative_and_transform(kind: str) -> None:
+    _, cell = pair(kind, dtype=torch.float64)
+    x, h = torch.randn(2, 3, dtype=torch.float64), torch.randn(2, 5, dtype=torch.float64)
+
+    def move(x: Tensor, h: Tensor) -> Tensor:
+        moved = cell(x, h if kind != "LSTMCell" else (h, h.cos()))
+        return moved if isinstance(moved, Tensor) else torch.cat(moved, dim=1)
+
+    torch.testing.assert_close(torch.func.vmap(move)(x[None], h[None]), move(x, h)[None])
+    slopes = torch.autograd.functional.jacobian(move, (x, h))
+    for transform in (torch.func.jacrev, torch.func.jacfwd):
+        torch.testing.assert_close(transform(move, (0, 1))(x, h), slopes)
+    assert torch.autograd.gradgradcheck(move, (x.requires_grad_(), h.requires_grad_()))

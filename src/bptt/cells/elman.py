@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -32,6 +33,7 @@ class RNNCell(TorchCell):
     """torch.nn.RNNCell: h ← f(bias_ih + bias_hh + weight_ih x + weight_hh h)."""
 
     f: ClassVar[Activation | None] = torch.tanh
+    by_torch: ClassVar[Callable[..., Any]] = torch.rnn_tanh_cell
     closed_by = "W"
     biases = ("bias_ih", "bias_hh")
 
@@ -46,7 +48,8 @@ class RNNCell(TorchCell):
         super().__init__(input_size, hidden_size, bias, **where)
         if nonlinearity is not None:
             require_choice("nonlinearity", nonlinearity, list(NONLINEARITIES))
-            self.f = NONLINEARITIES[nonlinearity].f  # type: ignore[misc]
+            kind = NONLINEARITIES[nonlinearity]
+            self.f, self.by_torch = kind.f, kind.by_torch  # type: ignore
 
     def step(self, p: Float[Tensor, "B H"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         """Return f(p + W h)."""
@@ -54,16 +57,12 @@ class RNNCell(TorchCell):
         (h,) = elman(self.weight_hh, self.f)(p, (h,))
         return h
 
-    def by_torch(self, x: Float[Tensor, "B I"], state: Parts) -> Any:
-        """Return the new h."""
-        cell = torch._VF.rnn_tanh_cell if self.f is torch.tanh else torch._VF.rnn_relu_cell
-        return cell(x, state[0], self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh)
-
 
 class ReluCell(RNNCell):
     """An RNNCell of rectified units."""
 
     f: ClassVar[Activation | None] = torch.relu
+    by_torch = torch.rnn_relu_cell
 
 
 NONLINEARITIES: dict[str, type[RNNCell]] = {"tanh": RNNCell, "relu": ReluCell}

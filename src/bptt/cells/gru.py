@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -35,14 +33,9 @@ class GRUCell(TorchCell):
 
     gates = 3
     keeps = 1
+    by_torch = torch.gru_cell
 
     def step(self, p: Float[Tensor, "B G"], h: Float[Tensor, "B H"]) -> Float[Tensor, "B H"]:
         """Return the new h."""
         (h,) = gru(self.weight_hh, self.bias_hh)(p, (h,))
         return h
-
-    def by_torch(self, x: Float[Tensor, "B I"], state: Parts) -> Any:
-        """Return the new h."""
-        return torch._VF.gru_cell(
-            x, state[0], self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-        )

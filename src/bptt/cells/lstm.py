@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -36,6 +34,7 @@ class LSTMCell(TorchCell):
     states = 2
     keeps = 1
     lets_in = 0
+    by_torch = torch.lstm_cell
     biases = ("bias_ih", "bias_hh")
 
     def step(
@@ -43,9 +42,3 @@ class LSTMCell(TorchCell):
     ) -> Parts:
         """Return the new h and c."""
         return lstm(self.weight_hh)(p, (h, c))
-
-    def by_torch(self, x: Float[Tensor, "B I"], state: Parts) -> Any:
-        """Return the new h and c."""
-        return torch._VF.lstm_cell(
-            x, state, self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
-        )

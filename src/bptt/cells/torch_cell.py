@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from torch import Tensor
 
 from bptt.cells.cell import Cell
+from bptt.kernel.plain import is_transformed
 from bptt.kernel.plain_loop import Parts
 
 
 class TorchCell(Cell):
-    """A cell of torch.nn's constructor, parameters, first numbers and results."""
+    """A cell of torch.nn's constructor, parameters, first numbers and results.
+
+    by_torch: torch's operation for one step, of x, the state, and the weights.
+    """
 
     is_torchs = True
+    by_torch: ClassVar[Callable[..., Any]]
     weight_hh: Tensor
     bias_hh: Tensor | None
 
@@ -26,22 +32,25 @@ class TorchCell(Cell):
         self.bias_ih = None if size is None else self.matrix(size)
         self.bias_hh = None if size is None else self.matrix(size)
 
-    def by_torch(self, x: Float[Tensor, "B I"], state: Parts) -> Any:
-        """Return the state after one step: h, or a tuple of parts."""
-        raise NotImplementedError
-
     def forward(self, x: Tensor, state: Any = None) -> Any:
         """Return the state after one step; see `Cell.forward`."""
         parts = state if type(state) is tuple else (state,)
         states = len(self.state_sizes)
+        if is_transformed():  # of torch's operation not every transform can be had
+            return super().forward(x, state)
         if all([type(tensor) is Tensor for tensor in (x, *parts)]) and x.ndim == 2:  # noqa: C419
             shapes = [(len(x), self.input_size), *[(len(x), self.hidden_size)] * states]
             is_alike = {tensor.dtype for tensor in (x, *parts)} == {self.weight_ih.dtype}
             if is_alike and [tensor.shape for tensor in (x, *parts)] == shapes:
-                return self.by_torch(x, parts)
+                return self.by_torch(x, state, *self._weights())
         return super().forward(x, state)
 
     def move(self, x: Float[Tensor, "B I"], state: Parts) -> Parts:
         """Return the parts of the state after one step."""
-        moved = self.by_torch(x, state)
+        if is_transformed():
+            return super().move(x, state)
+        moved = self.by_torch(x, state if len(state) > 1 else state[0], *self._weights())
         return moved if isinstance(moved, tuple) else (moved,)
+
+    def _weights(self) -> tuple[Tensor | None, ...]:
+        return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh

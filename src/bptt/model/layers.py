@@ -12,10 +12,11 @@ from torch import Tensor, nn
 from torch.nn.modules.rnn import RNNBase
 from torch.nn.utils.rnn import PackedSequence
 
-from bptt.cells.cell import Activation, Cell
+from bptt.cells.cell import Activation
 from bptt.cells.elman import NONLINEARITIES, elman
 from bptt.cells.gru import GRUCell, gru
 from bptt.cells.lstm import LSTMCell, lstm
+from bptt.cells.torch_cell import TorchCell
 from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import binding, ops
 from bptt.kernel.layout import Layout
@@ -25,8 +26,6 @@ from bptt.model.stack import Stack
 
 Module = TypeVar("Module", bound=nn.Module)
 
-ROWS_OF_ONE_STEP = 4
-"""Up to how many sequences torch's RNN and GRU take one step of faster than ours."""
 LARGE_LSTM = 1000
 """From how many units, and rows, on torch's LSTM is faster than ours."""
 
@@ -35,7 +34,7 @@ class TorchLayer(Stack, RNNBase):
     """What RNN, GRU and LSTM share: layers and directions, on the parameters of torch.nn's."""
 
     torch_layer: ClassVar[type[RNNBase]]
-    cell: type[Cell]
+    cell: type[TorchCell]
     states: ClassVar[int] = 1
     biases: ClassVar[tuple[str, ...]] = ("bias_ih", "bias_hh")
     weight_ih_l0: Tensor
@@ -85,35 +84,32 @@ class TorchLayer(Stack, RNNBase):
         """
         if lengths is not None or resets is not None:
             return self.over_sequences(input, hx, lengths, resets)
+        if not torch.is_grad_enabled() and self._is_one_step(input, hx):
+            return self._move(input, hx)
         packed = isinstance(input, PackedSequence)
-        if not packed and self._is_torchs(input):
-            return self._by_torch(input, hx)
         starts = () if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
-        run = self._ours(input.data if packed else input, starts)
+        is_torchs = not packed and self._is_torchs(input)
+        run = None if is_torchs else self._ours(input.data if packed else input, starts)
+        if packed and not torch.compiler.is_compiling() and not _is_whole(input):
+            run = None
         if run is None:
             return self._by_torch(input, hx)
-        if not packed:
-            return self._forward_padded(input, starts, run)
-        if not torch.compiler.is_compiling() and not _is_whole(input):
-            return self._by_torch(input, hx)
-        return self._forward_packed(input, starts, run)
+        return (self._forward_packed if packed else self._forward_padded)(input, starts, run)
 
     def _by_torch(self, *arguments: Any) -> Any:
         return self.torch_layer.forward(self, *arguments)
 
     def _is_torchs(self, rows: Any) -> bool:
-        """Return whether torch's layer is the faster one for these, as benchmarks/ measure it.
-
-        It is for one step of a few sequences, to which no gradient goes, since that takes as long
-        as our checks alone (steps.py); but for LSTMs, for many steps of large ones (layers.py).
-        """
-        if not isinstance(rows, Tensor) or is_traced() or rows.is_nested or rows.ndim not in (2, 3):
-            return False
-        sequences = 1 if rows.ndim == 2 else rows.shape[0 if self.batch_first else 1]
-        steps = len(rows) if rows.ndim == 2 else rows.shape[1 if self.batch_first else 0]
-        if self.states > 1:
-            return bool(self.hidden_size >= LARGE_LSTM and steps * sequences >= LARGE_LSTM)
-        return steps == 1 and sequences <= ROWS_OF_ONE_STEP and not torch.is_grad_enabled()
+        """Return whether torch's layer is the faster one for these, as layers.py measures it."""
+        return bool(
+            self.states > 1
+            and self.hidden_size >= LARGE_LSTM
+            and isinstance(rows, Tensor)
+            and not is_traced()
+            and not rows.is_nested
+            and rows.ndim in (2, 3)
+            and rows.shape[:-1].numel() >= LARGE_LSTM
+        )
 
     def _ours(self, rows: Any, starts: tuple[Any, ...]) -> Run | None:
         """Return what runs our layers on these rows and this state; None where torch's layer does.
@@ -179,6 +175,54 @@ class TorchLayer(Stack, RNNBase):
         ends = last if isinstance(last, tuple) else (last,)
         return out.squeeze(batch), self._as_hidden(tuple(end.squeeze(1) for end in ends))  # type: ignore[union-attr]
 
+    def _is_one_step(self, inputs: Any, hx: Any) -> bool:
+        """Return whether this is a step for `_move`: of shapes that fit, and run as it is."""
+        parts = () if hx is None else hx if self.states > 1 else (hx,)
+        if (
+            type(inputs) is not Tensor
+            or type(parts) is not tuple
+            or inputs.is_nested
+            or inputs.ndim != 3
+            or inputs.shape[1 if self.batch_first else 0] != 1
+            or inputs.shape[2] != self.input_size
+            or is_traced()
+            or is_transformed()
+            or torch.is_autocast_enabled("cpu")
+            or self.proj_size
+            or self.listener is not None
+            or (self.dropout and self.training)
+        ):
+            return False
+        depth, B, dtype = len(self._all_weights), inputs.shape[:2].numel(), inputs.dtype
+        for part in parts:
+            if (
+                type(part) is not Tensor
+                or part.shape != (depth, B, self.hidden_size)
+                or part.dtype is not dtype
+            ):
+                return False
+        return True
+
+    def _move(self, inputs: Tensor, hx: Any) -> tuple[Tensor, Any]:
+        """Return what a single step without a graph gives, by torch's operation for that.
+
+        Our own takes longer to look at its tensors than that takes for all (steps.py).
+        """
+        rows = inputs[:, 0] if self.batch_first else inputs[0]
+        hx = self.zero_state(len(rows)) if hx is None else hx
+        heads, ends = list[Tensor](), list[Any]()
+        move, is_h = self.cell.by_torch, self.states == 1
+        for i, names in enumerate(self._all_weights):
+            state = hx[i] if is_h else tuple([part[i] for part in hx])
+            end = move(rows, state, *[self.part(name) for name in names])
+            ends.append(end)
+            heads.append(end if is_h else end[0])
+            if len(heads) == (2 if self.bidirectional else 1):
+                rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
+                heads = []
+        last = torch.stack(ends) if is_h else tuple(map(torch.stack, zip(*ends, strict=True)))
+        return rows[:, None] if self.batch_first else rows[None], last
+
     def _as_hidden(self, parts: tuple[Tensor, ...]) -> Any:
         """Return a state as torch's layer has it: None, h, or (h, c)."""
         if not parts:
@@ -242,7 +286,7 @@ class RNN(TorchLayer):
     torch_layer = nn.RNN
 
     @property
-    def cell(self) -> type[Cell]:  # type: ignore[override]
+    def cell(self) -> type[TorchCell]:  # type: ignore[override]
         """What a step of it is."""
         return NONLINEARITIES[self.nonlinearity]
 
