@@ -6,6 +6,7 @@ group is a global thing.
 
 from __future__ import annotations
 
+import copy
 import sys
 from typing import Any
 
@@ -108,11 +109,54 @@ def check_constants() -> None:
 
 
 def check_cells() -> None:
-    """Compile a layer of cells, which the compiler leaves to the kernel, in one piece."""
-    layer = bptt.Recurrent([bptt.cells.LEM(3, 4), bptt.cells.LEM(4, 4)])
+    """Compile layers of cells: an operation each if they are programs, else left to Python."""
+    calls.clear()
     x = torch.randn(5, 2, 3, requires_grad=True)
-    faster = torch.compile(layer, backend=backend)
-    torch.testing.assert_close(gradients(layer, faster, x), gradients(layer, layer, x))
+    both = {"reverse": [Leaky(3, 4), Leaky(8, 4)], "batch_first": True}
+    whole = [
+        bptt.Recurrent(bptt.cells.LEM(3, 4)),
+        bptt.Recurrent(bptt.cells.NormLSTM(3, 4)),
+        bptt.Recurrent([Leaky(3, 4), Leaky(8, 4)], **both),
+    ]
+    normed, noisy = bptt.Recurrent(Leaky(3, 4)), bptt.Recurrent(Noisy(3, 4))
+    nn.utils.parametrizations.weight_norm(normed.cells[0], "weight_hh")
+    for layer in (*whole, normed, noisy):
+        faster = torch.compile(layer, fullgraph=layer in whole, backend=backend)
+        torch.testing.assert_close(gradients(layer, faster, x), gradients(layer, layer, x))
+    assert sum("bptt.loop" in call for call in calls) == 6
+    torch._dynamo.reset()  # of what it left to Python it makes no whole graph later
+    with pytest.raises(torch._dynamo.exc.Unsupported, match="explain says why"):
+        torch.compile(bptt.Recurrent(Noisy(3, 4)), **BACKEND)(x)
+
+
+def check_cells_change() -> None:
+    """Change a number of a compiled cell, which has a copy that looks the same until then."""
+    layer, x = bptt.Recurrent(Leaky(3, 4)), torch.randn(5, 2, 3)
+    same = copy.deepcopy(layer)
+    faster = torch.compile(lambda layer, x: layer(x)[0], **BACKEND)
+    for alpha in (0.1, 0.7, 0.1):
+        layer.cells[0].alpha = alpha
+        for each in (layer, same):
+            torch.testing.assert_close(faster(each, x), each(x)[0], rtol=0, atol=0)
+        assert torch.equal(faster(layer, x), faster(same, x)) == (alpha == 0.1)
+
+
+class Leaky(bptt.Cell):
+    """h ← (1 − α) h + α tanh(p + W h)"""
+
+    def __init__(self, input_size: int, hidden_size: int, alpha: float = 0.1) -> None:
+        super().__init__(input_size, hidden_size)
+        self.weight_hh, self.alpha = self.matrix(hidden_size, hidden_size), alpha
+
+    def step(self, p: Tensor, h: Tensor) -> Tensor:
+        return torch.lerp(h, torch.tanh(p + h @ self.weight_hh.t()), self.alpha)
+
+
+class Noisy(Leaky):
+    """The same, by a step that is no program."""
+
+    def step(self, p: Tensor, h: Tensor) -> Tensor:
+        return super().step(p, h) + 0 * torch.randn_like(h)
 
 
 def main() -> None:
@@ -144,6 +188,7 @@ def main() -> None:
     check_omega()
     check_sharded()
     check_cells()
+    check_cells_change()
     text = f"{kernels} layers compiled to one operation each, 2 transforms inside; sharded ones"
     sys.stdout.write(text + "\n")
 

@@ -19,6 +19,7 @@ from torch import Tensor, library
 
 import bptt
 from bptt.kernel import binding, compiled, ops
+from bptt.kernel.compiled import CompiledStep
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.kernel.ops import run_plainly
 from bptt.kernel.record import Traced
@@ -279,7 +280,7 @@ def test_registered_operation_is_well_behaved(
     assert isinstance(traced, Traced)
     there = [t for t in step.tensors if t is not None]
     present = tuple(t is not None for t in step.tensors)
-    place = compiled.register(traced, present, lambda: traced)
+    place = compiled.register(CompiledStep(traced, present, lambda: traced, ()))
     arguments = (place, *given.source(cell), [given.h0], there, *rest)
     library.opcheck(torch.ops.bptt.loop.default, arguments)
 

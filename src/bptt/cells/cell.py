@@ -13,7 +13,15 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_whole, shown
-from bptt.kernel.blueprint import Blueprint, names_of, note_arguments, tensors_of
+from bptt.kernel.blueprint import (
+    Blueprint,
+    StandIn,
+    blueprint_of,
+    names_of,
+    note_arguments,
+    number,
+    tensors_of,
+)
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import require_alike
@@ -81,7 +89,13 @@ class Cell(nn.Module):
         """Note the arguments, from which the same can be made again."""
         made = super().__new__(cls)
         note_arguments(made, args, options)
+        number(made)
         return made
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Take on what another one is: a copy, too, is one of its own."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        number(self)
 
     def __init__(
         self,
@@ -160,8 +174,7 @@ class Cell(nn.Module):
     def recipe(self, tensors: dict[str, Tensor]) -> Recipe:
         """Return what makes its step, of its tensors."""
         names = [name for name in tensors if name != "weight_ih" and name not in self.biases]
-        blueprint = Blueprint(self, names)
-        return Recipe(step_of, tuple(tensors[name] for name in names), (blueprint,))
+        return Recipe(step_of, tuple(tensors[name] for name in names), (blueprint_of(self, names),))
 
     def zero_state(self, B: int, like: Tensor) -> Parts:
         """Return the state of B fresh sequences."""
@@ -209,8 +222,9 @@ class Cell(nn.Module):
 
 def step_of(*arguments: Any) -> Step:
     """Return the step of a cell, of its tensors and its Blueprint."""
-    *tensors, blueprint = arguments
-    cell: Cell = blueprint.of(tensors)
+    *tensors, option = arguments
+    blueprint: Blueprint = option.blueprint if isinstance(option, StandIn) else option
+    cell: Any = blueprint.of(tensors)
 
     return lambda p, state: checked_step(cell, p, state)
 

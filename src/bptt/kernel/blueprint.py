@@ -8,8 +8,10 @@ run inside a loop over time, and are refused.
 from __future__ import annotations
 
 import inspect
+import itertools
 from collections.abc import Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 import torch
 from torch import Tensor, nn
@@ -30,8 +32,13 @@ HOOKS = {
     "_backward_pre_hooks": "backward pre-hook",
     "_backward_hooks": "backward hook",
 }
-OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"training"}
+NUMBER = "_bptt_number"
+"""The attribute of a module that says which it is of all that were numbered."""
+OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"training"} | {NUMBER}
 """Attributes that every module has, and that no step reads."""
+NUMBERED: WeakValueDictionary[int, nn.Module] = WeakValueDictionary()
+"""Every module that was numbered and is still there."""
+_numbers = itertools.count()
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -62,6 +69,31 @@ class Blueprint:
 
     def __hash__(self) -> int:
         return hash(self.key)
+
+
+class StandIn(NamedTuple):
+    """What torch.compile holds in a Blueprint's stead, since it takes numbers for constants."""
+
+    number: int
+    names: tuple[str, ...]
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """The Blueprint of the module as it is now."""
+        return Blueprint(NUMBERED[self.number], self.names)
+
+
+def number(module: nn.Module) -> None:
+    """Give a module a number that no other one has, nor had."""
+    module.__dict__[NUMBER] = next(_numbers)
+    NUMBERED[module.__dict__[NUMBER]] = module
+
+
+def blueprint_of(module: nn.Module, names: Sequence[str]) -> Blueprint | StandIn:
+    """Return the Blueprint of a module that has a number, or what torch.compile takes for it."""
+    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+        return StandIn(getattr(module, NUMBER), tuple(names))
+    return Blueprint(module, names)
 
 
 def _constants(module: nn.Module) -> Hashable:

@@ -20,12 +20,14 @@ LAYOUT = "Tensor? batch_sizes, Tensor? resets, bool reverse"
 class CompiledStep(NamedTuple):
     """A traced step, and which of the tensors that it is made of there are.
 
-    again: traces it with the numbers that it reads now, if they have changed.
+    trace, arguments: called with these, traces it with the numbers that it reads now, if they have
+    changed.
     """
 
     traced: Traced
     present: tuple[bool, ...]
-    again: Callable[[], Traced | str]
+    trace: Callable[..., Traced | str]
+    arguments: tuple[Any, ...]
 
     def prepare(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """Return the step's weights, of those of its tensors that there are."""
@@ -37,13 +39,11 @@ STEPS: list[CompiledStep] = []
 """Every step that was compiled: an operation names its own by its place here."""
 
 
-def register(traced: Traced, present: tuple[bool, ...], again: Callable[[], Traced | str]) -> int:
+def register(step: CompiledStep) -> int:
     """Return a step's place among all."""
-    for place, step in enumerate(STEPS):
-        if (step.traced, step.present) == (traced, present):
-            return place
-    STEPS.append(CompiledStep(traced, present, again))
-    return len(STEPS) - 1
+    if step not in STEPS:
+        STEPS.append(step)
+    return STEPS.index(step)
 
 
 def _now(place: int) -> int:
@@ -52,7 +52,7 @@ def _now(place: int) -> int:
     torch.compile does not see them, and goes on with the operation that it made.
     """
     step = STEPS[place]
-    traced = step.again()
+    traced = step.trace(*step.arguments)
     if traced is step.traced:
         return place
     if isinstance(traced, str) or _shapes_of_step(traced) != _shapes_of_step(step.traced):
@@ -60,7 +60,7 @@ def _now(place: int) -> int:
             "a number that the step of a compiled layer reads has changed, and with it what shapes "
             "it gives and keeps; expected torch.compiler.reset() after such a change"
         )
-    return register(traced, step.present, step.again)
+    return register(step._replace(traced=traced))
 
 
 def _shapes_of_step(traced: Traced) -> tuple[Any, ...]:

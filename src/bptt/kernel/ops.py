@@ -21,6 +21,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError
 from bptt.kernel import binding, compiled, loop
+from bptt.kernel.blueprint import StandIn
 from bptt.kernel.constants import constants_of
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Inputs, Source, parts_of, states_of
@@ -273,15 +274,18 @@ def program(
 
 def _constant_program(*key: Any) -> tuple[Any, ...]:
     """Return a step's place among those of torch.compile, and its lengths; or why it is none."""
-
-    def again() -> Traced | str:
-        return program(*key, constants_of(key[0]))
-
-    traced = again()
+    traced = _program_now(*key)
     if isinstance(traced, str):
         return (traced,)
     present = tuple(shape is not None for shape in key[2])
-    return compiled.register(traced, present, again), traced.lengths
+    step = compiled.CompiledStep(traced, present, _program_now, key)
+    return compiled.register(step), traced.lengths
+
+
+def _program_now(make: Any, options: tuple[Any, ...], *rest: Any) -> Traced | str:
+    """Return `program` of a step with what it reads now, of modules as of numbers."""
+    now = tuple([one.blueprint if isinstance(one, StandIn) else one for one in options])
+    return program(make, now, *rest, constants_of(make))
 
 
 take_as_constant(_constant_program)

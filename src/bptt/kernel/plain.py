@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +20,8 @@ from torch.utils._device import DeviceContext
 from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 
 from bptt.errors import BpttError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 with torch.inference_mode():
     _OF_INFERENCE = torch._C._dispatch_keys(torch.empty(0)).raw_repr()
@@ -111,13 +113,13 @@ def take_as_constant(function: Any) -> None:
     function._dynamo_marked_constant = True
 
 
-def leave_to_python(reason: str) -> Callable[[Any], Any]:
+def leave_to_python(reason: str) -> Callable[[Function], Function]:
     """Let torch.compile break its graph at a function, and leave alone what it calls.
 
     As torch.compiler.disable does, which would import the compiler now.
     """
 
-    def mark(function: Any) -> Any:
+    def mark(function: Function) -> Function:
         @wraps(function)
         def outside(*arguments: Any, **named: Any) -> Any:
             if "torch._dynamo" in sys.modules:
@@ -126,6 +128,6 @@ def leave_to_python(reason: str) -> Callable[[Any], Any]:
 
         outside._torchdynamo_disable = True  # type: ignore[attr-defined]
         outside._torchdynamo_disable_msg = reason  # type: ignore[attr-defined]
-        return outside
+        return cast(Function, outside)
 
     return mark

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
@@ -127,10 +128,19 @@ class Recurrent(Stack):
         cell = self.cell(suffix)
         return cell.recipe({name: self.part(name, suffix) for name in cell.tensor_names()})
 
-    @leave_to_python("a layer of cells is in a graph that is to be whole; expected fullgraph=False")
-    def layer(self, *arguments: Any, **options: Any) -> tuple[Tensor, Parts]:
-        """Run one layer in one direction; torch.compile leaves that to the kernel."""
-        return super().layer(*arguments, **options)
+    def _layer(self, suffix: str, recipe: Recipe, *arguments: Any) -> tuple[Tensor, Parts]:
+        """Run one layer in one direction, in a graph of torch.compile's as one operation."""
+        is_for_python = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        if is_for_python and isinstance(ops.native(recipe, *arguments[:3]), str):
+            return self._layer_in_python(suffix, recipe, *arguments)
+        return super()._layer(suffix, recipe, *arguments)
+
+    @leave_to_python(
+        "bptt.explain says why a layer of cells is no single operation; expected fullgraph=False"
+    )
+    def _layer_in_python(self, *arguments: Any) -> tuple[Tensor, Parts]:
+        """Run one layer, of which torch.compile would make a graph as long as the sequence."""
+        return super()._layer(*arguments)
 
     def as_called(self) -> Recurrent:
         """Return the layers as one call sees them, with each weight computed that is not itself."""
@@ -159,10 +169,22 @@ class Recurrent(Stack):
         if that is before T; beyond, h is 0. resets: as many steps and sequences as the input, true
         before a step where a sequence's state is zeroed.
         """
+        if torch.compiler.is_compiling() and any(is_computed(cell) for cell in self._cells()):
+            return self._forward_in_python(input, hx, lengths, resets)
+        return self._forward(input, hx, lengths, resets)
+
+    def _forward(self, input: Any, *others: Any) -> tuple[Any, Any]:  # noqa: A002
         seen = self.as_called()
         if isinstance(input, PackedSequence):
-            return seen._packed(input, hx, lengths, resets)
-        return seen.over_sequences(input, hx, lengths, resets)
+            return seen._packed(input, *others)
+        return seen.over_sequences(input, *others)
+
+    @leave_to_python("a cell's weight is made of others at every call; expected fullgraph=False")
+    def _forward_in_python(self, *arguments: Any) -> tuple[Any, Any]:
+        return self._forward(*arguments)
+
+    def _cells(self) -> list[Cell]:
+        return [*self.cells, *self.reverse]
 
     def _packed(self, packed: PackedSequence, hx: Any, *others: Tensor | None) -> tuple[Any, Any]:
         if any(other is not None for other in others):
