@@ -9,10 +9,6 @@ import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
-from tests.shapes import check_inner_functions_quickly
-
-check_inner_functions_quickly()
-
 pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["*.md"]
 ).pytest()
@@ -23,27 +19,29 @@ collect_ignore = ["docs/figures", "benchmarks"]  # scripts: they need extras, an
 
 SLOWEST = [
     "tests/kernel/test_ops.py",
-    "tests/gradient/exact/test_plan.py",
+    "tests/test_wrong_types.py",
     "tests/test_cli.py",
     "tests/training/test_compare.py",
-    "tests/gradient/exact/test_truncation.py",
-    "tests/gradient/analysis/test_fixed_points.py",
-    "tests/kernel/test_looped.py",
-    "tests/cli/test_rules.py",
-    "tests/gradient/exact/test_memory.py",
-    "tests/test_wrong_types.py",
-    "tests/training/test_fit.py",
-    "tests/kernel/test_torch_machinery.py",
-    "tests/gradient/analysis/test_dynamics.py",
-    "tests/training/test_costs.py",
-    "tests/gradient/analysis/test_flow.py",
+    "tests/gradient/analysis/test_watch_modes.py",
+    "tests/cells/test_library.py",
+    "tests/kernel/test_program.py",
     "tests/test_strangers.py",
+    "tests/gradient/analysis/test_flow.py",
+    "tests/cli/test_rules.py",
+    "tests/training/test_fit.py",
+    "tests/gradient/exact/test_plan.py",
+    "tests/training/test_costs.py",
+    "tests/model/test_states.py",
+    "tests/test_shapes.py",
+    "tests/fuzz/test_kernel.py",
+    "tests/model/test_forcing.py",
     "tests/test_signals.py",
-    "tests/training/test_diagnosis.py",
+    "tests/kernel/test_torch_machinery.py",
     "tests/training/test_kills.py",
+    "tests/gradient/exact/test_memory.py",
     "tests/gradient/exact/test_distributed.py",
     "tests/gradient/exact/test_process_memory.py",
-    "tests/fuzz/test_files.py",
+    "tests/report/test_report.py",
 ]
 """Files that take long start first: one that starts last keeps the other process waiting."""
 

@@ -869,7 +869,7 @@ def draws_of(case: Case) -> list[str]:
 
 
 def test_a_wrong_type_is_a_bptt_error() -> None:
-    """In a process of its own: the tests' own checks of shapes would refuse them first."""
+    """In a process of its own, in which nothing else has drawn."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.test_wrong_types"], capture_output=True, text=True, check=True
     )

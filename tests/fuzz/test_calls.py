@@ -13,7 +13,6 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -37,13 +36,10 @@ TEXTS = ["", "abc", "sample", "mean", "sum", "none", "auto", "1MB", "10XB", "\x1
 
 @pytest.fixture(autouse=True, scope="module")
 def _as_users_have_it(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Leave out the tests' own checks of shapes; write whatever is written somewhere else."""
-    was = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
+    """Write whatever is written somewhere else."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("calls"))
         yield
-    jaxtyping.config.update("jaxtyping_disable", was)
 
 
 @st.composite

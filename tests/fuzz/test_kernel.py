@@ -126,7 +126,7 @@ def outcome(run: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...] | Excep
     """Return what it computes, or raises.
 
     What one raises is then no context of what the other does: hypothesis tells failures apart by
-    that too, and those of jaxtyping, which come from code made for the call, differ each time.
+    that too.
     """
     try:
         return run()

@@ -1,7 +1,6 @@
 """torch.compile of the layers, mostly with fullgraph, and sharded ones: run by test_ops.py.
 
-In one process of their own: torch.compile cannot trace the tests' checks of shapes, and a process
-group is a global thing.
+In one process of their own: what is compiled, and a process group, is there for a whole process.
 """
 
 from __future__ import annotations
