@@ -316,12 +316,22 @@ def compute(  # noqa: PLR0911 (an operation a line)
         numbers = args[0].detach().squeeze(-1).long()
         return matrices(weight)[:, column : column + v.width][numbers]
     if v.op == "back":
-        blocks = [
-            matrices(weight)[row : row + v.width, column : column + d.shape[-1]]
-            for d, (weight, row, column) in zip(args, v.at, strict=True)
-        ]
-        return torch.cat(list(args), dim=-1) @ torch.cat(blocks, dim=-1).t()
+        return side_by_side(args) @ matrix_of(v, [d.shape[-1] for d in args], matrices)
     return source(v)
+
+
+def matrix_of(v: Value, widths: Sequence[int], matrices: Callable[[int], Tensor]) -> Tensor:
+    """Return what a line "back" multiplies by, of lines so wide that lie side by side."""
+    blocks = [
+        matrices(weight)[row : row + v.width, column : column + width]
+        for width, (weight, row, column) in zip(widths, v.at, strict=True)
+    ]
+    return side_by_side(blocks).t()
+
+
+def side_by_side(parts: Sequence[Tensor]) -> Tensor:
+    """Return rows next to each other, which of one part are that itself, and no copy."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), dim=-1)
 
 
 def run_once(
@@ -353,6 +363,6 @@ def run_once(
     for state, (first, length) in enumerate(zip(firsts, lengths, strict=True)):
         blocks = {name[2]: rows for name, rows in results.items() if name[1] == state}
         columns = [blocks[start] for start in sorted(blocks)]
-        new.append(columns[0] if len(columns) == 1 else torch.cat(columns, dim=1))
+        new.append(side_by_side(columns))
         new += parts[first : first + length - 1]
     return new

@@ -16,12 +16,11 @@ from collections.abc import Iterable, Iterator, Sequence
 from itertools import accumulate
 from typing import Any, NamedTuple, Protocol
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bptt.kernel.plain_loop import Parts
-from bptt.kernel.program import Value, compute, reached
+from bptt.kernel.program import Value, compute, matrix_of, reached, side_by_side
 from bptt.kernel.record import Traced
 
 Terms = dict[int, Tensor | float]
@@ -140,6 +139,7 @@ class Derivative:
             for w, turned in zip(weights, self.is_turned, strict=True)
         ]
         self.saved = self._read_of_step()
+        self.factors: dict[int, Tensor] = {}
         self.fixed: dict[int, Tensor] = {}
         self.terms: dict[int, Terms] = {}
         for line, value in enumerate(self.values):
@@ -196,6 +196,14 @@ class Derivative:
     def width(self, pieces: Pieces) -> int:
         """Return how many columns pieces have."""
         return sum(self.values[piece].width if piece >= 0 else -piece for piece in pieces)
+
+    def matrix_of(self, line: int) -> Tensor:
+        """Return what a line of the gradient multiplies by, made once."""
+        if line not in self.factors:
+            value = self.values[line]
+            widths = [self.values[arg].width for arg in value.args]
+            self.factors[line] = matrix_of(value, widths, self.matrices.__getitem__)
+        return self.factors[line]
 
     def _pieces(self, width: int, source: tuple[Any, ...], end: tuple[int, ...] = ()) -> Pieces:
         """Return the gradient of a source, whose blocks are results named source, column, end."""
@@ -306,8 +314,7 @@ class Passed:
     def join(self, pieces: Pieces) -> Float[Tensor, "J B _"]:
         """Return lines side by side."""
         if pieces not in self.known:
-            parts = self.apart(pieces)
-            self.known[pieces] = parts[0] if len(parts) == 1 else torch.cat(parts, dim=-1)
+            self.known[pieces] = side_by_side(self.apart(pieces))
         return self.known[pieces]
 
     def apart(self, pieces: Pieces) -> list[Float[Tensor, "J B _"]]:
@@ -338,6 +345,8 @@ class Passed:
             state, start = value.at
             arrived: Tensor = self.d[self.derivative.first_parts[state]]
             return arrived[..., start : start + value.width]
+        if value.op == "back":  # of lines that sites may read side by side too
+            return self.join(tuple(value.args)) @ self.derivative.matrix_of(line)
         args = [self._line(arg) for arg in value.args]
         return compute(value, args, _no_source, self.derivative.matrices.__getitem__)
 

@@ -203,7 +203,7 @@ class Cut:
         self.of_sums = chain.are_apart  # which spares making a gradient of each lag's sums
         self.names = [*exact.gradient]
         self.exact = exact.sums if self.of_sums else [*exact.gradient.values()]
-        self.size = float(norms(exact.gradient)) if exact.gradient else 0.0
+        self.size = float(norms(exact.gradient.values())) if exact.gradient else 0.0
         self.error, self.cosine = np.ones(max_lag + 2), np.zeros(max_lag + 2)
         if self.size == 0:
             self.error[:] = 0.0

@@ -18,9 +18,9 @@ from bptt.gradient.analysis.derivative import StepPassed
 from bptt.gradient.analysis.parameters import Named, norms
 from bptt.kernel.plain_loop import Parts
 
-BLOCK = 16
-"""Lags whose terms are added to the losses' own gradients together: one product for all of them."""
-MOST_BYTES = 256 << 20
+ROWS = 256
+"""Rows, of lags and sequences, whose terms are added to a loss's own gradient by one product."""
+MOST_BYTES = 384 << 20
 """What the losses' own gradients may take; more losses than that are swept in turns."""
 FEW_BYTES = 16 << 20
 """What gradients of all parameters may take that are looked at together."""
@@ -114,25 +114,25 @@ def whole(chain: Chain) -> Whole:
         for delta, (k, site) in zip(deltas, chain.sites, strict=True):
             for columns, piece in site.deltas(passed[k]):
                 delta[t, :, columns] = piece[0]
-    gradient: Named = {}
     by_use = torch.zeros(chain.T, dtype=torch.float64)
     for indices in torch.arange(chain.T).split(at_once(chain)):
         steps = slice(int(indices[0]), int(indices[-1]) + 1)
-        each = chain.gradient(
-            [
-                delta[steps].mT @ site.z[steps]
-                for delta, (_, site) in zip(deltas, chain.sites, strict=True)
-            ]
-        )
-        by_use[steps] = norms(each, lead=1)
-        for name, part in each.items():
-            total = part.sum(0)
-            gradient[name] = gradient[name] + total if name in gradient else total
+        each = [
+            delta[steps].mT @ site.z[steps]
+            for delta, (_, site) in zip(deltas, chain.sites, strict=True)
+        ]
+        by_use[steps] = _norms_of(chain, each)
     sums = [
         delta.flatten(0, 1).t() @ site.z.flatten(0, 1)
         for delta, (_, site) in zip(deltas, chain.sites, strict=True)
     ]
-    return Whole(gradient, sums, by_use)
+    return Whole(chain.gradient(sums), sums, by_use)
+
+
+def _norms_of(chain: Chain, sums: list[Float[Tensor, "J N Z"]]) -> Float[Tensor, " J"]:
+    """Return the norms of several gradients, from Σ δ zᵀ at every site."""
+    parts = sums if chain.are_apart else [*chain.gradient(sums).values()]
+    return norms(parts, lead=1) if parts else torch.zeros(1, dtype=torch.float64)
 
 
 def at_once(chain: Chain) -> int:
@@ -144,34 +144,41 @@ def at_once(chain: Chain) -> int:
 class ByLoss:
     """‖Σ_ℓ D_ℓ[j] · ∂h_{j−ℓ}/∂W‖ of every loss j from `first` to `stop` − 1.
 
-    Terms of BLOCK lags are kept, and then added by one product of BLOCK · B rows for each loss.
+    Terms of so many lags are kept that they have ROWS rows, and are then added by one product for
+    each loss.
     """
 
     def __init__(self, chain: Chain, first: int, stop: int) -> None:
         self.chain, self.first, self.stop = chain, first, stop
         self.sites = chain.sites
-        J = stop - first
+        J, self.block = stop - first, self.lags_at_once(chain)
         self.totals = [s.z.new_zeros(J, s.size, s.z.shape[-1]) for _, s in self.sites]
-        self.deltas = [s.z.new_zeros(J, BLOCK, s.z.shape[1], s.size) for _, s in self.sites]
-        pad = (0, 0, 0, 0, BLOCK - 1, 0)
+        self.deltas = [s.z.new_zeros(J, self.block, s.z.shape[1], s.size) for _, s in self.sites]
+        pad = (0, 0, 0, 0, self.block - 1, 0)
         self.padded = [torch.nn.functional.pad(site.z, pad) for _, site in self.sites]
         self.filled = 0
 
     @staticmethod
-    def losses_at_once(chain: Chain) -> int:
+    def lags_at_once(chain: Chain) -> int:
+        """Return of how many lags the terms are kept."""
+        return max(1, ROWS // chain.B)
+
+    @classmethod
+    def losses_at_once(cls, chain: Chain) -> int:
         """Return how many losses fit in MOST_BYTES."""
-        each = sum(s.size * (s.z.shape[-1] + BLOCK * chain.B) for _, s in chain.sites)
+        rows = cls.lags_at_once(chain) * chain.B
+        each = sum(s.size * (s.z.shape[-1] + rows) for _, s in chain.sites)
         return max(1, MOST_BYTES // max(1, each * chain.seeds[0][0].element_size()))
 
     def add(self, lag: Lag) -> None:
-        """Keep a lag's terms, the latest use first; add them when there are BLOCK lags of them."""
-        slot = BLOCK - 1 - self.filled
+        """Keep a lag's terms, the latest use first; add them when there are enough."""
+        slot = self.block - 1 - self.filled
         for deltas, (k, site) in zip(self.deltas, self.sites, strict=True):
             for columns, piece in site.deltas(lag.passed[k]):
                 deltas[lag.first - self.first :, slot, :, columns] = piece
             deltas[: lag.first - self.first, slot] = 0
         self.filled += 1
-        if self.filled == BLOCK:
+        if self.filled == self.block:
             self._flush(lag.lag)
 
     def _flush(self, lag: int) -> None:
@@ -179,12 +186,12 @@ class ByLoss:
         least = lag - self.filled + 1
         lo = max(self.first, least)
         for total, deltas, z in zip(self.totals, self.deltas, self.padded, strict=True):
-            if self.filled < BLOCK:
-                deltas[:, : BLOCK - self.filled] = 0
-            # The uses of loss j lie one after the other: from step j − least − (BLOCK − 1), which
+            if self.filled < self.block:
+                deltas[:, : self.block - self.filled] = 0
+            # The uses of loss j lie one after the other: from step j − least − (block − 1), which
             # the padding moves to row j − least.
             B, Z = z.shape[1:]
-            of_loss, first = (self.stop - lo, BLOCK * B, Z), (lo - least) * B * Z
+            of_loss, first = (self.stop - lo, self.block * B, Z), (lo - least) * B * Z
             uses = z.as_strided(of_loss, (B * Z, Z, 1), first)
             delta = deltas[lo - self.first :].flatten(1, 2)
             total[lo - self.first :].baddbmm_(delta.mT, uses)
@@ -197,5 +204,5 @@ class ByLoss:
         by_loss = []
         for indices in torch.arange(self.stop - self.first).split(at_once(self.chain)):
             losses = slice(int(indices[0]), int(indices[-1]) + 1)
-            by_loss.append(norms(self.chain.gradient([t[losses] for t in self.totals]), lead=1))
+            by_loss.append(_norms_of(self.chain, [total[losses] for total in self.totals]))
         return torch.cat(by_loss)

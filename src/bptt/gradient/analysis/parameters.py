@@ -135,10 +135,9 @@ class Parameters:
         return of_parameters
 
 
-def norms(gradient: Named, lead: int = 0) -> Tensor:
-    """Return the norm over all parameters, of every one of several gradients if lead is 1."""
+def norms(parts: Iterable[Tensor], lead: int = 0) -> Tensor:
+    """Return the norm over all parts of a gradient, of every one of several ones if lead is 1."""
     each: list[Tensor] = [
-        torch.linalg.vector_norm(part.flatten(lead), dim=-1, dtype=torch.float64)
-        for part in gradient.values()
+        torch.linalg.vector_norm(part.flatten(lead), dim=-1, dtype=torch.float64) for part in parts
     ]
     return torch.stack(each).square().sum(0).sqrt()
