@@ -196,6 +196,26 @@ def test_a_single_step_that_is_not_torchs() -> None:
                 ours(*given)
 
 
+class Tagged(Tensor):
+    """A subclass of Tensor, whose numbers may lie anywhere."""
+
+
+@pytest.mark.parametrize("cell", PAIRS)
+def test_a_single_step_of_weights_that_are_not_plain_is_torchs(
+    cell: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, theirs = pair(cell)
+    for layer in (ours, theirs):
+        weight = nn.Parameter(layer.weight_hh_l0.detach().as_subclass(Tagged))
+        layer.weight_hh_l0 = weight
+    called, forward = [], ours._by_torch
+    monkeypatch.setattr(ours, "_by_torch", lambda *given: called.append(1) or forward(*given))
+    x = torch.randn(1, B, I).double()
+    with torch.no_grad():
+        torch.testing.assert_close(ours(x)[0], theirs(x)[0], **FLOAT64)
+    assert called == [1]
+
+
 def test_complaints_are_torchs() -> None:
     ours, theirs = pair("tanh")
     for inputs in ((torch.zeros(T, B, I + 1).double(),), (torch.zeros(2, 2, 2, 2),)):

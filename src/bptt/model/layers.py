@@ -21,7 +21,7 @@ from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import binding, ops
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import Recipe, Run
-from bptt.kernel.plain import are_plain, is_traced, is_transformed
+from bptt.kernel.plain import PLAIN_TYPES, are_plain, is_traced, is_transformed
 from bptt.model.stack import Stack
 
 Module = TypeVar("Module", bound=nn.Module)
@@ -85,7 +85,9 @@ class TorchLayer(Stack, RNNBase):
         if lengths is not None or resets is not None:
             return self.over_sequences(input, hx, lengths, resets)
         if not torch.is_grad_enabled() and self._is_one_step(input, hx):
-            return self._move(input, hx)
+            moved = self._move(input, hx)
+            if moved is not None:
+                return moved
         packed = isinstance(input, PackedSequence)
         starts = () if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         is_torchs = not packed and self._is_torchs(input)
@@ -177,14 +179,14 @@ class TorchLayer(Stack, RNNBase):
 
     def _is_one_step(self, inputs: Any, hx: Any) -> bool:
         """Return whether this is a step for `_move`: of shapes that fit, and run as it is."""
-        parts = () if hx is None else hx if self.states > 1 else (hx,)
+        parts = hx if self.states > 1 else (hx,)
         if (
             type(inputs) is not Tensor
-            or type(parts) is not tuple
+            or (hx is not None and (type(parts) is not tuple or len(parts) != self.states))
             or inputs.is_nested
-            or inputs.ndim != 3
-            or inputs.shape[1 if self.batch_first else 0] != 1
-            or inputs.shape[2] != self.input_size
+            or len(shape := inputs.shape) != 3
+            or shape[1 if self.batch_first else 0] != 1
+            or shape[2] != self.input_size
             or is_traced()
             or is_transformed()
             or torch.is_autocast_enabled("cpu")
@@ -193,20 +195,19 @@ class TorchLayer(Stack, RNNBase):
             or (self.dropout and self.training)
         ):
             return False
-        depth, B, dtype = len(self._all_weights), inputs.shape[:2].numel(), inputs.dtype
+        if hx is None:
+            return True
+        as_state = (len(self._all_weights), shape[0] * shape[1], self.hidden_size)
         for part in parts:
-            if (
-                type(part) is not Tensor
-                or part.shape != (depth, B, self.hidden_size)
-                or part.dtype is not dtype
-            ):
+            if type(part) is not Tensor or part.shape != as_state or part.dtype is not inputs.dtype:
                 return False
         return True
 
-    def _move(self, inputs: Tensor, hx: Any) -> tuple[Tensor, Any]:
+    def _move(self, inputs: Tensor, hx: Any) -> tuple[Tensor, Any] | None:
         """Return what a single step without a graph gives, by torch's operation for that.
 
-        Our own takes longer to look at its tensors than that takes for all (steps.py).
+        Our own takes longer to look at its tensors than that takes for all (steps.py). None where a
+        weight is a subclass of Tensor, which torch's layer may know what to do with.
         """
         rows = inputs[:, 0] if self.batch_first else inputs[0]
         hx = self.zero_state(len(rows)) if hx is None else hx
@@ -214,7 +215,11 @@ class TorchLayer(Stack, RNNBase):
         move, is_h = self.cell.by_torch, self.states == 1
         for i, names in enumerate(self._all_weights):
             state = hx[i] if is_h else tuple([part[i] for part in hx])
-            end = move(rows, state, *[self.part(name) for name in names])
+            weights = [self.part(name) for name in names]
+            for weight in weights:
+                if type(weight) not in PLAIN_TYPES:
+                    return None
+            end = move(rows, state, *weights)
             ends.append(end)
             heads.append(end if is_h else end[0])
             if len(heads) == (2 if self.bidirectional else 1):
