@@ -15,8 +15,9 @@ TESTS = [
     *("tests/cells/test_torch_cells.py", "tests/model/test_network.py"),
     *("tests/model/test_to_ends.py", "tests/model/test_likelihoods.py"),
 ]
-FEW = "not (everywhere and not call)"
 """They call nearly all of it. To look in every test would make all of them a fifth slower."""
+FEW = "not (everywhere and not call)"
+"""Which of them: of each likelihood one way to use it."""
 
 
 def test_annotated_shapes_are_those_of_tensors() -> None:

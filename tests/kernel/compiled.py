@@ -1,6 +1,6 @@
 """torch.compile of the layers, mostly with fullgraph, and sharded ones: run by test_ops.py.
 
-In one process of their own: what is compiled, and a process group, is there for a whole process.
+In one process of their own: what is compiled, and a process group, stay for a whole process.
 """
 
 from __future__ import annotations

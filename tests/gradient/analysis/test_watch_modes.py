@@ -313,7 +313,7 @@ def test_updates_are_counted_as_without_checkpoints() -> None:
 
 
 def test_what_is_compiled_trains_on_and_is_seen_or_said_not_to_be() -> None:
-    # In a process of its own, which what is compiled is there for.
+    # In a process of its own, since what is compiled stays for a whole process.
     command = [sys.executable, "-m", "tests.gradient.analysis.compiled_watch"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

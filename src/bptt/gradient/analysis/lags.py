@@ -160,8 +160,8 @@ class ByLoss:
 
     @staticmethod
     def lags_at_once(chain: Chain) -> int:
-        """Return of how many lags the terms are kept."""
-        return max(1, ROWS // chain.B)
+        """Return of how many lags the terms are kept; there are no more than steps."""
+        return min(chain.T, max(1, ROWS // chain.B))
 
     @classmethod
     def losses_at_once(cls, chain: Chain) -> int:
