@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import sys
+from contextlib import nullcontext
 from typing import Any
 
 import pytest
@@ -43,19 +44,32 @@ def gradients(layer: nn.Module, run: Any, x: Tensor) -> list[Tensor]:
 
 
 def check_omega() -> None:
-    """Compare a compiled network's Ω with the same network's as it is."""
-    net, y = bptt.Network(bptt.Categorical(5), hidden=8), torch.randint(5, (30, 2))
-    found = []
-    for run in (net, torch.compile(net, backend="eager")):
-        net.zero_grad()
+    """Compare a compiled network's Ω with the same network's as it is, and without it."""
+    net, y = bptt.Network(bptt.Categorical(5), hidden=8, layers=2), torch.randint(5, (30, 2))
+    compiled = torch.compile(net, backend=backend)
+    for weight in (4.0, None, 2.0):
+        found = []
+        for run in (net, compiled):
+            net.zero_grad()
+            omega = nullcontext() if weight is None else Omega(net, weight, sequences=2)
+            with omega:
+                run(y).nll.sum().backward()
+            found.append(net.recurrent.weight_hh_l0.grad)
+            found.append(0.0 if weight is None else omega.value)
+        assert weight is None or found[1] > 0
+        torch.testing.assert_close(found[:2], found[2:])
+    rows = torch.randn(30, 2, 5)
+    whole = torch.compile(net.recurrent, **BACKEND)
+    values = []
+    for run in (net.recurrent, whole):
         with Omega(net, 4.0, sequences=2) as omega:
-            run(y).nll.sum().backward()
-        found.append((omega.value, net.recurrent.weight_hh_l0.grad))
-    assert found[0][0] > 0
-    torch.testing.assert_close(found[1], found[0])
-    words = "expected torch.compile without"
-    with Omega(net, 4.0, sequences=2), pytest.raises(torch._dynamo.exc.Unsupported, match=words):
-        torch.compile(net.recurrent, **BACKEND)(torch.randn(6, 4, 5))
+            run(rows)[0].square().sum().backward()
+        values.append(omega.value)
+    assert 0 < values[0] == pytest.approx(values[1])
+    dropping = bptt.Network(bptt.Categorical(5), hidden=8, dropout=0.5)
+    compiled = torch.compile(dropping, backend="aot_eager")
+    with pytest.raises(BpttError, match=r"no torch\.compile"), Omega(dropping, 4.0, sequences=2):
+        compiled(y).nll.sum().backward()
 
 
 def check_sharded() -> None:

@@ -15,7 +15,6 @@ from bptt.cells.registry import CELLS
 from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Source
-from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain_loop import Parts, Step
 
@@ -89,18 +88,16 @@ def looped_layer(
     given: Given,
     loop: LoopParts = PLAIN,
     layout: Layout = DENSE,
-    omega: OmegaTerm | None = None,
     *,
     run: Run = ops.run,
 ) -> tuple[Tensor, Tensor]:
     """Run a tanh or relu layer with more in its loop; return every hᵗ and each row's last D.
 
-    given: with h0 (D, B, H): h⁰, h⁻¹, …, D being the farthest delay. omega: see `ops.run`.
+    given: with h0 (D, B, H): h⁰, h⁻¹, …, D being the farthest delay.
     """
     assert given.W is not None
     assert given.h0 is not None
     step = Recipe(_looped, (given.W, *loop[1:]), (CELLS[cell].f, loop.delays))
     step = recipe(cell, given) if loop == LoopParts() else step
-    more = () if omega is None else (omega,)
-    h, last = run(step, given.source(cell), tuple(given.h0), layout, *more)
+    h, last = run(step, given.source(cell), tuple(given.h0), layout)
     return h, torch.stack(last)

@@ -1,14 +1,21 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from unittest.mock import patch
 
 import pytest
 import torch
 from torch import Tensor
 
 import bptt
+from bptt.kernel import omega as omega_module
 from bptt.kernel import ops
-from bptt.training.remedies import Omega, clip_gradient, omega_of
+from bptt.kernel.omega import omega_of
+from bptt.model.stack import Stack
+from bptt.training.remedies import Omega, clip_gradient
 from bptt.training.tasks import Task
 from tests.covering import pairs
 from tests.networks import flat_gradient, make
@@ -17,22 +24,32 @@ from tests.oracles import FLOAT64
 T, B = 9, 3
 
 
+@contextmanager
+def layers_seen() -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
+    """Note each layer's p, whose gradient is δ, and h."""
+    seen, run_layer = {}, Stack.layer
+
+    def run(self, suffix, rows, *others, is_projected, **through):
+        p, b = rows, self.input_bias(suffix)
+        if not is_projected:
+            p = rows @ self.part("weight_ih", suffix).T + (0 if b is None else b)
+        h, ends = run_layer(self, suffix, p, *others, is_projected=True, **through)
+        p.retain_grad()
+        seen[suffix] = p, h.detach()
+        return h, ends
+
+    with patch.object(Stack, "layer", run):
+        yield seen
+
+
 def by_autograd(net, y, x, lengths=None) -> dict[str, tuple[float, Tensor]]:
     """Ω and its gradient for each layer's W, with all but the immediate paths cut: step by step."""
     layer, H = net.recurrent, net.recurrent.hidden_size
     found = {}
     for k in range(layer.num_layers):
-        held: list[Tensor] = []
-
-        def keep(_, suffix, p, h, *__, wanted=f"_l{k}", held=held):
-            if suffix == wanted:
-                p.retain_grad()
-                held[:] = [p, h.detach()]
-
-        layer.listener = keep
-        bptt.backward(net, y, x=x, lengths=lengths)
-        layer.listener = None
-        p, h = held
+        with layers_seen() as seen:
+            bptt.backward(net, y, x=x, lengths=lengths)
+        p, h = seen[f"_l{k}"]
         if p.grad.ndim == 2:  # packed rows: longest first, back into their places
             order = lengths.argsort(descending=True, stable=True)
             places = [(t, b) for t in range(T) for b in order.tolist() if t < int(lengths[b])]
@@ -60,14 +77,14 @@ def by_autograd(net, y, x, lengths=None) -> dict[str, tuple[float, Tensor]]:
 
 @pytest.mark.parametrize(
     ("way", "recurrence", "cell", "layers", "with_lengths"),
-    pairs(["kernel", "listener"], ["hidden", "both"], ["tanh", "relu"], [1, 2], [False, True]),
+    pairs(["kernel", "plain loop"], ["hidden", "both"], ["tanh", "relu"], [1, 2], [False, True]),
 )
 def test_omega_adds_its_immediate_gradient(
     monkeypatch, way, recurrence, cell, layers, with_lengths
 ):
     torch.manual_seed(0)
-    if way == "listener":
-        monkeypatch.setattr(ops, "can_omega", lambda *_: False)
+    if way == "plain loop":
+        monkeypatch.setattr(ops, "native", lambda *_: "the plain loop is asked for")
     net, y, x = make(recurrence, cell, T, B, layers=layers)
     lengths = torch.tensor([5, 9, 7]) if with_lengths else None
     expected = by_autograd(net, y, x, lengths)
@@ -117,12 +134,12 @@ def test_omega_survives_where_no_gradient_comes():
 @pytest.mark.parametrize("cell", ["tanh", "relu"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("cut", [{}, {"window": 4}, {"lengths": torch.tensor([9, 1, 6])}])
-def test_the_kernel_and_the_listener_agree_about_resets_and_windows(monkeypatch, cell, layers, cut):
+def test_both_loops_agree_about_resets_and_windows(monkeypatch, cell, layers, cut):
     net, y, x = make("both", cell, T, B, layers=layers)
     resets = torch.rand(T, B) < 0.25
     found = []
-    for way in (True, False):
-        monkeypatch.setattr(ops, "can_omega", lambda *_, way=way: way)
+    for native in (ops.native, lambda *_: "the plain loop is asked for"):
+        monkeypatch.setattr(ops, "native", native)
         net.zero_grad()
         with Omega(net, 2.0, sequences=B) as omega:
             bptt.backward(net, y, x=x, resets=resets, **cut)
@@ -150,7 +167,7 @@ def test_the_kernels_omega_does_not_depend_on_the_size_of_the_gradient(size):
     torch.testing.assert_close(added[0], added[1], rtol=1e-3, atol=1e-4)
 
 
-def test_a_failure_leaves_the_layer_alone():
+def test_nothing_is_read_after_a_failure():
     net, y, x = make("hidden")
 
     def fail() -> None:
@@ -159,8 +176,7 @@ def test_a_failure_leaves_the_layer_alone():
 
     with pytest.raises(KeyError):
         fail()
-    assert net.recurrent.listener is None
-    assert net.recurrent.omega is None
+    assert omega_module.wanted([net.recurrent.weight_hh_l0]) is None
     bptt.backward(net, y, x=x)
 
 
@@ -358,16 +374,15 @@ def test_clipping_each_part_comes_first():
     assert parameter.grad.tolist() == [math.inf, 1.0]  # for whoever asks to see
 
 
-@pytest.mark.parametrize("native", [True, False])
-def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, native):
+@pytest.mark.parametrize("other", ["kernel", "plain loop"])
+def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, other):
     net, y, x = make("both", "tanh", 240, B)
     whole = bptt.Network.from_config({**net.config(), "dropout": 0.5}).double()
     whole.load_state_dict(net.state_dict())
     found = []
-    for way in (True, native):
-        monkeypatch.setattr(
-            ops, "can_omega", lambda _, given, *__, way=way: way and given.x.numel() > 0
-        )
+    for way in ("kernel", other):
+        if way == "plain loop":
+            monkeypatch.setattr(ops, "native", lambda *_: "the plain loop is asked for")
         torch.manual_seed(1)
         whole.zero_grad()
         with Omega(whole, 2.0, sequences=B) as omega:
@@ -388,11 +403,11 @@ def test_omega_with_dropout_a_budget_and_windows_without_a_step(monkeypatch, nat
     assert omega.value > 0
 
 
-@pytest.mark.parametrize("way", ["kernel", "listener"])
+@pytest.mark.parametrize("way", ["kernel", "plain loop"])
 def test_second_derivatives_are_refused(monkeypatch, way):
     net = bptt.Network(bptt.Categorical(5), hidden=4).double()
-    if way == "listener":
-        monkeypatch.setattr(ops, "can_omega", lambda *_: False)
+    if way == "plain loop":
+        monkeypatch.setattr(ops, "native", lambda *_: "the plain loop is asked for")
     y = torch.randint(5, (T, B))
 
     def twice() -> None:
@@ -402,7 +417,60 @@ def test_second_derivatives_are_refused(monkeypatch, way):
 
     with pytest.raises(bptt.BpttError, match=r"omega .*create_graph=True"):
         twice()
-    assert net.recurrent.listener is None
+    assert omega_module.wanted([net.recurrent.weight_hh_l0]) is None
+
+
+def test_threads_that_share_a_network_have_each_its_own_omega():
+    net, y, x = make("hidden")
+
+    def omega_of_a_thread(weight: float | None) -> float | None:
+        if weight is None:
+            net(y, x=x).nll.sum().backward()
+            return None
+        with Omega(net, weight, sequences=B) as omega:
+            net(y, x=x).nll.sum().backward()
+        return omega.value
+
+    alone = omega_of_a_thread(1.0)
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(omega_of_a_thread, [1.0, None, 2.0] * 20))
+    assert found == [pytest.approx(alone), None, pytest.approx(alone)] * 20
+
+
+def test_omega_is_of_the_layers_of_its_network_alone():
+    net, y, x = make("hidden")
+    other = bptt.RNN(x.shape[-1], x.shape[-1]).double()
+    values, grads = [], []
+    for weight in (0.0, 3.0):
+        other.zero_grad()
+        with Omega(net, weight, sequences=B) as omega:
+            net(y, x=other(x)[0]).nll.sum().backward()
+        values.append(omega.value)
+        grads.append(other.weight_hh_l0.grad)
+    with Omega(net, 3.0, sequences=B) as omega:
+        net(y, x=other(x)[0].detach()).nll.sum().backward()
+    assert values == [pytest.approx(omega.value)] * 2
+    torch.testing.assert_close(grads[0], grads[1])
+
+
+@pytest.mark.parametrize(
+    "how", [{}, {"forcing": 0.0, "feedback": "mean"}, {"recurrent": "is frozen, and its input"}]
+)
+def test_where_nothing_was_read_omega_says_so(how):
+    net = bptt.Network(bptt.Gaussian(2), hidden=4)
+    y = torch.randn(T, B, 2)
+
+    def run() -> None:
+        with Omega(net, 1.0, sequences=B):
+            if "feedback" in how:
+                bptt.backward(net, y, **how)
+            elif how:
+                net.recurrent.requires_grad_(False)
+                bptt.backward(net, y)
+                net.recurrent.requires_grad_()
+
+    with pytest.raises(bptt.BpttError, match="no gradient passed through W"):
+        run()
 
 
 def test_omega_wants_w_itself():

@@ -11,6 +11,7 @@ from torch import Tensor, library
 from bptt.errors import BpttError
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Inputs, Needs, Source
+from bptt.kernel.omega import wanted
 from bptt.kernel.record import Traced
 
 INPUTS = "Tensor x, Tensor? U, Tensor? b_ih, Tensor? b_hh, Tensor[] starts, Tensor[] tensors"
@@ -130,9 +131,9 @@ def _compute_gradients(which: Tensor, *arguments: Any) -> list[Tensor]:
             for t, needed in zip(tensors, needs[4 + S :], strict=True)
         ]
         weights = step.prepare(leaves)
-    wanted = Needs(needs[0], needs[1], any(needs[2:4]), tuple(w.requires_grad for w in weights))
+    asked = Needs(needs[0], needs[1], any(needs[2:4]), tuple(w.requires_grad for w in weights))
     inputs = Inputs(source, starts, [w.detach() for w in weights], layout)
-    gradients = step.traced.step.backward(inputs, (states, saved), grads, wanted)
+    gradients = step.traced.step.backward(inputs, (states, saved), grads, asked, wanted(tensors))
     of_x, of_U, of_b, *others = gradients
     of_tensors = _through(weights, others[S:], leaves)
     every = [of_x, of_U, of_b, of_b, *others[:S], *of_tensors]

@@ -6,7 +6,7 @@ of gradients, come from the step's own program, evaluated by torch one step afte
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,20 +14,20 @@ from torch import Tensor
 
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Inputs, NativeStep, Needs, Source, parts_of, states_of
-from bptt.kernel.omega import OmegaTerm, refuse_second_derivative
+from bptt.kernel.omega import refuse_second_derivative, wanted
 from bptt.kernel.plain import is_plain
-from bptt.kernel.plain_loop import Parts, run_steps
+from bptt.kernel.plain_loop import Parts, differentiate, run_steps
 
 States = tuple[Tensor, ...]
 """The first states at every step; then the last, (B, width), or last ones, (length, B, width)."""
 
 
-def run(step: NativeStep, inputs: Inputs, omega: OmegaTerm | None = None) -> States:
+def run(step: NativeStep, inputs: Inputs) -> States:
     """Return `step.every` states at every step, and the last ones of all, shaped as the starts."""
     tensors = (*inputs.source, *inputs.starts, *inputs.weights)
     if torch.is_grad_enabled() and any([t is not None and t.requires_grad for t in tensors]):  # noqa: C419
         count = len(inputs.starts)
-        outputs: States = _Loop.apply(step, inputs.layout, omega, count, *tensors)  # type: ignore[no-untyped-call]
+        outputs: States = _Loop.apply(step, inputs.layout, count, *tensors)  # type: ignore[no-untyped-call]
         return outputs
     arrays, _ = step.forward(inputs, keep=False)
     return step.outputs(arrays, inputs, keep=False)
@@ -58,13 +58,12 @@ class _Loop(torch.autograd.Function):
         ctx: Any,
         step: NativeStep,
         layout: Layout,
-        omega: OmegaTerm | None,
         count: int,
         *tensors: Any,
     ) -> States:
         inputs = _inputs(tensors, count, layout)
         arrays, saved = step.forward(inputs, keep=True)
-        ctx.step, ctx.layout, ctx.omega, ctx.count = step, layout, omega, count
+        ctx.step, ctx.layout, ctx.count = step, layout, count
         ctx.save_for_backward(*tensors, *arrays, *saved)
         ctx.set_materialize_grads(False)
         return step.outputs(arrays, inputs, keep=True)
@@ -73,10 +72,11 @@ class _Loop(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Any, ...]:
         step, layout, count = ctx.step, ctx.layout, ctx.count
         saved = ctx.saved_tensors  # to be read once: torch.utils.checkpoint sees to that
-        needs = ctx.needs_input_grad[4:]
+        needs = ctx.needs_input_grad[3:]
         tensors, states = saved[: len(needs)], len(needs) + count
+        omega = wanted(tensors[4 + count :])
         if torch.is_grad_enabled() or not all([is_plain(t) for t in (*grads, *tensors)]):  # noqa: C419
-            if ctx.omega is not None:
+            if omega is not None:
                 refuse_second_derivative()
             gradients = differentiate(
                 lambda *aliases: run_plainly(step, _inputs(aliases, count, layout)),
@@ -86,11 +86,11 @@ class _Loop(torch.autograd.Function):
             )
         else:
             results = saved[len(needs) : states], saved[states:]
-            wanted = Needs(needs[0], needs[1], needs[2] or needs[3], needs[4 + count :])
+            asked = Needs(needs[0], needs[1], needs[2] or needs[3], needs[4 + count :])
             inputs = _inputs(tensors, count, layout)
-            of_x, of_U, of_b, *others = step.backward(inputs, results, grads, wanted, ctx.omega)
+            of_x, of_U, of_b, *others = step.backward(inputs, results, grads, asked, omega)
             gradients = [of_x, of_U, *_of_biases(of_b, needs[2], needs[3]), *others]
-        return None, None, None, None, *gradients
+        return None, None, None, *gradients
 
 
 def _of_biases(grad: Tensor | None, *needs: bool) -> tuple[Tensor | None, Tensor | None]:
@@ -98,41 +98,3 @@ def _of_biases(grad: Tensor | None, *needs: bool) -> tuple[Tensor | None, Tensor
     if grad is None:
         return None, None
     return grad if needs[0] else None, (grad.clone() if needs[0] else grad) if needs[1] else None
-
-
-def differentiate(
-    compute: Callable[..., tuple[Tensor, ...]],
-    tensors: Sequence[Tensor | None],
-    grads: Sequence[Tensor | None],
-    needs: Sequence[bool],
-) -> list[Tensor | None]:
-    """Return the gradients of some tensors, by running a function and differentiating that.
-
-    It runs on aliases: of two tensors one may have been made of the other, and through the tensors
-    themselves the gradient of the one would count as the other's too.
-    """
-    create_graph = torch.is_grad_enabled()
-    with torch.enable_grad():
-        aliases = [
-            t.view_as(t) if t is not None and needed else t
-            for t, needed in zip(tensors, needs, strict=True)
-        ]
-        outputs = compute(*aliases)
-    reached = [
-        (out, grad)
-        for out, grad in zip(outputs, grads, strict=True)
-        if grad is not None and out.requires_grad  # not so, say, what was drawn
-    ]
-    wanted = [t for t, needed in zip(aliases, needs, strict=True) if needed and t is not None]
-    if not reached:
-        return [None for _ in needs]
-    gradients = iter(
-        torch.autograd.grad(
-            [output for output, _ in reached],
-            wanted,
-            [grad for _, grad in reached],
-            create_graph=create_graph,
-            allow_unused=True,
-        )
-    )
-    return [next(gradients) if needed else None for needed in needs]

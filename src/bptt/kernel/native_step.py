@@ -271,7 +271,7 @@ class NativeStep:
         )
         del held, alive
         if omega is not None and of_omega is not None:
-            omega.value += float(of_omega)
+            omega.add(float(of_omega), weights[0])
         if of_U is not None and source.is_tokens:
             of_U = of_U.t()
         return [of_x, of_U, of_b, *arrived, *self._as_weights(of_weights, needs)]

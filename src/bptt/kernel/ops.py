@@ -25,7 +25,7 @@ from bptt.kernel.blueprint import StandIn
 from bptt.kernel.constants import constants_of
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Inputs, Source, parts_of, states_of
-from bptt.kernel.omega import OmegaTerm
+from bptt.kernel.omega import Reading, wanted
 from bptt.kernel.plain import is_plain, is_traced, is_transformed, take_as_constant
 from bptt.kernel.plain_loop import Parts, Step, run_steps, unroll
 from bptt.kernel.record import NotTraced, Traced, trace
@@ -63,14 +63,12 @@ def run(
     source: Source,
     state: Parts,
     layout: Layout = DENSE,
-    omega: OmegaTerm | None = None,
 ) -> tuple[Float[Tensor, "... H"], Parts]:
     """Run a step over time; return the first state part at every step, and each row's last state.
 
-    state: the parts before the first step, (B, width) each. omega: adds its weight times Ω's
-    immediate gradient to that of W; see `can_omega`. Autocast changes no dtype here.
+    state: the parts before the first step, (B, width) each. Autocast changes no dtype here.
     """
-    (h,), last = run_every(recipe, source, state, layout, omega)
+    (h,), last = run_every(recipe, source, state, layout)
     return h, last
 
 
@@ -79,7 +77,6 @@ def run_every(
     source: Source,
     state: Parts,
     layout: Layout = DENSE,
-    omega: OmegaTerm | None = None,
 ) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
     """Do the same, and return the first `recipe.every` parts of the state at every step."""
     device = source.x.device.type  # "meta" has no autocast, and torch raises when it is asked
@@ -89,13 +86,13 @@ def run_every(
             dtype = floats[0].dtype
             source = source.to(dtype)
             parts = tuple(part.to(dtype) if part.is_floating_point() else part for part in state)
-            return run_every(recipe, source, parts, layout, omega)
+            return run_every(recipe, source, parts, layout)
     traced = native(recipe, source, state, layout)
     if isinstance(traced, str) or (isinstance(traced, Compiled) and recipe.every > 1):
         _require_one_device([*source, *state, *recipe.tensors])
-        return run_steps(recipe.step, source.p, state, layout, recipe.every)
+        return _run_steps(recipe, source, state, layout)
     if isinstance(traced, Traced):
-        return _run_natively(traced, recipe, source, state, layout, omega)
+        return _run_natively(traced, recipe, source, state, layout)
     starts = states_of(state, traced.lengths)
     h, *ends = compiled.run(traced.place, source, starts, recipe.tensors, layout)
     return (h,), parts_of(ends, traced.lengths)
@@ -121,13 +118,28 @@ def _run_natively(
     source: Source,
     state: Parts,
     layout: Layout,
-    omega: OmegaTerm | None = None,
 ) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
     inputs = Inputs(
         source, states_of(state, traced.lengths), traced.prepare(recipe.tensors), layout
     )
-    made = loop.run(traced.step, inputs, omega)
+    made = loop.run(traced.step, inputs)
     return made[: traced.every], parts_of(made[traced.every :], traced.lengths)
+
+
+def _run_steps(
+    recipe: Recipe, source: Source, state: Parts, layout: Layout
+) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
+    """Run a step plainly, with Ω read off where somebody wants it."""
+    term = None if torch.compiler.is_compiling() else wanted(recipe.tensors)
+    if term is None:
+        return run_steps(recipe.step, source.p, state, layout, recipe.every)
+
+    def compute(p: Tensor, W: Tensor, *state: Tensor) -> Parts:
+        (h,), last = run_steps(recipe._replace(tensors=(W,)).step, p, state, layout)
+        return h, *last
+
+    h, *last = Reading.apply(compute, term, layout, source.p, *recipe.tensors, *state)  # type: ignore[no-untyped-call]
+    return (h,), tuple(last)
 
 
 def run_plainly(
@@ -232,13 +244,6 @@ def _misfit(source: Source, state: Parts, layout: Layout) -> str | None:
     if any([part.ndim != 2 or len(part) != B for part in state]):  # noqa: C419
         return f"the state has shapes {[tuple(part.shape) for part in state]} for {B} sequences"
     return None
-
-
-def can_omega(recipe: Recipe, source: Source, state: Parts, layout: Layout) -> bool:
-    """Return whether Ω can be had from the kernel, which needs no listener."""
-    return not torch.compiler.is_compiling() and isinstance(
-        native(recipe, source, state, layout), Traced
-    )
 
 
 Signature = tuple[int, tuple[int, ...], torch.dtype, int]

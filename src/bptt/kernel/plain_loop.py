@@ -6,7 +6,7 @@ that does. A state is a tuple of (B, width) tensors, the first of which is hᵗ.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Shaped
@@ -62,3 +62,41 @@ def run_steps(
         rows = projected.shape[:-1]
         return tuple(part.new_empty(*rows, part.shape[1]) for part in state[:every]), state
     return tuple(layout.join(list(same)) for same in zip(*outputs, strict=True)), state
+
+
+def differentiate(
+    compute: Callable[..., tuple[Tensor, ...]],
+    tensors: Sequence[Tensor | None],
+    grads: Sequence[Tensor | None],
+    needs: Sequence[bool],
+) -> list[Tensor | None]:
+    """Return the gradients of some tensors, by running a function and differentiating that.
+
+    It runs on aliases: of two tensors one may have been made of the other, and through the tensors
+    themselves the gradient of the one would count as the other's too.
+    """
+    create_graph = torch.is_grad_enabled()
+    with torch.enable_grad():
+        aliases = [
+            t.view_as(t) if t is not None and needed else t
+            for t, needed in zip(tensors, needs, strict=True)
+        ]
+        outputs = compute(*aliases)
+    reached = [
+        (out, grad)
+        for out, grad in zip(outputs, grads, strict=True)
+        if grad is not None and out.requires_grad  # not so, say, what was drawn
+    ]
+    wanted = [t for t, needed in zip(aliases, needs, strict=True) if needed and t is not None]
+    if not reached:
+        return [None for _ in needs]
+    gradients = iter(
+        torch.autograd.grad(
+            [output for output, _ in reached],
+            wanted,
+            [grad for _, grad in reached],
+            create_graph=create_graph,
+            allow_unused=True,
+        )
+    )
+    return [next(gradients) if needed else None for needed in needs]

@@ -55,7 +55,6 @@ def leave_out(modules: Modules, units: Units | None) -> Modules:
     if units is None:
         return modules
     recurrent = _scaled(modules.recurrent, units.recurrent)
-    recurrent.__dict__["dropped"] = units.recurrent
     readout = _scaled(modules.readout, {"weight": units.top})
     return modules._replace(recurrent=recurrent, readout=readout)
 

@@ -191,7 +191,6 @@ class TorchLayer(Stack, RNNBase):
             or is_transformed()
             or torch.is_autocast_enabled("cpu")
             or self.proj_size
-            or self.listener is not None
             or (self.dropout and self.training)
         ):
             return False

@@ -128,19 +128,19 @@ class Recurrent(Stack):
         cell = self.cell(suffix)
         return cell.recipe({name: self.part(name, suffix) for name in cell.tensor_names()})
 
-    def _layer(self, suffix: str, recipe: Recipe, *arguments: Any) -> tuple[Tensor, Parts]:
-        """Run one layer in one direction, in a graph of torch.compile's as one operation."""
+    def _over_time(self, recipe: Recipe, *arguments: Any) -> tuple[Tensor, Parts]:
+        """Run a layer's step over time, in a graph of torch.compile's as one operation."""
         is_for_python = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
         if is_for_python and isinstance(ops.native(recipe, *arguments[:3]), str):
-            return self._layer_in_python(suffix, recipe, *arguments)
-        return super()._layer(suffix, recipe, *arguments)
+            return self._over_time_in_python(recipe, *arguments)
+        return super()._over_time(recipe, *arguments)
 
     @leave_to_python(
         "bptt.explain says why a layer of cells is no single operation; expected fullgraph=False"
     )
-    def _layer_in_python(self, *arguments: Any) -> tuple[Tensor, Parts]:
-        """Run one layer, of which torch.compile would make a graph as long as the sequence."""
-        return super()._layer(*arguments)
+    def _over_time_in_python(self, *arguments: Any) -> tuple[Tensor, Parts]:
+        """Run what torch.compile would make a graph of that is as long as the sequence."""
+        return super()._over_time(*arguments)
 
     def as_called(self) -> Recurrent:
         """Return the layers as one call sees them, with each weight computed that is not itself."""

@@ -6,9 +6,8 @@ loop, and for a token it is no product but a look-up (see `bptt.model.encodings`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import replace
-from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -20,15 +19,11 @@ from bptt.errors import BpttError, shown
 from bptt.kernel import ops
 from bptt.kernel.layout import DENSE, Layout, Packing
 from bptt.kernel.native_step import Source
-from bptt.kernel.omega import OmegaTerm
 from bptt.kernel.ops import Recipe, Run
-from bptt.kernel.plain import leave_to_python, require_alike
+from bptt.kernel.plain import require_alike
 from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import Hidden, each
 from bptt.model.masks import as_mask, steps_alive
-
-Listener = Callable[["Stack", str, Tensor, Tensor, Tensor, Layout], None]
-"""Told of layers, a suffix, projected input p, states h, state h⁰ before them, and layout."""
 
 
 class Stack(nn.Module):
@@ -36,8 +31,7 @@ class Stack(nn.Module):
 
     A layer in one direction goes by a suffix, as torch names its parameters: "_l0", "_l0_reverse".
     biases: what is added to the projected input, outside the loop. closed_by: what closes the loop:
-    "W" alone, with "gates", or with "more". dropped: by how much columns of weights are multiplied
-    in one call; see bptt.model.entry.
+    "W" alone, with "gates", or with "more".
     """
 
     input_size: int
@@ -48,9 +42,6 @@ class Stack(nn.Module):
     batch_first: bool
     biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
     closed_by: str = "W"
-    listener: Listener | None = None
-    omega: OmegaTerm | None = None
-    dropped: Mapping[str, Tensor] = MappingProxyType({})
 
     def part(self, name: str, suffix: str = "") -> Any:
         """Return a tensor of a layer, such as weight_hh, or None for a bias that is missing."""
@@ -100,36 +91,13 @@ class Stack(nn.Module):
         recipe, source = self.recipe(suffix), Source(rows)
         if not is_projected:
             source = Source(rows, self.part("weight_ih", suffix), *self._biases(suffix))
-        if self.omega is not None:
-            h, ends = self._layer_with_omega(suffix, recipe, source, state, layout)
-            return h, ends
-        return self._layer(suffix, recipe, source, state, layout, through)
+        return self._over_time(recipe, source, state, layout, through or ops.run)
 
-    @leave_to_python("omega is given under fullgraph=True; expected torch.compile without")
-    def _layer_with_omega(
-        self, suffix: str, recipe: Recipe, source: Source, state: Parts, layout: Layout
+    def _over_time(
+        self, recipe: Recipe, source: Source, state: Parts, layout: Layout, through: Run
     ) -> tuple[Tensor, Parts]:
-        """Run a layer whose Ω counts, which the compiler leaves as it is."""
-        if ops.can_omega(recipe, source, state, layout):
-            return ops.run(recipe, source, state, layout, self.omega)
-        return self._layer(suffix, recipe, source, state, layout)
-
-    def _layer(
-        self,
-        suffix: str,
-        recipe: Recipe,
-        source: Source,
-        state: Parts,
-        layout: Layout,
-        through: Run | None = None,
-    ) -> tuple[Tensor, Parts]:
-        """Run a layer, and let a listener hear of it."""
-        if self.listener is not None and source.U is not None:
-            source = Source(source.p)
-        h, ends = (through or ops.run)(recipe, source, state, layout)
-        if self.listener is not None:
-            self.listener(self, suffix, source.x, h, state[0], layout)
-        return h, ends
+        """Run a layer's step over time."""
+        return through(recipe, source, state, layout)
 
     def input_bias(self, suffix: str = "_l0") -> Tensor | None:
         """Return what is added to a layer's projected input."""

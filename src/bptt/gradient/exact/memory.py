@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,10 +15,10 @@ from torch.utils import _pytree as pytree
 
 from bptt.gradient.exact.chunks import as_leaves, unsynchronised, with_graph, without_graph
 from bptt.gradient.sequences import Sequences
+from bptt.kernel.omega import reading
 from bptt.kernel.ops import ROWS_AT_ONCE
 from bptt.kernel.plain import Bystander
 from bptt.model.network import Network
-from bptt.model.stack import Stack
 
 BYTES_BESIDES_NUMBERS = 1024
 """What a tensor takes besides its numbers: its objects, and its node in the graph, about."""
@@ -168,7 +167,7 @@ def _curve(
     net: nn.Module, sequences: Sequences, state: Any, steps: int
 ) -> Float64[np.ndarray, " moments"]:
     """Return the bytes in use as a pass forward and back goes on; .grad and the like stay."""
-    quiet = _nobody_listens(net)
+    quiet = reading(None)  # a probe is no gradient for Ω
     with torch.random.fork_rng(), unsynchronised(net), quiet, torch.enable_grad(), Tally() as tally:
         part = sequences.part(0, steps)
         leaves = as_leaves(state, wanted=True)
@@ -179,20 +178,6 @@ def _curve(
         if run.roots and asked:
             torch.autograd.grad(run.roots, asked, run.root_grads, allow_unused=True)
     return np.array(tally.curve, dtype=np.float64)
-
-
-@contextmanager
-def _nobody_listens(net: nn.Module) -> Iterator[None]:
-    """Keep Ω and the like from taking a probe for a gradient."""
-    layers = [module for module in net.modules() if isinstance(module, Stack)]
-    before = [(layer.omega, layer.listener) for layer in layers]
-    for layer in layers:
-        layer.omega = layer.listener = None
-    try:
-        yield
-    finally:
-        for layer, (omega, listener) in zip(layers, before, strict=True):
-            layer.omega, layer.listener = omega, listener
 
 
 def _state_bytes(net: nn.Module, sequences: Sequences, state: Any) -> int:
