@@ -161,3 +161,90 @@ def test_a_run_of_it_goes_on(name: str, tmp_path: Path) -> None:
     again, done = bptt.resume(tmp_path / "run", max_updates=4)
     assert done.updates == 4
     assert again.generate(3).shape == (3, 1)
+
+
+# Noise in the state.
+
+
+def noisy(sigma: float = 0.3, **options: float) -> bptt.cells.CTRNN:
+    return bptt.cells.CTRNN(I, H, alpha=0.5, sigma=sigma, **options).double()
+
+
+def test_noise_is_drawn_for_every_step_from_the_seed_while_training():
+    cell, x = noisy(), torch.randn(20, 4, I).double()
+    layer = bptt.Recurrent(cell)
+    torch.manual_seed(1)
+    output, _ = layer(x)
+    torch.manual_seed(1)
+    drawn = torch.randn_like(torch.empty(20, 4, H).double())
+    h = torch.zeros(4, H).double()
+    for t in range(20):
+        p = nn.functional.linear(x[t], cell.weight_ih, cell.bias_ih) + 2 * 0.3 * drawn[t]
+        h = 0.5 * h + 0.5 * torch.tanh(p + h @ cell.weight_hh.T)
+        torch.testing.assert_close(output[t], h)
+    layer.eval()
+    assert torch.equal(layer(x)[0], layer(x)[0])
+    assert not torch.equal(layer.train()(x)[0], layer(x)[0])
+
+
+def test_a_single_step_has_noise_too():
+    cell, x = noisy(), torch.randn(20000, I).double()
+    with torch.no_grad():
+        spread = (torch.atanh(2 * cell(x)) - torch.atanh(2 * cell.eval()(x))).std()
+    assert float(spread) == pytest.approx(0.6, rel=0.05)
+
+
+@pytest.mark.parametrize("memory", [None, "400kB"])
+def test_the_gradient_is_that_of_the_noise_that_was_drawn(memory):
+    net = bptt.Network(
+        bptt.Gaussian(2), cell=lambda i, h: bptt.cells.CTRNN(i, h, sigma=0.5), hidden=6, layers=2
+    ).double()
+    y, W = torch.randn(2000, 2, 2).double(), net.recurrent.cells[0].weight_hh
+    direction, losses = torch.randn_like(W), []
+
+    def run() -> float:
+        torch.manual_seed(3)
+        net.zero_grad()
+        return float(bptt.backward(net, y, memory=memory).loss)
+
+    assert memory is None or bptt.plan(net, *y.shape[:2], memory=memory).chunks > 1
+    assert run() == run()
+    slope = float((W.grad * direction).sum())
+    for step in (1e-5, -2e-5):
+        with torch.no_grad():
+            W.add_(direction, alpha=step)
+        losses.append(run())
+    assert slope == pytest.approx((losses[0] - losses[1]) / 2e-5, rel=1e-5)
+
+
+def test_what_noise_does_not_go_with_is_refused():
+    make = lambda i, h: bptt.cells.CTRNN(i, h, sigma=0.5)  # noqa: E731
+    net, y = bptt.Network(bptt.Gaussian(1), cell=make, hidden=4), torch.randn(12, 2, 1)
+    with pytest.raises(bptt.BpttError, match="forcing is below 1 for a cell with noise"):
+        net(y, forcing=0.5)
+    with pytest.raises(bptt.BpttError, match="stride is 2 with a CTRNN that draws noise"):
+        bptt.backward(net, y, window=4, stride=2)
+    net.eval()
+    bptt.backward(net, y, window=4, stride=2)
+    assert net(y, forcing=0.5).nll.shape == (12, 2)
+    for options in ({"sigma": -1.0}, {"sigma": float("nan")}, {"sigma": 0.1, "alpha": 0.0}):
+        with pytest.raises(bptt.BpttError, match="sigma is"):
+            bptt.cells.CTRNN(I, H, **options)
+
+
+def test_instruments_look_at_a_network_without_its_noise():
+    make = lambda i, h: bptt.cells.CTRNN(i, h, sigma=0.5)  # noqa: E731
+    net, y = bptt.Network(bptt.Gaussian(1), cell=make, hidden=4), torch.randn(12, 2, 1)
+    assert bptt.gradient_flow(net, y).growth == bptt.gradient_flow(net.eval(), y).growth
+    assert net.config()["cell"]["sigma"] == 0.5
+    assert bptt.Network.from_config(net.config()).recurrent.cells[0].noise == pytest.approx(
+        0.5 * 10**0.5
+    )
+
+
+def test_watch_says_that_it_cannot_repeat_noise():
+    model = nn.Sequential(bptt.Recurrent(noisy()))
+    with bptt.watch(model) as flows:
+        model(torch.randn(9, 2, I).double())[0].sum().backward()
+    with pytest.raises(bptt.BpttError, match="or cells without noise"):
+        flows["0"].growth  # noqa: B018 (asking is what raises)

@@ -58,7 +58,8 @@ class Cell(nn.Module):
     f: of a cell that is h ← f(p + W h). keeps, lets_in: by which gate's bias, the larger it is, the
     state is kept, and new is let in. closed_by: what closes the loop over time: "W" alone, with
     "gates", or with "more". is_torchs: whether its parameters are those of torch's cells, which a
-    Network starts as it is told; others start themselves.
+    Network starts as it is told; others start themselves. noise: while it is training, by how much
+    standard Gaussian noise, drawn for every step, is multiplied that is added to p.
 
     >>> class Leaky(Cell):
     ...     def __init__(self, input_size, hidden_size, alpha=0.1):
@@ -79,6 +80,7 @@ class Cell(nn.Module):
     lets_in: ClassVar[int | None] = None
     closed_by: ClassVar[str] = "gates"
     is_torchs: ClassVar[bool] = False
+    noise: float = 0.0
     biases: ClassVar[tuple[str, ...]] = ("bias_ih",)
     step: Callable[..., Any]
     weight_ih: Float[Tensor, "G I"]
@@ -200,7 +202,16 @@ class Cell(nn.Module):
     def move(self, x: Float[Tensor, "B I"], state: Parts) -> Parts:
         """Return the parts of the state after one step, by torch's operations."""
         biases = [getattr(self, name) for name in self.biases]
-        return checked_step(self, Source(x, self.weight_ih, *biases).p, state)
+        return checked_step(self, self.perturbed(Source(x, self.weight_ih, *biases).p), state)
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether noise is drawn now."""
+        return self.training and self.noise > 0
+
+    def perturbed(self, p: Float[Tensor, "... G"]) -> Float[Tensor, "... G"]:
+        """Return p with the noise, if there is any now."""
+        return p + self.noise * torch.randn_like(p) if self.is_noisy else p
 
     def _parts(self, state: Any, rows: Tensor, *, is_single: bool) -> Parts:
         """Return the state as the loop has it, or raise BpttError where it is another cell's."""

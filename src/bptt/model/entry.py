@@ -50,6 +50,14 @@ def enter(modules: Modules) -> Modules:
     )
 
 
+def draw_noise(modules: Modules) -> Modules:
+    """Return the modules as a call sees them whose cells have their noise."""
+    layers = modules.recurrent
+    return modules._replace(
+        recurrent=layers.perturbed() if isinstance(layers, Recurrent) else layers
+    )
+
+
 def leave_out(modules: Modules, units: Units | None) -> Modules:
     """Return the modules as a call sees them that leaves out some units, or none."""
     if units is None:

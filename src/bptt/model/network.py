@@ -35,7 +35,7 @@ from bptt.model.architecture import RECURRENCES, Architecture
 from bptt.model.call import Call, batch_size, checked, fresh_state
 from bptt.model.dropout import DropsUnits, units_of
 from bptt.model.encodings import Encoding, as_encoding, encoding_config, encoding_from_config
-from bptt.model.entry import enter, leave_out
+from bptt.model.entry import draw_noise, enter, leave_out
 from bptt.model.feedforward import Feedforward
 from bptt.model.free_run import MOST_STEPS, Forecast, forecast, stream
 from bptt.model.initial import Initial, initialise
@@ -272,7 +272,7 @@ class Network(DropsUnits):
         """Return the modules as one call sees them, and its inputs; all is checked first."""
         net = enter(self.parts)
         call = checked(net, y, x, state, regime)
-        return leave_out(net, units_of(self)), call
+        return draw_noise(leave_out(net, units_of(self))), call
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""

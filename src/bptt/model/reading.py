@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from bptt.errors import BpttError
 from bptt.model.call import Call, where
 from bptt.model.closed_loop import as_rows, mean_loop, sample_loop
 from bptt.model.encodings import Tokens
@@ -75,6 +76,11 @@ def read(net: Modules, call: Call, feedback: str, *, every: bool = False) -> Rea
     blank = net.likelihood.blank(call.B, net.readout.weight)
     previous = call.previous(blank) if net.feedback_weight(call.x) is not None else None
     generated = None
+    if call.forced is not None and net.recurrent.is_noisy:
+        raise BpttError(
+            "forcing is below 1 for a cell with noise, which is drawn before the loop; expected "
+            "forcing 1, or the network in eval(), where there is none"
+        )
     if call.forced is not None and feedback == "mean":
         loop = mean_loop(net, call)
         generated = torch.cat([as_rows(call.generated0, loop.generated), loop.generated])

@@ -15,6 +15,7 @@ from bptt.errors import BpttError, require_flag, require_kind, require_number, s
 from bptt.kernel import ops
 from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout
+from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import leave_to_python, require_alike
 from bptt.kernel.plain_loop import Parts
@@ -42,6 +43,7 @@ class Recurrent(Stack):
 
     cells: nn.ModuleList
     reverse: nn.ModuleList
+    _draws = False
 
     def __init__(
         self,
@@ -153,6 +155,24 @@ class Recurrent(Stack):
             seen.__dict__.update({name + suffix: value for name, value in tensors.items()})
         return seen
 
+    def perturbed(self) -> Recurrent:
+        """Return the layers as a call sees them that draws noise for every step, or no noise."""
+        if not any(cell.is_noisy for cell in self._cells()):
+            return self
+        seen = copy_of(self)
+        seen.__dict__["_draws"] = True
+        return seen
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether a call draws noise for every step."""
+        return self._draws
+
+    def _entering(self, suffix: str, source: Source) -> Source:
+        """Return what enters a layer in this call, with its cell's noise."""
+        cell = self.cell(suffix)
+        return Source(cell.perturbed(source.p)) if self._draws and cell.is_noisy else source
+
     def forward(
         self,
         input: Tensor | PackedSequence,  # noqa: A002 (torch's name)
@@ -174,7 +194,7 @@ class Recurrent(Stack):
         return self._forward(input, hx, lengths, resets)
 
     def _forward(self, input: Any, *others: Any) -> tuple[Any, Any]:  # noqa: A002
-        seen = self.as_called()
+        seen = self.as_called().perturbed()
         if isinstance(input, PackedSequence):
             return seen._packed(input, *others)
         return seen.over_sequences(input, *others)

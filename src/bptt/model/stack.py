@@ -61,6 +61,11 @@ class Stack(nn.Module):
         raise NotImplementedError
 
     @property
+    def is_noisy(self) -> bool:
+        """Whether a call draws noise for every step."""
+        return False
+
+    @property
     def remembers_h_alone(self) -> bool:
         """Whether all parts of a state are h, of the last step or of earlier ones."""
         return len(self.state_sizes) <= 1
@@ -91,7 +96,12 @@ class Stack(nn.Module):
         recipe, source = self.recipe(suffix), Source(rows)
         if not is_projected:
             source = Source(rows, self.part("weight_ih", suffix), *self._biases(suffix))
+        source = self._entering(suffix, source)
         return self._over_time(recipe, source, state, layout, through or ops.run)
+
+    def _entering(self, suffix: str, source: Source) -> Source:
+        """Return what enters a layer in this call."""
+        return source
 
     def _over_time(
         self, recipe: Recipe, source: Source, state: Parts, layout: Layout, through: Run

@@ -272,7 +272,7 @@ def chains_of(name: str, call: LayerCall) -> dict[str, Chain]:
     if not torch.allclose(out, form.output, *CLOSE[call.output.dtype], equal_nan=True):
         raise BpttError(
             f"{name} gave other states when it was run again; expected a layer that computes what "
-            "torch.nn's does, with dropout drawn from torch's CPU generator"
+            "torch.nn's does, with dropout drawn from torch's CPU generator, or cells without noise"
         )
     if not twin.bidirectional:
         return {"": _stack(twin, runs, form)}

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bptt.cells.cell import Cell
 from bptt.errors import BpttError, as_bytes, require_choice, require_window
 from bptt.gradient.exact import chunks
 from bptt.gradient.exact.memory import Costs, copies_of_gradients, measure
@@ -110,14 +111,20 @@ def backward(
             swept = sweep(net, sequences, state, plan, scale)
         else:
             truncation = Truncation(window, stride or window, budget, copies)
-            _require_repeatable(truncation, regime)
+            _require_repeatable(net, truncation, regime)
             swept = sweep_windows(net, sequences, state, truncation, scale)
         _hand_on(x, sequences.grad_x, state, swept.first)
     return Backward(swept.loss, sequences.steps, swept.after)
 
 
-def _require_repeatable(truncation: Truncation, regime: Regime) -> None:
+def _require_repeatable(net: nn.Module, truncation: Truncation, regime: Regime) -> None:
     """Raise BpttError where windows that overlap would each draw other values for the same step."""
+    cells = [module for module in net.modules() if isinstance(module, Cell) and module.is_noisy]
+    if truncation.stride < truncation.window and cells:
+        raise BpttError(
+            f"stride is {truncation.stride} with a {type(cells[0]).__name__} that draws noise; "
+            f"expected the window, {truncation.window}, or the network in eval()"
+        )
     if truncation.stride < truncation.window and is_random(regime.forcing, regime.feedback):
         raise BpttError(
             f"stride is {truncation.stride} with forcing by chance; expected the window, "
