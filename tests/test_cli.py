@@ -485,6 +485,7 @@ def test_what_the_loop_has_comes_back_with_the_run(
     here: Path, bptt_says: Callable[..., tuple]
 ) -> None:
     more = ["--leak", "0.1,0.9", "--learn-leak", "--skips", "2,8", "--norm", "--dropout", "0.1"]
+    more += ["--initial", "learned"]
     common = ["--length", "20", "--hidden", "6", "--max-updates", "3", "--out", "looped"]
     status, _, err = bptt_says("train", "task:order", *common, *more, "--report")
     assert (status, err) == (0, "")
@@ -492,6 +493,7 @@ def test_what_the_loop_has_comes_back_with_the_run(
     assert (net.loop.leak, net.loop.skips, net.loop.dropout) == ((0.1, 0.9), (2, 8), 0.1)
     assert net.loop.learn_leak
     assert net.loop.norm
+    assert net.initial == "learned"
     status, out, err = bptt_says("train", "--resume", "looped", "--max-updates", "5")
     assert (status, err) == (0, "")
     assert "after 5 updates" in out

@@ -320,7 +320,7 @@ CASES = [
     Case(
         "Recurrent",
         lambda cells, x, hx, **more: bptt.Recurrent(
-            cells, dropout=more.pop("dropout"), batch_first=more.pop("batch_first")
+            cells, **{name: more.pop(name) for name in ("dropout", "batch_first", "initial")}
         )(x, hx, **more),
         {
             "/cells": lambda: bptt.cells.MinGRU(3, H),
@@ -328,6 +328,7 @@ CASES = [
             "/hx": lambda: torch.zeros(1, B, H),
             "dropout": value(0.0),
             "batch_first": value(False),
+            "initial": value("zero"),
             "lengths": lambda: torch.tensor([T] * B),
             "resets": lambda: torch.zeros(T, B, dtype=torch.bool),
         },
@@ -365,6 +366,7 @@ CASES = [
             "skips": value((2,)),
             "norm": value(False),
             "dropout": value(0.1),
+            "initial": value("zero"),
         },
         {
             "inputs": {"5"},

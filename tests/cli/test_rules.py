@@ -32,6 +32,7 @@ TRAIN = {
     "--skips": "--skips 2",
     "--norm": "--norm",
     "--dropout": "--dropout 0.5",
+    "--initial": "--initial learned",
     "--init": "--init identity",
     "--radius": "--radius 0.5",
     "--init-std": "--init-std 0.5 | --init gaussian",

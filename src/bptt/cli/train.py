@@ -69,6 +69,9 @@ class NetworkOptions:
     dropout: float = 0.0
     """The probability with which a hidden unit is left out of all steps of an update alike."""
 
+    initial: Literal["zero", "learned"] = "zero"
+    """What the hidden state of a sequence is before its first step."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InitialOptions:

@@ -78,6 +78,7 @@ def checked(
     if y is None and closes and forces:
         _y_is_missing(net)
     resets = None if regime.resets is None else as_mask("resets", regime.resets, T, B)
+    net.recurrent.require_no_resets(resets)
     if resets is not None and alive is not None:
         resets = resets & alive  # beyond an end nothing happens, to the state there neither
     y = None if y is None else net.likelihood.checked("y", y, T, B, weight, alive)
@@ -121,7 +122,8 @@ def checked_x(
 def start_of(net: Modules, state: State | None, B: int) -> tuple[Hidden, Tensor, Tensor]:
     """Return h⁰, the true y⁰ and the generated one, or raise BpttError.
 
-    They are zero where the state does not give them; the generated y⁰ is then the true one.
+    They are zero where the state does not give them, or h⁰ what was learned; the generated y⁰ is
+    then the true one.
     """
     if not isinstance(state, State | None):
         raise BpttError(
@@ -135,7 +137,7 @@ def start_of(net: Modules, state: State | None, B: int) -> tuple[Hidden, Tensor,
     for part in hidden if isinstance(hidden, tuple) else () if hidden is None else (hidden,):
         require_tensor("state.hidden", part)
     zero = net.recurrent.zero_state(B)
-    hidden = zero if hidden is None else hidden
+    hidden = net.recurrent.fresh_state(B) if hidden is None else hidden
     if len(parts(hidden)) != len(parts(zero)):
         raise BpttError(
             f"state.hidden is another network's: it has {len(parts(hidden))} parts; expected "
@@ -163,7 +165,7 @@ def start_of(net: Modules, state: State | None, B: int) -> tuple[Hidden, Tensor,
 
 
 def fresh_state(net: Modules, B: int) -> State:
-    """Return h⁰ = 0 and y⁰ = 0 of B sequences."""
+    """Return h⁰, zero or learned, and y⁰ = 0 of B sequences."""
     hidden, y, _ = start_of(net, None, B)
     return State(hidden, y)
 

@@ -45,7 +45,7 @@ from bptt.model.loop_options import LoopOptions, as_delays
 from bptt.model.modules import Modules
 from bptt.model.reading import read, state_after
 from bptt.model.recurrent import Recurrent
-from bptt.model.stack import Stack
+from bptt.model.stack import STARTS, Stack
 from bptt.model.state import Output, Regime, State
 
 MOST_UNITS = 2**31 - 1
@@ -66,6 +66,7 @@ class Network(DropsUnits):
     init: how the weights start: "orthogonal", "identity" or "gaussian" for W, or an Initial, which
     says more.
     leak, learn_leak, skips, norm, dropout: what the loop has besides W; see LoopOptions.
+    initial: h⁰ of a sequence that is given none: "zero", or "learned", which starts at zero.
 
     >>> import bptt
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
@@ -89,6 +90,7 @@ class Network(DropsUnits):
         skips: int | Sequence[int] = (),
         norm: bool = False,
         dropout: float = 0.0,
+        initial: str = "zero",
     ) -> None:
         super().__init__()
         _require_finished(likelihood)
@@ -121,6 +123,15 @@ class Network(DropsUnits):
         h = self.recurrent.state_sizes[0] if self.recurrent.state_sizes else hidden
         self.readout = nn.Linear(h, likelihood.outputs)
         initialise(self.parts, kind, self.loop, self.init)
+        require_choice("initial", initial, STARTS)
+        self.initial = initial
+        if initial == "learned":
+            if recurrence == "output":
+                raise BpttError(
+                    'initial is "learned" with recurrence "output"; expected "zero", for nothing '
+                    "there loops over h"
+                )
+            self.recurrent.learn_start()
 
     def config(self) -> dict[str, Any]:
         """Return the arguments that make this network, as plain values, for a file."""
@@ -133,6 +144,7 @@ class Network(DropsUnits):
             "layers": self.recurrent.num_layers,
             "init": asdict(self.init),
             **asdict(self.loop),
+            "initial": self.initial,
         }
 
     @classmethod
@@ -198,7 +210,7 @@ class Network(DropsUnits):
         return Architecture.stacked(layers, self.recurrence, source=source, skips=self.loop.skips)
 
     def fresh_state(self, B: int) -> State:
-        """Return h⁰ = 0 and y⁰ = 0 for B sequences."""
+        """Return h⁰, zero or what was learned, and y⁰ = 0 for B sequences."""
         require_whole("B", B, 1)
         layer = self.recurrent
         size = B * layer.hidden_size * layer.num_layers * self.dtype.itemsize

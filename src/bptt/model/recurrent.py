@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from bptt.cells.cell import Activation, Cell
-from bptt.errors import BpttError, require_flag, require_kind, require_number, shown
+from bptt.errors import BpttError, require_choice, require_flag, require_kind, require_number, shown
 from bptt.kernel import ops
 from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout
@@ -20,7 +20,7 @@ from bptt.kernel.ops import Recipe
 from bptt.kernel.plain import leave_to_python, require_alike
 from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import each
-from bptt.model.stack import Stack
+from bptt.model.stack import STARTS, Stack
 
 FLAT = re.compile(r"(.+)(_l\d+(?:_reverse)?)")
 """A tensor of a layer's cell, as torch names those of its layers: weight_hh_l0."""
@@ -32,7 +32,8 @@ class Recurrent(Stack):
     cells: one Cell, or one for each layer, from the first up. reverse: those that run from the last
     step to the first, one for each layer, whose h is joined to the others'. dropout: with what
     probability a number between two layers is set to 0, as in torch.nn.RNN. batch_first: whether
-    inputs and outputs are (B, T, ·) instead of (T, B, ·).
+    inputs and outputs are (B, T, ·) instead of (T, B, ·). initial: what a sequence starts from
+    where no state is given: "zero", or "learned", a parameter.
 
     >>> import bptt, torch
     >>> layer = bptt.Recurrent(bptt.cells.MinGRU(3, 8))
@@ -52,6 +53,7 @@ class Recurrent(Stack):
         reverse: Cell | Sequence[Cell] = (),
         dropout: float = 0.0,
         batch_first: bool = False,
+        initial: str = "zero",
     ) -> None:
         super().__init__()
         forward, backward = _as_list("cells", cells), _as_list("reverse", reverse)
@@ -69,6 +71,9 @@ class Recurrent(Stack):
         self.bidirectional, self.num_layers = bool(backward), len(forward)
         self.input_size, self.hidden_size = forward[0].input_size, forward[0].hidden_size
         _require_to_fit(forward, backward)
+        require_choice("initial", initial, STARTS)
+        if initial == "learned":
+            self.learn_start()
 
     @property
     def state_sizes(self) -> tuple[int, ...]:

@@ -25,6 +25,9 @@ from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import Hidden, each
 from bptt.model.masks import as_mask, steps_alive
 
+STARTS = ("zero", "learned")
+"""What sequences may start from."""
+
 
 class Stack(nn.Module):
     """Layers of cells, each in one direction or both.
@@ -122,6 +125,31 @@ class Stack(nn.Module):
         like: Tensor = self.part("weight_ih", "_l0")
         parts = [like.new_zeros(shape) for shape in self.state_shapes(B)]
         return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def learn_start(self) -> None:
+        """Make the state of fresh sequences a parameter, `start`, zero at first.
+
+        Of each part of the state one, (layers, ·), counting a layer in two directions twice.
+        """
+        like: Tensor = self.part("weight_ih", "_l0")
+        shapes = [(depth, size) for depth, _, size in self.state_shapes(1)]
+        self.start = nn.ParameterList([nn.Parameter(like.new_zeros(shape)) for shape in shapes])
+
+    def fresh_state(self, B: int) -> Hidden:
+        """Return what B fresh sequences start from: zeros, or what was learned."""
+        start: Any = self._modules.get("start")
+        if start is None:
+            return self.zero_state(B)
+        parts = [part.unsqueeze(1).expand(-1, B, -1) for part in start]
+        return tuple(parts) if len(parts) > 1 else parts[0]
+
+    def require_no_resets(self, resets: Tensor | None) -> None:
+        """Raise BpttError where a reset would zero a state that is learned."""
+        if resets is not None and "start" in self._modules:
+            raise BpttError(
+                'resets are given with initial "learned"; expected initial "zero", which is what a '
+                "reset sets the state to"
+            )
 
     def state_shapes(self, B: int) -> list[tuple[int, int, int]]:
         """Return the shape of each part of the state of B sequences."""
@@ -229,6 +257,7 @@ class Stack(nn.Module):
             if is_single and isinstance(resets, Tensor) and resets.ndim == 1:
                 resets = resets.unsqueeze(1)
             resets = as_mask("resets", resets, T, B)
+            self.require_no_resets(resets)
             resets = resets if alive is None else resets & alive
         start = self.first_state(hx, B, rows, is_single=is_single)
         every, last = self.run_to_ends(rows, start, alive, resets)
@@ -240,7 +269,7 @@ class Stack(nn.Module):
     def first_state(self, hx: Any, B: int, like: Tensor, *, is_single: bool) -> Hidden:
         """Return the first state, or raise BpttError where it is that of other layers."""
         if hx is None:
-            return each(lambda part: part.to(like), self.zero_state(B))
+            return each(lambda part: part.to(like), self.fresh_state(B))
         parts = tuple(hx) if isinstance(hx, tuple | list) else (hx,)
         shapes = self.state_shapes(B)
         wanted = [(depth, size) if is_single else (depth, B, size) for depth, _, size in shapes]

@@ -43,6 +43,7 @@ class _Network:
     skips: tuple[int, ...] = ()
     norm: bool = False
     dropout: float = 0.0
+    initial: Literal["zero", "learned"] = "zero"
 
 
 @dataclass(frozen=True)

@@ -232,7 +232,7 @@ def _form(call: LayerCall, twin: Stack) -> Form:
     if call.resets is not None:
         resets = call.resets.t() if call.layer.batch_first and not is_single else call.resets
         resets = resets.bool().view(rows.shape[:2])
-    starts = parts(twin.zero_state(rows.shape[1]))
+    starts = parts(twin.fresh_state(rows.shape[1]))
     if call.hx:
         starts = tuple(ends(part.detach()) for part in call.hx)
     grads = [call.grads.get(i + 1) for i in range(len(starts))]
