@@ -31,6 +31,14 @@ def _handlers_are_restored() -> Iterator[None]:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+@pytest.fixture(autouse=True)
+def _hang_up_is_not_ignored() -> Iterator[None]:
+    """Undo what `nohup` does, which the processes that are started here would inherit."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 @pytest.fixture
 def text(tmp_path: Path) -> bptt.Text:
     (tmp_path / "text.txt").write_text("to be, or not to be, that is the question: " * 20)

@@ -89,12 +89,6 @@ class _Loop(torch.autograd.Function):
             asked = Needs(needs[0], needs[1], needs[2] or needs[3], needs[4 + count :])
             inputs = _inputs(tensors, count, layout)
             of_x, of_U, of_b, *others = step.backward(inputs, results, grads, asked, omega)
-            gradients = [of_x, of_U, *_of_biases(of_b, needs[2], needs[3]), *others]
+            of_biases = [of_b if needed else None for needed in needs[2:4]]  # one, as of any sum
+            gradients = [of_x, of_U, *of_biases, *others]
         return None, None, None, *gradients
-
-
-def _of_biases(grad: Tensor | None, *needs: bool) -> tuple[Tensor | None, Tensor | None]:
-    """Return the gradients of two biases that are added."""
-    if grad is None:
-        return None, None
-    return grad if needs[0] else None, (grad.clone() if needs[0] else grad) if needs[1] else None

@@ -22,6 +22,8 @@ from bptt.kernel.program import Program, run_once
 from bptt.kernel.rules import Backward, reverse
 from bptt.kernel.tables import Shape, encoded
 
+CONTIGUOUS: Any = {"memory_format": torch.contiguous_format}
+
 
 class Source(NamedTuple):
     """What p is made of: b_ih + b_hh + U x, of rows or tokens x; or x itself, without U.
@@ -210,8 +212,13 @@ class NativeStep:
 
     def _whole(self, *, keep: bool) -> int:
         """Return how many states are there at every step, the others at the last two alone."""
+        return len(self.shape.states) if keep else self._fewest
+
+    @cached_property
+    def _fewest(self) -> int:
+        """How many states are there at every step where none is kept."""
         is_short = all(length == 1 for _, length in self.shape.states[self.every :])
-        return self.every if is_short and not keep else len(self.shape.states)
+        return self.every if is_short else len(self.shape.states)
 
     def outputs(
         self, arrays: Sequence[Tensor], inputs: Inputs, *, keep: bool
@@ -241,7 +248,7 @@ class NativeStep:
         """
         (source, starts, weights, layout), (states, saved) = inputs, results
         above, lasts = self._arriving(states, starts, layout, grads)
-        arrived = [start.new_empty(start.shape) for start in starts]
+        arrived = [torch.empty_like(start, **CONTIGUOUS) for start in starts]
         of_x, of_U, of_b = _room_for_source(source, self.shape.p, needs)
         of_weights = self._room_for_weights(weights, needs)
         of_omega = None if omega is None else states[0].new_zeros(1)
@@ -279,7 +286,7 @@ class NativeStep:
     def _room_for_weights(self, weights: Sequence[Tensor], needs: Needs) -> list[Tensor | None]:
         """Return memory for the weights' gradients: (N, K) of a matrix; of vectors always."""
         return [
-            w.new_empty(w.shape[::-1] if self._is_turned(which, w) else w.shape)
+            torch.empty_like(w.t() if self._is_turned(which, w) else w, **CONTIGUOUS)
             if needed or w.ndim == 1
             else None
             for which, (w, needed) in enumerate(zip(weights, needs.weights, strict=True))
@@ -338,14 +345,15 @@ class NativeStep:
 
     def _head(self, source: Source, B: int, layout: Layout) -> tuple[tuple[Any, ...], Any]:
         """Return how rows lie in time, as the kernel is told, and the tensors that say so."""
-        rows = source.rows.numel()
+        shape, is_tokens = source.rows, source.is_tokens
+        rows = shape.numel()
         layout.require(rows, B)
         I = 0 if source.U is None else source.U.shape[1]  # noqa: E741
-        if source.is_tokens:
+        if is_tokens:
             binding.require_tokens("x", source.x, I)
         held = layout.held()
-        T = source.rows[0] if layout.batch_sizes is None else len(layout.batch_sizes)
-        of_input = 0 if source.U is None or source.is_tokens else 2 * I * self.shape.p
+        T = shape[0] if layout.batch_sizes is None else len(layout.batch_sizes)
+        of_input = 0 if source.U is None or is_tokens else 2 * I * self.shape.p
         threads = binding.threads_for(float(rows) * (self._operations + of_input))
         return (T, B, *addresses(held), layout.reverse, threads, I), held
 
@@ -357,10 +365,10 @@ def _room_for_source(
     x, U = source.x, source.U
     of_U = None
     if U is not None and needs.U:
-        of_U = U.new_empty(U.shape[::-1] if source.is_tokens else U.shape)
+        of_U = torch.empty_like(U.t() if source.is_tokens else U, **CONTIGUOUS)
     like = x if U is None else U
     return (
-        x.new_empty(x.shape) if needs.x else None,
+        torch.empty_like(x, **CONTIGUOUS) if needs.x else None,
         of_U,
         like.new_empty(p) if needs.b else None,
     )

@@ -33,6 +33,8 @@ from bptt.kernel.record import NotTraced, Traced, trace
 ROWS_AT_ONCE = 256
 """Rows without a loop that are computed one step after the other, while they are in the cache."""
 FLOATS = (torch.float32, torch.float64)
+COPIED = 16384
+"""Of fewer numbers a copy is sooner made than a node of the graph that is written in Python."""
 
 
 class Recipe(NamedTuple):
@@ -323,5 +325,7 @@ def as_output(h: Float[Tensor, "... D"], *, batch_first: bool) -> Float[Tensor, 
     """
     if not h.requires_grad or torch.compiler.is_compiling() or is_transformed():
         return h.transpose(0, 1) if batch_first else h
+    if h.numel() < COPIED:
+        return (h.transpose(0, 1) if batch_first else h).clone()
     output: Tensor = _Output.apply(h, batch_first)  # type: ignore[no-untyped-call]
     return output

@@ -166,7 +166,7 @@ class TorchLayer(Stack, RNNBase):
             inputs = inputs.unsqueeze(batch)
             starts = tuple(start.unsqueeze(1) for start in starts)
         B = inputs.shape[batch]
-        if [start.shape for start in starts] != self.state_shapes(B)[: len(starts)]:
+        if starts and [start.shape for start in starts] != self.state_shapes(B)[: len(starts)]:
             self.check_forward_args(inputs, self._as_hidden(starts), None)
         hidden = self._as_hidden(starts) if starts else self.zero_state(B)
         rows = inputs.transpose(0, 1) if self.batch_first else inputs

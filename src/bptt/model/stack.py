@@ -123,7 +123,8 @@ class Stack(nn.Module):
     def zero_state(self, B: int) -> Hidden:
         """Return the state of B fresh sequences."""
         like: Tensor = self.part("weight_ih", "_l0")
-        parts = [like.new_zeros(shape) for shape in self.state_shapes(B)]
+        depth = self.num_layers * (2 if self.bidirectional else 1)
+        parts = [like.new_zeros(depth, B, size) for size in self.state_sizes]
         return tuple(parts) if len(parts) > 1 else parts[0]
 
     def learn_start(self) -> None:
