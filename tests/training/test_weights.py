@@ -118,6 +118,19 @@ def test_tied_weights_are_saved_once_and_tied_again(tmp_path: Path) -> None:
     assert steps == len(list(half.parameters())) - 2  # the frozen second biases
 
 
+def test_weights_in_one_piece_of_memory_are_saved_as_cudnn_has_them(tmp_path: Path) -> None:
+    data = text(tmp_path)
+    net = net_for(data)
+    flat = torch.nn.utils.parameters_to_vector(net.recurrent.parameters()).detach()
+    torch.nn.utils.vector_to_parameters(flat, net.recurrent.parameters())
+    owners = {p.untyped_storage().data_ptr() for p in net.recurrent.parameters()}
+    assert len(owners) == 1
+    bptt.fit(net, data, settings=SETTINGS, out=tmp_path / "run")
+    loaded = bptt.Run.open(tmp_path / "run").network().state_dict()
+    for name, weight in net.state_dict().items():
+        assert torch.equal(loaded[name], weight)
+
+
 class Mine(bptt.Gaussian):
     pass
 

@@ -50,6 +50,7 @@ class Part(NamedTuple):
 class Sequences:
     """B sequences of T steps, in tensors or in arrays that may be mapped from files.
 
+    device: where the parts of them are computed, to which each is moved when it is read.
     grad_x: where the gradient of x is added up, if x asks for one.
     start: how many of the first steps have no loss.
     """
@@ -89,6 +90,7 @@ class Sequences:
             regime = regime._replace(resets=as_mask("resets", regime.resets, T, B))
         if isinstance(regime.forcing, Tensor):
             regime = regime._replace(forcing=as_mask("forcing", regime.forcing, T, B))
+        regime = regime.to(device)
         grad_x = torch.zeros_like(x) if isinstance(x, Tensor) and x.requires_grad else None
         return cls(y, x, regime, loss_weights, device, grad_x)
 
@@ -129,7 +131,7 @@ class Sequences:
     def add_gradient(self, start: int, part: Part) -> None:
         """Add what reached a part's x to the gradient of x."""
         if self.grad_x is not None and part.x is not None and part.x.grad is not None:
-            self.grad_x[start : start + len(part.x)] += part.x.grad
+            self.grad_x[start : start + len(part.x)] += part.x.grad.to(self.grad_x.device)
 
     def total_weight(self) -> float:
         """Return Σ w."""
@@ -192,11 +194,11 @@ class Sequences:
             return
         apart = windows.grad_x.unflatten(1, (len(starts), self.B))
         for i, start in enumerate(starts):
-            self.grad_x[start : start + windows.T] += apart[:, i]
+            self.grad_x[start : start + windows.T] += apart[:, i].to(self.grad_x.device)
 
     def _read(self, series: Series, start: int, stop: int) -> Tensor:
         if isinstance(series, Tensor):
-            return series[start:stop]
+            return series[start:stop].to(self.device)
         rows = np.asarray(series[start:stop])
         # A copy: the file may be read-only, and torch has few operations on unsigned numbers.
         rows = rows.astype(np.int64) if rows.dtype.kind in "iu" else np.array(rows)

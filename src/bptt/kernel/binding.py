@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import importlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_choice
 from bptt.kernel.plain import bystanders
 
 native: Any
@@ -22,6 +23,9 @@ except ImportError as missing:
     native = None
     WHY_NOT_NATIVE = str(missing)
 
+WAYS = ("native", "torch", "plain")
+used = "native"
+"""By which of these ways loops run; `use` changes it."""
 INSTRUCTION_SETS = ("avx512", "avx2", "portable")
 LARGE = 32 << 20
 """From how many bytes on an array has memory of its own, which goes back to the system with it."""
@@ -101,6 +105,28 @@ def info() -> dict[str, str]:
     asked = os.environ.get("BPTT_INSTRUCTION_SET")
     why = f"BPTT_INSTRUCTION_SET is {asked}" if asked else "the best that this processor has"
     return {"kernel": chosen, "why": why}
+
+
+@contextmanager
+def use(way: str) -> Iterator[None]:
+    """Let loops over time run in another way inside a with block, in the whole process.
+
+    "native": by the kernel where that serves, else by torch's fused layer of the step, or plainly:
+    as it is without this. "torch": by torch's fused layers where there is one, else plainly.
+    "plain": by a loop over the step alone, which has derivatives of every order on every device.
+
+    >>> import bptt
+    >>> with bptt.kernel.use("torch"):
+    ...     bptt.explain(bptt.GRU(3, 4))
+    GRU.l0: not native: bptt.kernel.use("torch") asks for another way
+    """
+    global used  # noqa: PLW0603 (as torch's own backends' flags are the process's)
+    require_choice("way", way, WAYS)
+    before, used = used, way
+    try:
+        yield
+    finally:
+        used = before
 
 
 def _share_torchs_threads() -> None:

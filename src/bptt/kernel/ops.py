@@ -20,13 +20,20 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from bptt.errors import BpttError
-from bptt.kernel import binding, compiled, loop
+from bptt.kernel import binding, compiled, fused, loop
 from bptt.kernel.blueprint import StandIn
 from bptt.kernel.constants import constants_of
+from bptt.kernel.fused import Fused
 from bptt.kernel.layout import DENSE, Layout
 from bptt.kernel.native_step import Inputs, Source, parts_of, states_of
 from bptt.kernel.omega import Reading, wanted
-from bptt.kernel.plain import is_plain, is_traced, is_transformed, take_as_constant
+from bptt.kernel.plain import (
+    has_autocast,
+    is_plain,
+    is_traced,
+    is_transformed,
+    take_as_constant,
+)
 from bptt.kernel.plain_loop import Parts, Step, run_steps, unroll
 from bptt.kernel.record import NotTraced, Traced, trace
 
@@ -42,13 +49,14 @@ class Recipe(NamedTuple):
 
     With tensors of the same shapes, and the same options, it makes a step of the same operations.
     every: of how many of the state's first parts every step's is returned, none of which is what
-    another one was a step before.
+    another one was a step before. fused: torch's layer of the same step, if there is one.
     """
 
     make: Callable[..., Step]
     tensors: tuple[Tensor | None, ...]
     options: tuple[Hashable, ...] = ()
     every: int = 1
+    fused: Fused | None = None
 
     @property
     def step(self) -> Step:
@@ -81,8 +89,8 @@ def run_every(
     layout: Layout = DENSE,
 ) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
     """Do the same, and return the first `recipe.every` parts of the state at every step."""
-    device = source.x.device.type  # "meta" has no autocast, and torch raises when it is asked
-    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+    device = source.x.device.type
+    if has_autocast(device) and torch.is_autocast_enabled(device):
         with torch.autocast(device, enabled=False):
             floats = [t for t in (*state, source.x) if t.is_floating_point()]
             dtype = floats[0].dtype
@@ -92,7 +100,7 @@ def run_every(
     traced = native(recipe, source, state, layout)
     if isinstance(traced, str) or (isinstance(traced, Compiled) and recipe.every > 1):
         _require_one_device([*source, *state, *recipe.tensors])
-        return _run_steps(recipe, source, state, layout)
+        return _run_by_torch(recipe, source, state, layout)
     if isinstance(traced, Traced):
         return _run_natively(traced, recipe, source, state, layout)
     starts = states_of(state, traced.lengths)
@@ -126,6 +134,18 @@ def _run_natively(
     )
     made = loop.run(traced.step, inputs)
     return made[: traced.every], parts_of(made[traced.every :], traced.lengths)
+
+
+def _run_by_torch(
+    recipe: Recipe, source: Source, state: Parts, layout: Layout
+) -> tuple[tuple[Shaped[Tensor, "... _"], ...], Parts]:
+    """Run a step by torch's layer, where there is one for it, or plainly."""
+    is_asked = binding.used != "plain" and recipe.fused is not None and recipe.every == 1
+    if is_asked and fused.serves(source, state, recipe.tensors) and not wanted(recipe.tensors):
+        assert recipe.fused is not None
+        h, last = fused.run(recipe.fused, recipe.tensors, source, state, layout)
+        return (h,), last
+    return _run_steps(recipe, source, state, layout)
 
 
 def _run_steps(
@@ -171,12 +191,9 @@ def native(  # noqa: PLR0911 (a reason a line)
     recipe: Recipe, source: Source, state: Parts, layout: Layout = DENSE
 ) -> Traced | Compiled | str:
     """Return the step that the native kernel runs here and now, or why it does not."""
-    if binding.native is None:
-        return f"the native kernel is not built: {binding.WHY_NOT_NATIVE}"
-    if is_transformed():
-        return "torch.func, or forward-mode differentiation, is going on"
-    if is_traced():
-        return "torch's operations are being recorded"
+    reason = _why_nothing_is_native()
+    if reason is not None:
+        return reason
     dtype = state[0].dtype
     tensors = [t for t in (*source[1:], *state, *recipe.tensors) if t is not None]
     if dtype not in FLOATS or any([t.dtype != dtype for t in tensors]):  # noqa: C419
@@ -195,6 +212,19 @@ def native(  # noqa: PLR0911 (a reason a line)
         return _program_of(recipe, source, state)
     constant = _constant_program(*_key(recipe, source, state))
     return constant[0] if len(constant) == 1 else Compiled(*constant)
+
+
+def _why_nothing_is_native() -> str | None:
+    """Return why no step is run natively now, if none is."""
+    if binding.used != "native":
+        return f'bptt.kernel.use("{binding.used}") asks for another way'
+    if binding.native is None:
+        return f"the native kernel is not built: {binding.WHY_NOT_NATIVE}"
+    if is_transformed():
+        return "torch.func, or forward-mode differentiation, is going on"
+    if is_traced():
+        return "torch's operations are being recorded"
+    return None
 
 
 def traced(recipe: Recipe, p: int, parts: tuple[int, ...], dtype: torch.dtype) -> Traced | str:

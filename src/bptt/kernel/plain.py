@@ -97,7 +97,7 @@ def require_alike(name: str, tensor: Tensor, weight: Tensor) -> None:
     Under autocast torch sees to the dtype itself.
     """
     device = tensor.device.type
-    is_cast = torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device)
+    is_cast = has_autocast(device) and torch.is_autocast_enabled(device)
     if tensor.device != weight.device or (tensor.dtype != weight.dtype and not is_cast):
         raise BpttError(
             f"{name} is {tensor.dtype} on {tensor.device}, beside weights that are {weight.dtype} "
@@ -111,6 +111,14 @@ def take_as_constant(function: Any) -> None:
     As torch.compiler.assume_constant_result does, which would import the compiler now.
     """
     function._dynamo_marked_constant = True
+
+
+def has_autocast(device: str) -> bool:
+    """Return whether there is autocast on a kind of device; of others torch raises when asked."""
+    return torch.amp.is_autocast_available(device)
+
+
+take_as_constant(has_autocast)
 
 
 def leave_to_python(reason: str) -> Callable[[Function], Function]:

@@ -202,7 +202,7 @@ def _recipe(net: Modules, R: Tensor | None, G: int, temperature: float | None) -
     tensors: list[Tensor | None] = [R, net.V, net.readout.bias]
     kinds = []
     for k, suffix in enumerate(f"_l{k}" for k in range(layer.num_layers)):
-        make, of, options, _ = layer.recipe(suffix)
+        make, of, options, *_ = layer.recipe(suffix)
         U, b = layer.part("weight_ih", suffix), layer.input_bias(suffix)
         tensors += [*((None, None) if k == 0 else (U, b)), *of]
         kinds.append(LayerKind(make, len(of), options))

@@ -32,6 +32,7 @@ class Features:
         """Return `values`, 0 where not alive, or raise BpttError unless they are (T, B, width)."""
         require_shape(name, values.shape, "(T, B, features)", (T, B, self.width))
         require_dtype(name, values, like)
+        require_device(name, values, like)
         return values if alive is None else values.masked_fill(~alive.unsqueeze(-1), 0)
 
     def blank(self, B: int, like: Tensor) -> Float[Tensor, "B width"]:
@@ -80,6 +81,7 @@ class Tokens:
         `like` plays no part.
         """
         require_shape(name, values.shape, "(T, B)", (T, B))
+        require_device(name, values, like)
         values = values if alive is None else values.masked_fill(~alive, 0)
         if values.is_floating_point() or values.is_complex() or values.dtype == torch.bool:
             raise BpttError(
@@ -124,6 +126,15 @@ def require_dtype(name: str, values: Tensor, like: Tensor) -> None:
         raise BpttError(
             f"{name} has dtype {values.dtype}; expected {like.dtype}, that of the network's "
             f"weights: convert one to the other with .to(...)"
+        )
+
+
+def require_device(name: str, values: Tensor, like: Tensor) -> None:
+    """Raise BpttError unless `values` are where the network is."""
+    if values.device != like.device:
+        raise BpttError(
+            f"{name} is on {values.device}; expected it on {like.device}, where the network's "
+            "weights are: move one of them with .to(...)"
         )
 
 

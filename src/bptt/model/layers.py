@@ -19,6 +19,7 @@ from bptt.cells.lstm import LSTMCell, lstm
 from bptt.cells.torch_cell import TorchCell
 from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import binding, ops
+from bptt.kernel.fused import FUSED
 from bptt.kernel.layout import Layout
 from bptt.kernel.ops import Recipe, Run
 from bptt.kernel.plain import PLAIN_TYPES, are_plain, is_traced, is_transformed
@@ -84,7 +85,8 @@ class TorchLayer(Stack, RNNBase):
         """
         if lengths is not None or resets is not None:
             return self.over_sequences(input, hx, lengths, resets)
-        if not torch.is_grad_enabled() and self._is_one_step(input, hx):
+        is_free = binding.used == "native" and not torch.is_grad_enabled()
+        if is_free and self._is_one_step(input, hx):
             moved = self._move(input, hx)
             if moved is not None:
                 return moved
@@ -123,6 +125,7 @@ class TorchLayer(Stack, RNNBase):
             or not isinstance(rows, Tensor)
             or torch.is_autocast_enabled("cpu")
             or is_traced()
+            or binding.used == "torch"
         ):
             return None
         weights = self._weights()
@@ -132,7 +135,8 @@ class TorchLayer(Stack, RNNBase):
             is_alike = all_cpu and all([t.dtype == rows.dtype for t in tensors])  # noqa: C419
             return ops.run if is_alike and self._takes(rows) else None
         if are_plain(tensors, rows.dtype) and self._takes(rows) and self._has_its_shapes(weights):
-            return ops.run if binding.native is None else ops.run_checked
+            is_native = binding.native is not None and binding.used == "native"
+            return ops.run_checked if is_native else ops.run
         return None
 
     def _takes(self, rows: Tensor) -> bool:
@@ -212,6 +216,7 @@ class TorchLayer(Stack, RNNBase):
         hx = self.zero_state(len(rows)) if hx is None else hx
         heads, ends = list[Tensor](), list[Any]()
         move, is_h = self.cell.by_torch, self.states == 1
+        assert move is not None  # these cells are torch's
         for i, names in enumerate(self._all_weights):
             state = hx[i] if is_h else tuple([part[i] for part in hx])
             weights = [self.part(name) for name in names]
@@ -311,7 +316,8 @@ class RNN(TorchLayer):
 
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes an Elman layer's step."""
-        return Recipe(elman, (self.part("weight_hh", suffix),), (self.cell.f,))
+        W, fused = self.part("weight_hh", suffix), FUSED[self.cell.by_torch]
+        return Recipe(elman, (W,), (self.cell.f,), fused=fused)
 
 
 class GRU(TorchLayer):
@@ -331,7 +337,8 @@ class GRU(TorchLayer):
 
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes a gated recurrent unit's step."""
-        return Recipe(gru, (self.part("weight_hh", suffix), self.part("bias_hh", suffix)))
+        tensors = self.part("weight_hh", suffix), self.part("bias_hh", suffix)
+        return Recipe(gru, tensors, fused=FUSED[self.cell.by_torch])
 
 
 class LSTM(TorchLayer):
@@ -353,7 +360,8 @@ class LSTM(TorchLayer):
 
     def recipe(self, suffix: str) -> Recipe:
         """Return what makes a long short-term memory's step."""
-        return Recipe(lstm, (self.part("weight_hh", suffix), self.part("weight_hr", suffix)))
+        tensors = self.part("weight_hh", suffix), self.part("weight_hr", suffix)
+        return Recipe(lstm, tensors, fused=FUSED[self.cell.by_torch])
 
     def _by_torch(self, *arguments: Any) -> Any:
         if not torch.compiler.is_compiling() and not self._has_its_shapes(self._weights()):

@@ -16,7 +16,7 @@ def steps_alive(
     require_lengths(lengths, T, B)
     if lengths is None:
         return None
-    return torch.arange(T, device=device).unsqueeze(1) < lengths
+    return torch.arange(T, device=device).unsqueeze(1) < lengths.to(device)
 
 
 def require_lengths(lengths: Tensor | None, T: int, B: int) -> None:

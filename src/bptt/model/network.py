@@ -167,6 +167,12 @@ class Network(DropsUnits):
         return dtype
 
     @property
+    def device(self) -> torch.device:
+        """Where its weights are."""
+        device: torch.device = next(self.recurrent.parameters()).device
+        return device
+
+    @property
     def f(self) -> Activation | None:
         """What h is of a + W h, in cells without gates."""
         return self.recurrent.f
@@ -253,7 +259,7 @@ class Network(DropsUnits):
         resets: (T, B), the steps before which a sequence's state is zeroed.
         """
         regime = Regime(lengths, resets, forcing, feedback)
-        net, call = self._entered(y, x, state, regime)
+        net, call, regime = self._entered(y, x, state, regime)
         reading = read(net, call, feedback)
         states, outputs = reading.states[-1], reading.outputs
         outputs = net.outputs_of(states) if outputs is None else outputs
@@ -261,7 +267,7 @@ class Network(DropsUnits):
         nll = None if true is None else net.likelihood.nll(outputs, true)
         if nll is not None and alive is not None:
             nll = nll.masked_fill(~alive, 0)
-        return Output(nll, outputs, states, reading.after(lengths))
+        return Output(nll, outputs, states, reading.after(regime.lengths))
 
     def advance(
         self,
@@ -275,16 +281,19 @@ class Network(DropsUnits):
 
         Where nothing loops over h, that is the last y, and nothing has to be computed.
         """
-        net, call = self._entered(y, x, state, Regime(**regime))
-        return state_after(net, call, Regime(**regime))
+        net, call, where = self._entered(y, x, state, Regime(**regime))
+        return state_after(net, call, where)
 
     def _entered(
         self, y: Tensor | None, x: Tensor | None, state: State | None, regime: Regime
-    ) -> tuple[Modules, Call]:
-        """Return the modules as one call sees them, and its inputs; all is checked first."""
-        net = enter(self.parts)
+    ) -> tuple[Modules, Call, Regime]:
+        """Return the modules as one call sees them, and its inputs; all is checked first.
+
+        Lengths and masks may be on any device.
+        """
+        net, regime = enter(self.parts), regime.to(self.device)
         call = checked(net, y, x, state, regime)
-        return draw_noise(leave_out(net, units_of(self))), call
+        return draw_noise(leave_out(net, units_of(self))), call, regime
 
     def is_parallel(self, regime: Regime) -> bool:
         """Return whether no step waits for the one before: there is no loop, or it is cut."""
@@ -314,9 +323,9 @@ class Network(DropsUnits):
         most = y.shape[0] if isinstance(y, Tensor) and y.ndim > 0 else None
         for step in steps:
             require_whole("a number of steps", step, 0, most)
-        net, call = self._entered(y, x, state, Regime(**regime))
-        reading = read(net, call, regime.get("feedback", "sample"), every=True)
-        return reading.states_after(steps, regime.get("lengths"))
+        net, call, where = self._entered(y, x, state, Regime(**regime))
+        reading = read(net, call, where.feedback, every=True)
+        return reading.states_after(steps, where.lengths)
 
     def stream(self, steps: int, **options: Any) -> Iterator[Shaped[Tensor, "S B *y"]]:
         """Yield what `generate` returns, given the same arguments, a few steps at a time."""

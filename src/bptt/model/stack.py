@@ -257,7 +257,7 @@ class Stack(nn.Module):
         if resets is not None:
             if is_single and isinstance(resets, Tensor) and resets.ndim == 1:
                 resets = resets.unsqueeze(1)
-            resets = as_mask("resets", resets, T, B)
+            resets = as_mask("resets", resets, T, B).to(rows.device)
             self.require_no_resets(resets)
             resets = resets if alive is None else resets & alive
         start = self.first_state(hx, B, rows, is_single=is_single)

@@ -59,6 +59,13 @@ class Regime(NamedTuple):
             self.feedback,
         )
 
+    def to(self, device: torch.device) -> Regime:
+        """Return it with its tensors on a device."""
+        lengths, resets, forcing, feedback = (
+            part.to(device) if isinstance(part, Tensor) else part for part in self
+        )
+        return Regime(lengths, resets, forcing, feedback)  # type: ignore[arg-type]
+
     @property
     def is_forced(self) -> bool:
         """Whether the true values are always fed back."""

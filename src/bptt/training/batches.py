@@ -31,13 +31,13 @@ class Batch(NamedTuple):
     is_start: bool
     unscored: int = 0
 
-    def of(self, dtype: torch.dtype) -> Batch:
-        """Return the same with its real numbers in a network's dtype."""
-        return self._replace(y=_of(self.y, dtype), x=None if self.x is None else _of(self.x, dtype))
+    def of(self, net: Network) -> Batch:
+        """Return the same on a network's device, and its real numbers in the network's dtype."""
+        return self._replace(y=_of(self.y, net), x=None if self.x is None else _of(self.x, net))
 
 
-def _of(values: Tensor, dtype: torch.dtype) -> Tensor:
-    return values.to(dtype) if values.is_floating_point() else values
+def _of(values: Tensor, net: Network) -> Tensor:
+    return values.to(net.device, net.dtype if values.is_floating_point() else values.dtype)
 
 
 class Batches(ABC):

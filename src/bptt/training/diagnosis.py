@@ -103,7 +103,7 @@ def diagnose_run(
         sample = held_out(dataset.validation_batches(count), steps or usual, count)
     _require_so_much("steps", steps, len(sample.y), run)
     _require_so_much("sequences", sequences, sample.y.shape[1], run)
-    sample = sample.of(net.dtype)
+    sample = sample.of(net)
     if sample.lengths is not None and window is not None:
         window = min(window, len(sample.y))  # longer than any sequence
     seen = diagnose(net, sample, window=window, stride=settings.stride, max_lag=max_lag)

@@ -16,7 +16,7 @@ def evaluate(net: Network, batches: Batches) -> float:
     state, total = None, 0.0
     with every_unit(net):
         for i in range(len(batches)):
-            batch = batches.get(0, i).of(net.dtype)
+            batch = batches.get(0, i).of(net)
             start = None if batch.is_start else state
             out = net(batch.y, x=batch.x, state=start, lengths=batch.lengths)
             assert out.nll is not None
@@ -31,7 +31,7 @@ def mean_score(net: Network, batches: Batches, measure: str) -> float:
     total, count = 0.0, 0
     with every_unit(net):
         for i in range(len(batches)):
-            batch = batches.get(0, i).of(net.dtype)
+            batch = batches.get(0, i).of(net)
             each = _scores(net, batch, measure)[batch.unscored :]
             total += float(each.sum(dtype=torch.float64))
             count += each.numel()

@@ -298,7 +298,7 @@ class Trainer:
     def change_weights(self) -> tuple[float, int]:
         """Change the weights once; return the loss, in nats per step, and how many tokens."""
         batch = self.batches.get(*divmod(self.progress.update, len(self.batches)))
-        batch = batch.of(self.net.dtype)
+        batch = batch.of(self.net)
         self.net.train()
         self.optimizer.zero_grad()
         weights = None
@@ -380,7 +380,7 @@ class Trainer:
 
     def _require_memory(self) -> None:
         """Raise BpttError if an update would take more than this machine has, or than allowed."""
-        y, x, *_ = self.batches.get(0, 0).of(self.net.dtype)
+        y, x, *_ = self.batches.get(0, 0).of(self.net)
         settings = self.settings
         side_by_side = settings.reach is None or settings.stride is not None
         reach = len(y) if side_by_side else min(settings.reach or len(y), len(y))
@@ -423,7 +423,9 @@ class Trainer:
                 if isinstance(t, Tensor)
             },
         }
-        tensors = {f"{part}.{name}": t for part, all_ in parts.items() for name, t in all_.items()}
+        tensors = {
+            f"{part}.{name}": t.cpu() for part, all_ in parts.items() for name, t in all_.items()
+        }
         self.run.save(tensors, asdict(progress))
         self.last_saved = (progress.update, progress.seconds)
 

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from bptt.model.network import Network
 from bptt.training.batches import Batch, Batches
 
 
@@ -19,9 +20,9 @@ class Sample(NamedTuple):
     lengths: Int[Tensor, " B"] | None = None
     loss_weights: Float[Tensor, "T B"] | None = None
 
-    def of(self, dtype: torch.dtype) -> Sample:
-        """Return the same with its real numbers in a network's dtype."""
-        y, x, *_ = Batch(self.y, self.x, None, True).of(dtype)
+    def of(self, net: Network) -> Sample:
+        """Return the same on a network's device, and its real numbers in the network's dtype."""
+        y, x, *_ = Batch(self.y, self.x, None, True).of(net)
         return self._replace(y=y, x=x)
 
 

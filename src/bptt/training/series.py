@@ -45,10 +45,10 @@ def one_step_ahead(net: Network, table: Table) -> OneStepAhead:
     batches, state, means = table.validation_batches(1), None, []
     with every_unit(net):
         for i in range(len(batches)):
-            batch = batches.get(0, i).of(net.dtype)
+            batch = batches.get(0, i).of(net)
             out = net(batch.y, x=batch.x, state=state)
             state = out.state
-            means.append(net.likelihood.mean(out.outputs)[batch.unscored :, 0].numpy())
+            means.append(net.likelihood.mean(out.outputs)[batch.unscored :, 0].cpu().numpy())
     before = table.levels[table.cut - 1 : -1]
     true, expected = table.levels[table.cut :], table.restore_each(np.concatenate(means), before)
     errors = [np.sqrt(((guess - true) ** 2).mean(0)) for guess in (expected, before)]
@@ -113,11 +113,11 @@ def forecast_table(
         state = _state_at_the_end(net, table)
     ahead = net.forecast(steps, x=x, state=state, paths=paths, generator=generator)
     last = np.asarray(table.levels[-1])
-    many = table.restore(np.moveaxis(ahead.paths[:, :, 0].numpy(), 0, 1), last)
+    many = table.restore(np.moveaxis(ahead.paths[:, :, 0].cpu().numpy(), 0, 1), last)
     return SeriesForecast(
         table.columns.target,
         following.times,
-        table.restore(ahead.mean[:, 0].numpy(), last),
+        table.restore(ahead.mean[:, 0].cpu().numpy(), last),
         {share: np.quantile(many, share, axis=1) for share in QUANTILES},
         following.labels,
         following.note,
@@ -130,6 +130,6 @@ def _state_at_the_end(net: Network, table: Table) -> State | None:
         rows = slice(start, start + STEPS_AT_ONCE)
         y = torch.from_numpy(np.array(table.y[rows])).unsqueeze(1)
         x = None if table.x is None else torch.from_numpy(np.array(table.x[rows])).unsqueeze(1)
-        batch = Batch(y, x, None, state is None).of(net.dtype)
+        batch = Batch(y, x, None, state is None).of(net)
         state = net.advance(batch.y, x=batch.x, state=state)
     return state

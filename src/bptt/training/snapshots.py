@@ -53,7 +53,7 @@ class Snapshots:
         if update.number != 1 and update.number % every != 0 and update.number != update.total:
             return
         path = self.path = self.path or _begun(update)
-        y, x, lengths, weights = self.sample.of(update.net.dtype)
+        y, x, lengths, weights = self.sample.of(update.net)
         flow = gradient_flow(
             update.net, y, x=x, window=self.window, lengths=lengths, loss_weights=weights
         )

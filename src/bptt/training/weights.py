@@ -75,10 +75,24 @@ def require_saveable(net: Network) -> None:
             "expected a plain one, or out=None: make what was pruned or parametrized permanent "
             "first, with torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
         )
-    memory: dict[int, str] = {}
-    for name, tensor in weights_once(net).items():
-        if tensor.numel() and memory.setdefault(tensor.untyped_storage().data_ptr(), name) != name:
+    end = 0
+    for (begin, after), name in sorted(
+        (_bytes_of(t), name) for name, t in weights_once(net).items()
+    ):
+        if begin < end:
             raise BpttError(
                 f"{name} shares memory with another weight; expected the same parameter for both, "
                 "or memory of its own, to be saved"
             )
+        end = max(end, after)
+
+
+def _bytes_of(tensor: Tensor) -> tuple[int, int]:
+    """Return the address of a tensor's first byte, and of the one after its last; 0 of none.
+
+    Several may lie in one piece of memory, one after the other, as cuDNN has them.
+    """
+    if tensor.numel() == 0:
+        return 0, 0
+    last = sum((n - 1) * stride for n, stride in zip(tensor.shape, tensor.stride(), strict=True))
+    return tensor.data_ptr(), tensor.data_ptr() + (last + 1) * tensor.element_size()

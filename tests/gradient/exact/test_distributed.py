@@ -18,10 +18,10 @@ T, RANKS = 200, 2
 KINDS = ("ours", "user's")
 WAYS: list[dict[str, Any]] = [
     {},
-    {"memory": 120_000},
+    {"memory": 130_000},
     {"window": 7, "stride": 7},
     {"window": 7, "stride": 2},
-    {"window": 150, "stride": 150, "memory": 120_000},
+    {"window": 150, "stride": 150, "memory": 130_000},
 ]
 
 pytestmark = pytest.mark.skipif(not dist.is_available(), reason="torch without distributed")
