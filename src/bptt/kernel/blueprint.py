@@ -22,6 +22,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from bptt.errors import BpttError
 from bptt.kernel.constants import constants_of_instance
+from bptt.kernel.plain import is_exporting
 
 WEIGHT_HOOKS = (BasePruningMethod, WeightNorm, SpectralNorm)
 """Hooks before a call that compute a weight of the module from its other parameters."""
@@ -91,7 +92,7 @@ def number(module: nn.Module) -> None:
 
 def blueprint_of(module: nn.Module, names: Sequence[str]) -> Blueprint | StandIn:
     """Return the Blueprint of a module that has a number, or what torch.compile takes for it."""
-    if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+    if torch.compiler.is_compiling() and not is_exporting():
         return StandIn(getattr(module, NUMBER), tuple(names))
     return Blueprint(module, names)
 

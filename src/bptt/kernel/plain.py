@@ -65,12 +65,21 @@ def is_transformed() -> bool:
 def is_traced() -> bool:
     """Return whether somebody records torch's operations: tracing, exporting, a mode of theirs."""
     if torch.compiler.is_compiling():
-        return torch.compiler.is_exporting()
+        return is_exporting()
     return (
         torch._C._is_tracing()
         or (torch._C._len_torch_dispatch_stack() > 0 and not _all_bystanders())
         or (torch._C._len_torch_function_stack() > 0 and not _all_devices())
     )
+
+
+def is_exporting() -> bool:
+    """Return whether torch.export is at it.
+
+    torch.compiler.is_exporting() says so too, but in a graph of torch 2.11 it is true always.
+    """
+    flag = getattr(torch.compiler, "_is_exporting_flag", None)
+    return torch.compiler.is_exporting() if flag is None else bool(flag)
 
 
 def bystanders() -> list[Bystander]:

@@ -17,7 +17,7 @@ from bptt.kernel.blueprint import copy_of, is_computed
 from bptt.kernel.layout import Layout
 from bptt.kernel.native_step import Source
 from bptt.kernel.ops import Recipe
-from bptt.kernel.plain import leave_to_python, require_alike
+from bptt.kernel.plain import is_exporting, leave_to_python, require_alike
 from bptt.kernel.plain_loop import Parts
 from bptt.model.hidden import each
 from bptt.model.stack import STARTS, Stack
@@ -137,7 +137,7 @@ class Recurrent(Stack):
 
     def _over_time(self, recipe: Recipe, *arguments: Any) -> tuple[Tensor, Parts]:
         """Run a layer's step over time, in a graph of torch.compile's as one operation."""
-        is_for_python = torch.compiler.is_compiling() and not torch.compiler.is_exporting()
+        is_for_python = torch.compiler.is_compiling() and not is_exporting()
         if is_for_python and isinstance(ops.native(recipe, *arguments[:3]), str):
             return self._over_time_in_python(recipe, *arguments)
         return super()._over_time(recipe, *arguments)

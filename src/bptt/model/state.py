@@ -60,9 +60,10 @@ class Regime(NamedTuple):
         )
 
     def to(self, device: torch.device) -> Regime:
-        """Return it with its tensors on a device."""
+        """Return it with its tensors on a device, but for those without numbers."""
         lengths, resets, forcing, feedback = (
-            part.to(device) if isinstance(part, Tensor) else part for part in self
+            part.to(device) if isinstance(part, Tensor) and not part.is_meta else part
+            for part in self
         )
         return Regime(lengths, resets, forcing, feedback)  # type: ignore[arg-type]
 
