@@ -2,11 +2,12 @@
 
     python benchmarks/steps.py [--threads 1]
 
-A training step (forward and backward, float32) of each at T = 200, B = 16, H = 64, against the
-same step in a Python loop with autograd, and how many times as fast it would be if its products
-took all of its time, at the speed of torch's product of large matrices; of ragged batches against
-torch.nn's layer; one step without gradient, B = 1, against torch.nn's layer; and a process of its
-own, from its start to the gradient of a step that it has not seen. Medians; each value is checked.
+A training step of each (forward and backward from a given ∂L/∂h, as layers.py has it; float32;
+T = 200, B = 16, H = 64) against the same step in a Python loop with autograd; how much faster it
+would be if products took all of its time, at the speed of torch's product of large matrices;
+and its time a multiply-add, in that of our GRU, timed beside it. Of ragged batches, and of one step
+without gradient, B = 1: against torch.nn's layer. A process of its own, from its start to the
+gradient of a step that it has not seen. Medians; each value is checked.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -72,27 +74,39 @@ def steps() -> None:
     """Print what the kernel brings to each step."""
     speed = products_a_second()
     print(f"torch's product of large matrices: {speed / 1e9:.0f} GFLOP/s")
-    print(f"\nT, B, H = {T}, {B}, {H}: ms a training step   kernel   plain loop   ratio   at most")
+    shape = f"T, B, H = {T}, {B}, {H}"
+    print(f"\n{shape}: ms a training step   kernel   plain loop   ratio   at most   of gru's")
+    gru, of_gru = training_step("gru")
     for name in NAMES:
-        torch.manual_seed(0)
-        step = STEPS[name]
-        of, P = recipe(name, H, torch.float32), step.p * H
-        x, U = torch.randn(T, B, I), (torch.randn(P, I) / 8).requires_grad_()
-        state = tuple(torch.zeros(B, width * H) for width in step.parts)
-        arguments = (of, Source(x, U), state, DENSE)
-        leaves = [U, *[t for t in of.tensors if t is not None]]
-
-        def train(run: Callable[..., tuple[Tensor, object]]) -> list[Tensor]:
-            h, _ = run(*arguments)  # noqa: B023
-            return [h, *torch.autograd.grad(h.square().mean(), leaves)]  # noqa: B023
-
+        train, products = training_step(name)
         for mine, its in zip(train(ops.run), train(run_plainly), strict=True):
             torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
-        ours, plain = seconds(lambda: train(ops.run), lambda: train(run_plainly))
-        traced = ops.native(*arguments)
-        assert isinstance(traced, Traced), traced
-        at_most = plain / (operations(traced, P) / speed)
-        print(f"{name:32}{ours * 1e3:20.2f}{plain * 1e3:12.1f}{plain / ours:10.1f}{at_most:10.1f}")
+        ways = partial(train, ops.run), partial(train, run_plainly), partial(gru, ops.run)
+        ours, plain, beside = seconds(*ways)
+        at_most, each = plain / (products / speed), (ours / products) / (beside / of_gru)
+        ms = f"{ours * 1e3:20.2f}{plain * 1e3:12.1f}"
+        print(f"{name:32}{ms}{plain / ours:10.1f}{at_most:10.1f}{each:10.2f}", flush=True)
+
+
+def training_step(name: str) -> tuple[Callable[..., list[Tensor]], int]:
+    """Return what makes a training step of a cell by a way to run it, and its multiply-adds."""
+    torch.manual_seed(0)
+    step = STEPS[name]
+    of, P = recipe(name, H, torch.float32), step.p * H
+    x, U = torch.randn(T, B, I), (torch.randn(P, I) / 8).requires_grad_()
+    state = tuple(torch.zeros(B, width * H) for width in step.parts)
+    arguments = (of, Source(x, U), state, DENSE)
+    leaves = [U, *[t for t in of.tensors if t is not None]]
+
+    grad = torch.randn(T, B, H) / T
+
+    def train(run: Callable[..., tuple[Tensor, object]]) -> list[Tensor]:
+        h, _ = run(*arguments)
+        return [h, *torch.autograd.grad(h, leaves, grad)]
+
+    traced = ops.native(*arguments)
+    assert isinstance(traced, Traced), traced
+    return train, operations(traced, P)
 
 
 def ragged() -> None:
