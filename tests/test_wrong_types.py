@@ -177,6 +177,7 @@ CASES = [
             "memory": value("1MB"),
             "loss_weights": value(torch.ones(T, B)),
             "reduction": value("mean"),
+            "penalty": value(None),
         },
         {
             **RIGHT_RUN,
@@ -185,6 +186,7 @@ CASES = [
             "stride": {"None"},
             "memory": {"None"},
             "loss_weights": {"None"},
+            "penalty": {"None"},
         },
         {"/net": {"module"}},
     ),
@@ -604,6 +606,7 @@ CASES = [
             "out": value(None),
             "seed": value(3),
             "on_update": value(None),
+            "penalty": value(None),
         },
         {
             "/net": {"Network"},
@@ -611,6 +614,7 @@ CASES = [
             "out": {"None"},
             "seed": {"None", "5", "-1"},
             "on_update": {"None", "function", "class", "module", "Network"},
+            "penalty": {"None"},
         },
         {"settings": {"None", "Settings"}},
     ),  # which train for long
@@ -623,6 +627,7 @@ CASES = [
             "max_updates": value(None),
             "max_seconds": value(None),
             "on_update": value(None),
+            "penalty": value(None),
         },
     ),
     Case(
@@ -809,7 +814,9 @@ NOT_VALID = {
 
 
 ITEMS = {
+    ("backward", "penalty"): {"Network", "class", "module"},
     ("fit", "on_update"): {"Network", "class", "module"},
+    ("fit", "penalty"): {"Network", "class", "module"},
     ("fit", "out"): {"str", "Path"},
     ("fit", "seed"): {"-1"},
     ("Run.open", "/path"): {"str", "Path"},

@@ -55,6 +55,7 @@ from .report import plots as plots
 from .report.advice import Remedy as Remedy
 from .report.advice import advice as advice
 from .report.report import write_report as write_report
+from .training import penalties as penalties
 from .training.batches import Data as Data
 from .training.collection import Collection as Collection
 from .training.collection import read_collection as read_collection

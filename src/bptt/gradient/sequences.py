@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,8 @@ from bptt.model.masks import as_mask, require_lengths
 from bptt.model.state import FEEDBACKS, Regime
 
 Series = Tensor | np.ndarray
+Penalty = Callable[[Any], Tensor]
+"""What a loss has besides the nll, of what a call of the net returned: (T, B), or one number."""
 STEPS_AT_ONCE = 1 << 16
 
 
@@ -26,7 +28,7 @@ class Part(NamedTuple):
     x: a leaf of a new graph, where x asks for a gradient.
     regime: how it is run: lengths, resets and what is fed back.
     weights: w, (T, B), 0 beyond a sequence's end; None where all are 1.
-    unscored: how many of the first steps have no loss.
+    unscored: how many of the first steps have no loss. penalty: what is added to each step's nll.
     """
 
     y: Shaped[Tensor, "T B *y"]
@@ -34,6 +36,7 @@ class Part(NamedTuple):
     regime: Regime
     weights: Float[Tensor, "T B"] | None
     unscored: int
+    penalty: Penalty | None = None
 
     def steps(self, start: int, stop: int) -> Part:
         """Return some of the steps."""
@@ -43,6 +46,7 @@ class Part(NamedTuple):
             self.regime.part(start, stop),
             None if self.weights is None else self.weights[start:stop],
             min(max(0, self.unscored - start), stop - start),
+            self.penalty,
         )
 
 
@@ -52,7 +56,7 @@ class Sequences:
 
     device: where the parts of them are computed, to which each is moved when it is read.
     grad_x: where the gradient of x is added up, if x asks for one.
-    start: how many of the first steps have no loss.
+    start: how many of the first steps have no loss. penalty: what is added to each step's nll.
     """
 
     y: Series
@@ -62,10 +66,17 @@ class Sequences:
     device: torch.device
     grad_x: Tensor | None
     start: int = 0
+    penalty: Penalty | None = None
 
     @classmethod
     def checked(
-        cls, y: Any, x: Any, regime: Regime, loss_weights: Any, device: torch.device
+        cls,
+        y: Any,
+        x: Any,
+        regime: Regime,
+        loss_weights: Any,
+        device: torch.device,
+        penalty: Penalty | None = None,
     ) -> Sequences:
         """Return the sequences, or raise BpttError unless their shapes go together."""
         if y is None:
@@ -92,7 +103,7 @@ class Sequences:
             regime = regime._replace(forcing=as_mask("forcing", regime.forcing, T, B))
         regime = regime.to(device)
         grad_x = torch.zeros_like(x) if isinstance(x, Tensor) and x.requires_grad else None
-        return cls(y, x, regime, loss_weights, device, grad_x)
+        return cls(y, x, regime, loss_weights, device, grad_x, penalty=penalty)
 
     @property
     def T(self) -> int:
@@ -117,7 +128,9 @@ class Sequences:
         kinds = [None if s is None else (s.shape[1:], s.dtype) for s in series]
         regime = self.regime
         masked = (isinstance(part, Tensor) for part in regime)
-        return (*kinds, self.grad_x is not None, *masked, regime.feedback, regime.is_forced)
+        penalty = self.penalty if isinstance(self.penalty, Hashable) else id(self.penalty)
+        traits = self.grad_x is not None, *masked, regime.feedback, regime.is_forced, penalty
+        return (*kinds, *traits)
 
     def part(self, start: int, stop: int) -> Part:
         """Return the steps from start to stop − 1."""
@@ -126,7 +139,8 @@ class Sequences:
             x.requires_grad_()
         unscored = min(max(0, self.start - start), stop - start)
         y = self._read(self.y, start, stop).detach()
-        return Part(y, x, self.regime.part(start, stop), self._weights(start, stop), unscored)
+        regime, weights = self.regime.part(start, stop), self._weights(start, stop)
+        return Part(y, x, regime, weights, unscored, self.penalty)
 
     def add_gradient(self, start: int, part: Part) -> None:
         """Add what reached a part's x to the gradient of x."""
@@ -157,6 +171,7 @@ class Sequences:
             self.device,
             None if self.grad_x is None else self.grad_x[start:stop],
             first,
+            self.penalty,
         )
 
     def windows(self, starts: Sequence[int], steps: int, first: int) -> Sequences:
@@ -186,7 +201,8 @@ class Sequences:
         x = None if self.x is None else apart(self.x)
         grad_x = None if self.grad_x is None or x is None else torch.zeros_like(x)
         weights = None if self.loss_weights is None else apart(self.loss_weights)
-        return Sequences(apart(self.y), x, regime, weights, self.device, grad_x, first)
+        y, penalty = apart(self.y), self.penalty
+        return Sequences(y, x, regime, weights, self.device, grad_x, first, penalty)
 
     def add_windows(self, starts: Sequence[int], windows: Sequences) -> None:
         """Add the gradients of several windows' x, which overlap, to that of x."""

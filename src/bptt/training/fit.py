@@ -27,6 +27,7 @@ from bptt.errors import (
 from bptt.gradient.exact.backward import backward
 from bptt.gradient.exact.plan import plan
 from bptt.gradient.precision import require_precision
+from bptt.gradient.sequences import Penalty
 from bptt.model.network import Network
 from bptt.model.state import State
 from bptt.training import checkpoint
@@ -118,12 +119,15 @@ def fit(
     out: str | Path | Iterator[Path] | None = None,
     seed: int | None = None,
     on_update: OnUpdate | None = None,
+    penalty: Penalty | None = None,
 ) -> Fit:
     """Train the network on a text, a table or a collection of sequences, in place.
 
     out: a folder for the run: its configuration, metrics and checkpoints; None saves nothing. Of
     several the first that does not exist yet is made.
     seed: noted in the run (the caller has seeded torch before making the network).
+    penalty: what is added to the loss of a step, as in `bptt.backward`; the losses that are noted
+    are without it.
     Ctrl-C, SIGTERM and SIGHUP end the current update, save, and raise Interrupted. A loss or
     gradient that is no number raises BpttError, with the last good checkpoint left in place. So
     does a folder that another process trains in.
@@ -139,12 +143,14 @@ def fit(
     if seed is not None:
         require_whole("seed", seed, 0)
     settings = settings or Settings()
-    trainer = Trainer(net, data, settings, None, on_update)
+    if penalty is not None:
+        require_callable("penalty", penalty, "a function of an Output, or None")
+    trainer = Trainer(net, data, settings, None, on_update, penalty)
     if out is None:
         return trainer.train()
     require_saveable(net)
     with claimed(out) as folder:
-        trainer.run = Run(folder, _config(net, data, trainer.settings, seed))
+        trainer.run = Run(folder, _config(net, data, trainer.settings, seed, penalty))
         trainer.save()
         trainer.run.write_config()
         return trainer.train()
@@ -157,18 +163,21 @@ def resume(
     max_updates: int | None = None,
     max_seconds: float | None = None,
     on_update: OnUpdate | None = None,
+    penalty: Penalty | None = None,
 ) -> tuple[Network, Fit]:
     """Go on with a run exactly where its checkpoint is; return the network and how it ended.
 
     data: where its data is now, if that was moved.
     max_updates: a new end for the run, and for its learning rate's schedule.
     max_seconds: how long this call may take; what the run had for itself is not remembered.
+    penalty: the one that the run was begun with, if it was with one.
     """
     if data is not None:
         require_path("data", data)
     run = run if isinstance(run, Run) else Run.open(run)
     with locked(run.path):
         run = Run.open(run.path)  # again: another process may have had it until now
+        _require_same_penalty(run, penalty)
         dataset = run.read_data(data)
         if max_updates is not None:
             run = run.with_training(max_updates=max_updates, epochs=None)
@@ -176,7 +185,7 @@ def resume(
         tensors, notes = run.load()
         require_files_ours(run.path)
         net = run.network(tensors)
-        trainer = Trainer(net, dataset, settings, run, on_update)
+        trainer = Trainer(net, dataset, settings, run, on_update, penalty)
         trainer.load(tensors, notes)
         if max_updates is not None:
             if max_updates < trainer.progress.update:
@@ -198,6 +207,7 @@ class Trainer:
         settings: Settings,
         run: Run | None,
         on_update: OnUpdate | None,
+        penalty: Penalty | None = None,
     ) -> None:
         settings = settings.resolved(data.default_window)
         self.batch = settings.batch or data.default_batch
@@ -206,7 +216,7 @@ class Trainer:
         if settings.omega > 0:
             require_omega(net)
         self.net, self.data, self.settings, self.run = net, data, settings, run
-        self.on_update = on_update
+        self.on_update, self.penalty = on_update, penalty
         self.optimizer = _optimizer(net, settings)
         self.progress = Progress(seed=int(torch.randint(2**31, ())))
         self._read_batches()
@@ -322,6 +332,7 @@ class Trainer:
                 feedback=self.settings.feedback,
                 lengths=batch.lengths,
                 loss_weights=weights,
+                penalty=self.penalty,
             )
         loss = self._require_number("loss", float(done.loss))
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -511,7 +522,24 @@ def _total_updates(settings: Settings, data: Data, updates_per_epoch: int) -> in
     return min(ends or [max(least, math.ceil(DEFAULT_EPOCHS * updates_per_epoch))])
 
 
-def _config(net: Network, data: Data, settings: Settings, seed: int | None) -> dict[str, Any]:
+def _require_same_penalty(run: Run, penalty: Penalty | None) -> None:
+    """Raise BpttError unless a run goes on with the penalty that it was begun with."""
+    begun, now = run.config.get("penalty"), _name_of(penalty)
+    if begun != now:
+        raise BpttError(
+            f"the run was begun with {begun or 'no penalty'}, and penalty is {now}; expected the "
+            "same: bptt.resume(run, penalty=...)"
+        )
+
+
+def _name_of(penalty: Penalty | None) -> str | None:
+    """Return what a run notes of a penalty: its name, with its numbers if it shows them."""
+    return None if penalty is None else getattr(penalty, "__qualname__", None) or repr(penalty)
+
+
+def _config(
+    net: Network, data: Data, settings: Settings, seed: int | None, penalty: Penalty | None
+) -> dict[str, Any]:
     return {
         "bptt": bptt.__version__,
         "data": data.config(),
@@ -520,4 +548,5 @@ def _config(net: Network, data: Data, settings: Settings, seed: int | None) -> d
         "trained": [name for name, p in net.named_parameters() if p.requires_grad],
         "training": asdict(settings),
         "seed": seed,
+        "penalty": _name_of(penalty),
     }

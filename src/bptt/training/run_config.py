@@ -92,6 +92,7 @@ class _Config:
     training: Settings
     seed: int | None
     tied: Any = None
+    penalty: str | None = None
 
 
 DATA = {"text": _Text, "table": _Table, "sequences": _Sequences, "task": _Task}

@@ -19,13 +19,13 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from bptt.cells.cell import Cell
-from bptt.errors import BpttError, as_bytes, require_choice, require_window
+from bptt.errors import BpttError, as_bytes, require_callable, require_choice, require_window
 from bptt.gradient.exact import chunks
 from bptt.gradient.exact.memory import Costs, copies_of_gradients, measure
 from bptt.gradient.exact.plan import choose, choose_by, parallel_rows, require_model
 from bptt.gradient.exact.sweep import sweep
 from bptt.gradient.exact.truncation import Truncation, sweep_windows
-from bptt.gradient.sequences import Sequences, device_of
+from bptt.gradient.sequences import Penalty, Sequences, device_of
 from bptt.model.chance import undrawn_on_failure
 from bptt.model.dropout import units_dropped
 from bptt.model.entry import require_steady
@@ -35,7 +35,8 @@ from bptt.model.state import Regime, is_random
 class Backward(NamedTuple):
     """What `backward` returns.
 
-    loss: over the whole call, detached; in nats per step for reduction "mean", else in nats.
+    loss: over the whole call, detached; in nats per step for reduction "mean", else in nats;
+    without the penalty.
     steps: how many yᵗ it read, over all sequences.
     state: after the last step, detached, to go on from.
     """
@@ -60,6 +61,7 @@ def backward(
     resets: Bool[Tensor, "T B"] | None = None,
     loss_weights: Float[Tensor | np.ndarray, "T B"] | None = None,
     reduction: str = "mean",
+    penalty: Penalty | None = None,
 ) -> Backward:
     """Add the gradient of the loss to .grad, of the parameters and of x and state if they ask.
 
@@ -76,6 +78,9 @@ def backward(
     which a sequence's state is zeroed.
     loss_weights: w, (T, B); 0 where there is no target.
     reduction: "mean" for Σ w·nll / Σ w, or "sum" for Σ w·nll, the textbook's L.
+    penalty: a function of what a call of the net returned, a chunk at a time, to what is added to
+    the nll of each step before w: (T, B), or one number for all of them, such as a mean (see
+    `bptt.penalties`). Its gradient is added too; the loss that is returned is without it.
 
     Whatever is raised half way, each .grad is then what it was before; so are random numbers.
 
@@ -90,7 +95,9 @@ def backward(
     require_window(window, stride)
     budget = None if memory is None else as_bytes("memory", memory)
     regime = Regime(lengths, resets, forcing, feedback)
-    sequences = Sequences.checked(y, x, regime, loss_weights, device_of(net))
+    if penalty is not None:
+        require_callable("penalty", penalty, "a function of what the net returns, or None")
+    sequences = Sequences.checked(y, x, regime, loss_weights, device_of(net), penalty)
     if budget is not None or (window or sequences.T) < sequences.T:
         require_steady(net)
     scale = 1 / _total_weight(sequences) if reduction == "mean" else 1.0

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from bptt.errors import BpttError, require_shape
+from bptt.errors import BpttError, require_shape, shown
 from bptt.gradient.sequences import Part
 from bptt.model.network import Network
 
@@ -44,13 +44,15 @@ class Graph(NamedTuple):
 def with_graph(
     net: nn.Module, part: Part, state: Any, grads_after: list[Tensor | None], scale: float
 ) -> Graph:
-    """Run the model from a state made of leaves; grads_after: of the state's parts at the end."""
-    nll, after = _call(net, part, state)
-    counted = nll[part.unscored :]
-    if part.weights is not None:
-        counted = counted * part.weights[part.unscored :].to(nll.dtype)
-    loss = counted.sum() * scale
-    ends: list[tuple[Tensor, Tensor | None]] = [(loss, None)] if loss.requires_grad else []
+    """Run the model from a state made of leaves; grads_after: of the state's parts at the end.
+
+    The loss is that of the nll alone; where there is a penalty, the gradient is that of both.
+    """
+    out, nll, after = _call(net, part, state)
+    loss = whole = _summed(nll, part) * scale
+    if part.penalty is not None:
+        whole = loss + _summed(_penalty_of(out, nll, part), part) * scale
+    ends: list[tuple[Tensor, Tensor | None]] = [(whole, None)] if whole.requires_grad else []
     for end, grad in zip(pytree.tree_leaves(after), grads_after or (), strict=False):
         if grad is not None and isinstance(end, Tensor) and end.requires_grad:
             ends.append((end, grad))
@@ -62,7 +64,7 @@ def without_graph(net: nn.Module, part: Part, state: Any) -> Any:
     with torch.no_grad():
         if isinstance(net, Network):
             return net.advance(part.y, x=part.x, state=state, **part.regime.options())
-        return detach(_call(net, part, state)[1])
+        return detach(_call(net, part, state)[2])
 
 
 def states_after(net: nn.Module, part: Part, state: Any, steps: Sequence[int]) -> list[Any]:
@@ -110,7 +112,31 @@ def unsynchronised(net: nn.Module) -> AbstractContextManager[None]:
     return context
 
 
-def _call(net: nn.Module, part: Part, state: Any) -> tuple[Tensor, Any]:
+def _summed(each: Float[Tensor, "T B"], part: Part) -> Float[Tensor, ""]:
+    """Return the sum over the steps that count, each with its weight."""
+    each = each[part.unscored :]
+    if part.weights is None:
+        return each.sum()
+    return (each * part.weights[part.unscored :].to(each.dtype)).sum()
+
+
+def _penalty_of(out: Any, nll: Float[Tensor, "T B"], part: Part) -> Float[Tensor, "T B"]:
+    """Return the penalty at every step, 0 where none counts, or raise BpttError if it is none."""
+    assert part.penalty is not None
+    value = part.penalty(out)
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        raise BpttError(f"the penalty returned {shown(value)}; expected a tensor of real numbers")
+    if value.shape not in ((), nll.shape):
+        raise BpttError(
+            f"the penalty returned a tensor of shape {tuple(value.shape)}; expected one number, or "
+            f"one for each step and sequence, {tuple(nll.shape)}"
+        )
+    each = value.to(nll.dtype).expand(nll.shape)
+    return each if part.weights is None else each.masked_fill(part.weights == 0, 0)
+
+
+def _call(net: nn.Module, part: Part, state: Any) -> tuple[Any, Tensor, Any]:
+    """Return what the model returned, and the nll and the state in that."""
     inputs = {} if part.x is None else {"x": part.x}
     out = net(part.y, state=state, **inputs, **part.regime.options())
     if hasattr(out, "nll") and hasattr(out, "state"):
@@ -122,4 +148,4 @@ def _call(net: nn.Module, part: Part, state: Any) -> tuple[Tensor, Any]:
             f"{type(net).__name__} returned a {type(out).__name__}; expected the nll and the state"
         )
     require_shape("the nll that the model returned", nll.shape, "(T, B)", part.y.shape[:2])
-    return nll, after
+    return out, nll, after
