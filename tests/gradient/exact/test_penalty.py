@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 import bptt
-from bptt.training import penalties
+from bptt import penalties
 from tests.networks import UsersLSTM, flat_gradient, make
 
 T, B = 40, 3
