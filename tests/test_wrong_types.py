@@ -477,6 +477,18 @@ CASES = [
     Case("PenStrokes", bptt.PenStrokes, {"components": value(3)}, {"components": {"5"}}),
     Case("advice", bptt.advice, {"/flow": lambda: bptt.gradient_flow(symbols(), Y)}),
     Case(
+        "penalties.Activity",
+        bptt.penalties.Activity,
+        {"strength": value(0.1), "power": value(2.0)},
+        {name: {"5", "1.5", "True"} for name in ("strength", "power")},
+    ),
+    Case(
+        "penalties.Weights",
+        bptt.penalties.Weights,
+        {"weights": lambda: [torch.ones(2)], "strength": value(0.1), "power": value(2.0)},
+        {name: {"5", "1.5", "True"} for name in ("strength", "power")},
+    ),
+    Case(
         "Initial",
         bptt.Initial,
         {

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from jaxtyping import Float
 from torch import Tensor
 
-from bptt.errors import BpttError, require_number
+from bptt.errors import BpttError, require_number, shown
 from bptt.model.state import Output
 
 
@@ -53,7 +53,10 @@ class Weights:
     def __post_init__(self) -> None:
         _require_numbers(self.strength, self.power)
         if not isinstance(self.weights, list | tuple) or not self.weights:
-            raise BpttError("weights are none, or no list; expected tensors, such as [net.V]")
+            raise BpttError(f"weights are {shown(self.weights)}; expected a list, such as [net.V]")
+        for weight in self.weights:
+            if not isinstance(weight, Tensor) or not weight.is_floating_point():
+                raise BpttError(f"a weight is {shown(weight)}; expected a tensor of real numbers")
 
     def __repr__(self) -> str:
         """Return what a run notes of it."""

@@ -115,6 +115,12 @@ def test_a_strength_that_is_none_is_refused(strength: Any) -> None:
         penalties.Activity(strength)
 
 
+@pytest.mark.parametrize("weights", [[], torch.ones(2), [1.0], [torch.ones(2).long()]])
+def test_weights_that_are_none_are_refused(weights: Any) -> None:
+    with pytest.raises(bptt.BpttError, match="expected a"):
+        penalties.Weights(weights, 0.1)
+
+
 def text(folder: Path) -> bptt.Text:
     (folder / "text.txt").write_text("to be, or not to be, that is the question: " * 20)
     return bptt.read_text(folder / "text.txt")
