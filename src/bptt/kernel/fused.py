@@ -64,7 +64,7 @@ def run(
     layout: Layout,
 ) -> tuple[Float[Tensor, "... H"], Parts]:
     """Run a step over time; return h at every step, and each sequence's last state."""
-    rows, weights = _weights(fused, tensors, source, state)
+    rows, weights = _weights(fused, tensors, source)
     sizes = layout.batch_sizes
     if layout.resets is None and not layout.reverse:
         if sizes is None:
@@ -86,14 +86,14 @@ def _call(
     hx = tuple(starts) if len(starts) > 1 else starts[0]
     is_packed = len(rows) == 2
     head = (*rows, hx) if is_packed else (rows[0], hx)
-    one = True, 1, 0.0, True, False  # with biases, a layer, no dropout, for training, forward
-    tail = one if is_packed else (*one, False)  # time first
+    options = True, 1, 0.0, True, False  # biases, one layer, no dropout, for training, forward
+    tail = options if is_packed else (*options, False)  # time first
     h, *ends = fused.layer(*head, weights, *tail)
     return h, tuple(end.squeeze(0) for end in ends)
 
 
 def _weights(
-    fused: Fused, tensors: Sequence[Tensor | None], source: Source, state: Parts
+    fused: Fused, tensors: Sequence[Tensor | None], source: Source
 ) -> tuple[Float[Tensor, "... I"], list[Tensor]]:
     """Return the rows that torch's layer is to have, and U, W, two biases, and the projection."""
     W, *others = tensors

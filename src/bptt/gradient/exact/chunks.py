@@ -49,10 +49,10 @@ def with_graph(
     The loss is that of the nll alone; where there is a penalty, the gradient is that of both.
     """
     out, nll, after = _call(net, part, state)
-    loss = whole = _summed(nll, part) * scale
+    loss = total = _summed(nll, part) * scale
     if part.penalty is not None:
-        whole = loss + _summed(_penalty_of(out, nll, part), part) * scale
-    ends: list[tuple[Tensor, Tensor | None]] = [(whole, None)] if whole.requires_grad else []
+        total = loss + _summed(_penalty_of(out, nll, part), part) * scale
+    ends: list[tuple[Tensor, Tensor | None]] = [(total, None)] if total.requires_grad else []
     for end, grad in zip(pytree.tree_leaves(after), grads_after or (), strict=False):
         if grad is not None and isinstance(end, Tensor) and end.requires_grad:
             ends.append((end, grad))
