@@ -5,8 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/ready
 # Tests run in two processes, a file in one of them (the examples of a page go on from each other), with
-# one thread of torch each; those that a test asks for do not spin.
-PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -n 2 --dist loadfile
+# one thread of torch each; those that a test asks for do not spin. What the processes that tests start
+# import is compiled once.
+PYTEST := OMP_NUM_THREADS=1 OMP_WAIT_POLICY=passive PYTHONDONTWRITEBYTECODE= \
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 .PHONY: train test check lint fuzz bench sanitize figures constraints clean
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any, NamedTuple
 
-from bptt.training.costs import taken_by
+from bptt.gradient.costs import taken_by
 
 Prepared = Callable[[], Any]
 

@@ -67,7 +67,10 @@ def parse_quickly(monkeypatch: pytest.MonkeyPatch) -> None:
     def once(self: App, **how: Any) -> Any:
         key = (id(self.default_command), str(how))
         if key not in looked_at:
-            looked_at[key] = look(self, **how)
-        return copy.deepcopy(looked_at[key])
+            found = look(self, **how)
+            declared = [(a.field_info, a.parameter, a.hint, a._lookup) for a in found]
+            looked_at[key] = found, {id(part): part for parts in declared for part in parts}
+        found, shared = looked_at[key]
+        return copy.deepcopy(found, dict(shared))  # what a call writes into is its own
 
     monkeypatch.setattr(App, "assemble_argument_collection", once)

@@ -18,7 +18,7 @@ import torch
 
 import bptt
 from bptt.cli import main
-from bptt.training import costs
+from bptt.gradient import costs
 
 SMALL = ["--hidden", "8", "--batch", "4", "--window", "10", "--max-updates", "20"]
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from bptt.gradient.costs import Cost
 from bptt.report.costs import GUIDE, cost_rows, cost_table, plot_costs, write_costs
-from bptt.training.costs import Cost
 
 COSTS = [
     Cost("exact", 1_000, 0.0041, 2_600_000),

@@ -11,7 +11,7 @@ from bptt.cli.console import Console
 from bptt.errors import BpttError, as_bytes, bytes_as_text, printable
 
 if TYPE_CHECKING:
-    from bptt.training.costs import Cost
+    from bptt.gradient.costs import Cost
 
 
 def bench(
@@ -41,9 +41,9 @@ def bench(
     out
         Where to write the page.
     """
+    from bptt.gradient.costs import SYMBOLS, measure_costs  # noqa: PLC0415
     from bptt.report.costs import cost_table, write_costs  # noqa: PLC0415
     from bptt.training import files  # noqa: PLC0415
-    from bptt.training.costs import SYMBOLS, measure_costs  # noqa: PLC0415
 
     steps = [_whole(length) for length in lengths.split(",")]
     files.require_ours(out, files.PAGE)

@@ -98,6 +98,7 @@ class Network(DropsUnits):
             require_flag(name, flag)
         self.init = init if isinstance(init, Initial) else Initial(W=init)  # type: ignore[arg-type]
         require_choice("recurrence", recurrence, RECURRENCES)
+        _require_start(initial, recurrence)
         _require_maker(cell)
         require_whole("hidden", hidden, 1, MOST_UNITS)
         require_whole("layers", layers, 1, MOST_LAYERS)
@@ -123,14 +124,8 @@ class Network(DropsUnits):
         h = self.recurrent.state_sizes[0] if self.recurrent.state_sizes else hidden
         self.readout = nn.Linear(h, likelihood.outputs)
         initialise(self.parts, kind, self.loop, self.init)
-        require_choice("initial", initial, STARTS)
         self.initial = initial
         if initial == "learned":
-            if recurrence == "output":
-                raise BpttError(
-                    'initial is "learned" with recurrence "output"; expected "zero", for nothing '
-                    "there loops over h"
-                )
             self.recurrent.learn_start()
 
     def config(self) -> dict[str, Any]:
@@ -460,6 +455,16 @@ def _require_maker(cell: object) -> None:
         raise BpttError(
             f"cell is {shown(cell)}; expected a name, or a class or function that makes a "
             "bptt.Cell of an input size and a hidden size"
+        )
+
+
+def _require_start(initial: str, recurrence: str) -> None:
+    """Raise BpttError unless fresh sequences can start so."""
+    require_choice("initial", initial, STARTS)
+    if initial == "learned" and recurrence == "output":
+        raise BpttError(
+            'initial is "learned" with recurrence "output"; expected "zero", for nothing there '
+            "loops over h"
         )
 
 

@@ -10,9 +10,9 @@ from plotly.subplots import make_subplots
 from rich import box
 from rich.table import Table
 
+from bptt.gradient.costs import Cost
 from bptt.report.page import Section, write_page
 from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, draws, styled
-from bptt.training.costs import Cost
 
 NAMES = {"torch": "torch.nn.RNN"}
 COLORS = {"exact": BLUE, "bounded": GREEN, "truncated": ORANGE, "torch": RED}

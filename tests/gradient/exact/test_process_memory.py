@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import bptt
-from bptt.training.costs import taken_by
+from bptt.gradient.costs import taken_by
 from tests.covering import pairs
 
 BESIDES, KEPT = 3_000_000, 0.5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -138,10 +138,10 @@ class Tally(Bystander):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run the operation; count the storages that it made."""
-        for tensor in _tensors((args, kwargs)):
+        for tensor in _operands((args, kwargs)):
             self.seen.add(tensor.untyped_storage())
         made = func(*args, **(kwargs or {}))
-        for tensor in _tensors(made):
+        for tensor in _operands(made):
             storage = tensor.untyped_storage()
             if storage not in self.seen:
                 self.seen.add(storage)
@@ -157,6 +157,18 @@ class Tally(Bystander):
 
     def _free(self, size: int) -> None:
         self.live -= size
+
+
+def _operands(tree: Any) -> Iterator[Tensor]:
+    """Yield the tensors that an operation takes or gives: in tuples, lists and dicts, no more."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, tuple | list):
+        for part in tree:
+            yield from _operands(part)
+    elif isinstance(tree, dict):
+        for part in tree.values():
+            yield from _operands(part)
 
 
 def _tensors(tree: Any) -> list[Tensor]:

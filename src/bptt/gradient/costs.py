@@ -2,7 +2,7 @@
 
 `measure_costs` starts a fresh process for every measurement:
 
-    python -m bptt.training.costs WAY T HIDDEN MEMORY WINDOW
+    python -m bptt.gradient.costs WAY T HIDDEN MEMORY WINDOW
 """
 
 from __future__ import annotations
@@ -166,7 +166,7 @@ def _memory_available() -> int | None:
 
 def _in_fresh_process(way: str, T: int, sizes: Sizes) -> Cost:
     # -P: what lies in the user's folder must not be imported in the place of other modules.
-    command = [sys.executable, "-P", "-m", "bptt.training.costs", way, str(T)]
+    command = [sys.executable, "-P", "-m", "bptt.gradient.costs", way, str(T)]
     command += [str(size) for size in astuple(sizes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:

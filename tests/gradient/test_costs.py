@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from bptt.errors import BpttError
-from bptt.training import costs
-from bptt.training.costs import (
+from bptt.gradient import costs
+from bptt.gradient.costs import (
     WAYS,
     Cost,
     Sizes,
