@@ -1,5 +1,6 @@
 """Runs the examples in README.md and docs/ among the tests; sums what the fuzz tests have tried."""
 
+import gc
 import signal
 from collections.abc import Iterator
 from typing import Any
@@ -13,6 +14,8 @@ pytest_collect_file = Sybil(
     parsers=[PythonCodeBlockParser(), SkipParser()], patterns=["*.md"]
 ).pytest()
 
+
+gc.disable()  # until all tests are there
 
 collect_ignore = ["docs/figures", "benchmarks"]  # scripts: they need extras, and take a while
 
@@ -30,7 +33,7 @@ SLOWEST = [
     "tests/cli/test_rules.py",
     "tests/training/test_fit.py",
     "tests/gradient/exact/test_plan.py",
-    "tests/training/test_costs.py",
+    "tests/gradient/test_costs.py",
     "tests/model/test_states.py",
     "tests/test_shapes.py",
     "tests/fuzz/test_kernel.py",
@@ -56,6 +59,22 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Let the slowest files start first."""
     places = {config.rootpath / name: place for place, name in enumerate(SLOWEST)}
     items.sort(key=lambda item: places.get(item.path, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Spare every later garbage collection its look at torch and at thousands of tests."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _seeds_are_set_quickly() -> Iterator[None]:
+    """Spare each seed the stack traces that torch notes for devices that are not there."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not torch.accelerator.is_available():
+            patch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
+        yield
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -369,7 +369,7 @@ def test_train_and_resume_with_a_report(here: Path, bptt_says: Callable[..., tup
 def test_bench_measures_and_writes_a_page(
     here: Path, bptt_says: Callable[..., tuple], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # In this process; that each has one of its own is tested in training/test_costs.py.
+    # In this process; that each has one of its own is tested in gradient/test_costs.py.
     monkeypatch.setattr(costs, "_in_fresh_process", costs.measure_here)
     status, out, err = bptt_says("bench", "--hidden", "8", "--lengths", "100")
     assert (status, err) == (0, "")
