@@ -87,8 +87,10 @@ def steps() -> None:
         for mine, its in zip(train(ops.run), train(run_plainly), strict=True):
             torch.testing.assert_close(mine, its, rtol=1e-3, atol=1e-4)
         ways = partial(train, ops.run), partial(train, run_plainly), partial(gru, ops.run)
-        ours, plain, beside = seconds(*ways)
-        at_most, each = plain / (products / speed), (ours / products) / (beside / of_gru)
+        times = turns(*ways, rounds=ROUNDS_OF_SHORT_CALLS)
+        ours, plain, _ = map(statistics.median, times)
+        as_grus = statistics.median(a / z for a, z in zip(times[0], times[2], strict=True))
+        at_most, each = plain / (products / speed), as_grus * of_gru / products
         ms = f"{ours * 1e3:20.2f}{plain * 1e3:12.1f}"
         print(f"{name:32}{ms}{plain / ours:10.1f}{at_most:10.1f}{each:10.2f}", flush=True)
 
