@@ -160,7 +160,10 @@ class Tally(Bystander):
 
 
 def _operands(tree: Any) -> Iterator[Tensor]:
-    """Yield the tensors that an operation takes or gives: in tuples, lists and dicts, no more."""
+    """Yield the tensors that an operation takes or gives, which lie in tuples, lists and dicts.
+
+    A state's may lie in any tree: `_tensors`, which takes longer.
+    """
     if isinstance(tree, Tensor):
         yield tree
     elif isinstance(tree, tuple | list):
