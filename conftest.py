@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import torch
 from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser, SkipParser
 
@@ -71,6 +70,8 @@ def pytest_collection_finish() -> None:
 @pytest.fixture(autouse=True, scope="session")
 def _seeds_are_set_quickly() -> Iterator[None]:
     """Spare each seed the stack traces that torch notes for devices that are not there."""
+    import torch  # noqa: PLC0415 (the process that hands out the tests has no need of it)
+
     with pytest.MonkeyPatch.context() as patch:
         if not torch.accelerator.is_available():
             patch.setattr(torch, "manual_seed", torch.default_generator.manual_seed)
@@ -87,6 +88,8 @@ def _ctrl_c_is_heard() -> None:
 @pytest.fixture(autouse=True)
 def _same_start() -> Iterator[None]:
     """Give every test the same random numbers, and as many threads as there were."""
+    import torch  # noqa: PLC0415
+
     torch.manual_seed(0)
     threads = torch.get_num_threads()
     yield

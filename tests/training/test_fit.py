@@ -145,7 +145,9 @@ def test_the_run_folder(text_file: Path, tmp_path: Path) -> None:
 
 
 RUN_AND_DIE = """
+import tests.without_compiler
 import os, signal, sys, torch, bptt
+torch.set_num_threads(1)  # more do not survive a fork
 torch.manual_seed(7)
 text = bptt.read_text(sys.argv[1])
 net = bptt.Network(bptt.Categorical(text.vocabulary.size), hidden=8)

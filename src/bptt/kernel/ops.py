@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -294,7 +295,8 @@ def program(
 
     constants: what `make` reads besides its tensors; with others it is traced anew.
     """
-    with torch.inference_mode(False), torch.device("cpu"):
+    elsewhere = torch.get_default_device().type != "cpu"  # to be on a device slows every call
+    with torch.inference_mode(False), torch.device("cpu") if elsewhere else nullcontext():
         p, states, dtype, every = signature
         tensors = [None if shape is None else _sample(shape, dtype) for shape in shapes]
 

@@ -14,6 +14,23 @@ from bptt.errors import require_kind, require_several
 BLUE, RED, GREEN, ORANGE, GREY = "#3d74e6", "#d9414b", "#2a9d5c", "#d98a1f", "#8a8f98"
 GRID = "rgba(128, 128, 128, 0.25)"
 HEIGHT = 360
+INK = "#2a3f5f"
+AXIS = {"ticks": "", "title": {"standoff": 15}, "automargin": True, "zerolinewidth": 2}
+TEMPLATE = {
+    "layout": {
+        "font": {"color": INK},
+        "hoverlabel": {"align": "left"},
+        "title": {"x": 0.05},
+        "xaxis": AXIS,
+        "yaxis": AXIS,
+        "annotationdefaults": {"arrowcolor": INK, "arrowhead": 0, "arrowwidth": 1},
+    },
+    "data": {"heatmap": [{"type": "heatmap", "colorbar": {"outlinewidth": 0, "ticks": ""}}]},
+}
+"""What figures have where nothing else is said: plotly's white template, of what ours use.
+
+The whole of it takes 30 ms to check for each figure, and 7 KB of a page.
+"""
 
 
 P = ParamSpec("P")
@@ -47,8 +64,8 @@ def styled(
 
     hover: what is told under the pointer: all lines there, or the "closest" point.
     """
+    figure.layout.template = TEMPLATE  # as an update it would be merged with the one before
     figure.update_layout(
-        template="plotly_white",
         paper_bgcolor="rgba(0,0,0,0)",
         plot_bgcolor="rgba(0,0,0,0)",
         height=height,

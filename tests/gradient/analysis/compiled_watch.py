@@ -44,23 +44,26 @@ def compiled_loss(model: Model, x: Tensor, backend: str) -> None:
 
 
 COMPILED = (compiled_model, compiled_before, compiled_layer, compiled_step, compiled_loss)
-CELLS = [("nn.GRU", "eager"), ("nn.GRU", "aot_eager"), ("nn.LSTM", "eager"), ("bptt.RNN", "eager")]
+CASES = [
+    *(("nn.GRU", "eager", way) for way in COMPILED),
+    *(("nn.GRU", "aot_eager", way) for way in (compiled_model, compiled_loss)),
+    *(("nn.LSTM", "eager", way) for way in (compiled_layer, compiled_loss)),
+    *(("bptt.RNN", "eager", way) for way in (compiled_model, compiled_layer, compiled_loss)),
+]
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
     seen = 0
-    for cell, backend in CELLS:
-        for way in COMPILED:
-            torch._dynamo.reset()
-            # Holds the gradients, random numbers and buffers against those without a watch.
-            flows = trained(make(cell), partial(way, backend=backend), data())
-            if way is compiled_loss:  # the layer itself is not compiled
-                expected = exact(cell, "out", make(cell), data())
-                np.testing.assert_allclose(flows["rnn"].norms, expected, rtol=1e-3, atol=1e-5)
-                seen += 1
-                continue
-            with pytest.raises(bptt.BpttError, match=r"torch\.compile has compiled is not seen"):
-                flows["rnn"]
-            assert list(flows) == [], way.__name__
-    steps = len(CELLS) * len(COMPILED)
-    sys.stdout.write(f"{steps} compiled steps train as they do unwatched, {seen} seen\n")
+    for cell, backend, way in CASES:
+        torch._dynamo.reset()
+        # Holds the gradients, random numbers and buffers against those without a watch.
+        flows = trained(make(cell), partial(way, backend=backend), data())
+        if way is compiled_loss:  # the layer itself is not compiled
+            expected = exact(cell, "out", make(cell), data())
+            np.testing.assert_allclose(flows["rnn"].norms, expected, rtol=1e-3, atol=1e-5)
+            seen += 1
+            continue
+        with pytest.raises(bptt.BpttError, match=r"torch\.compile has compiled is not seen"):
+            flows["rnn"]
+        assert list(flows) == [], way.__name__
+    sys.stdout.write(f"{len(CASES)} compiled steps train as they do unwatched, {seen} seen\n")

@@ -15,6 +15,7 @@ import bptt
 from tests.networks import UsersLSTM, flat_gradient, make
 
 T, RANKS = 200, 2
+PRELOADED = ["tests.without_compiler", __name__]
 KINDS = ("ours", "user's")
 WAYS: list[dict[str, Any]] = [
     {},
@@ -80,7 +81,7 @@ def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     Both are forked from one that has imported torch, which takes most of the time.
     """
     folder = tmp_path_factory.mktemp("ranks")
-    multiprocessing.get_context("forkserver").set_forkserver_preload([__name__])
+    multiprocessing.get_context("forkserver").set_forkserver_preload(PRELOADED)
     multiprocessing.start_processes(work, (str(folder),), nprocs=RANKS, start_method="forkserver")
     return [torch.load(folder / f"{rank}.pt") for rank in range(RANKS)]
 
