@@ -141,7 +141,7 @@ def start_of(net: Modules, state: State | None, B: int) -> tuple[Hidden, Tensor,
     if len(parts(hidden)) != len(parts(zero)):
         raise BpttError(
             f"state.hidden is another network's: it has {len(parts(hidden))} parts; expected "
-            f'(h, c) for "lstm", the last h for skips, None for recurrence "output", else h: this '
+            f'(h, c) for an LSTM, the last h for skips, None for recurrence "output", else h: this '
             f"is {net.recurrent}"
         )
     for i, (got, want) in enumerate(zip(parts(hidden), parts(zero), strict=True)):

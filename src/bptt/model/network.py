@@ -147,13 +147,13 @@ class Network(DropsUnits):
         """Return a fresh network of the kind that `config` described."""
         if not isinstance(config, dict) or not {"likelihood", "inputs"} <= set(config):
             raise BpttError(f"config is {shown(config)}; expected what Network.config() returned")
-        special = ("likelihood", "inputs", "init", "cell")
+        special = ("likelihood", "inputs", "init")
         rest = {key: value for key, value in config.items() if key not in special}
         likelihood = likelihood_from_config(config["likelihood"])
         inputs, init = encoding_from_config(config["inputs"]), Initial(**config.get("init", {}))
-        cell = config.get("cell", "tanh")
-        cell = cell_from_config(cell) if isinstance(cell, dict) else cell
-        return cls(likelihood, inputs=inputs, init=init, cell=cell, **rest)
+        if isinstance(rest.get("cell"), dict):
+            rest["cell"] = cell_from_config(rest["cell"])
+        return cls(likelihood, inputs=inputs, init=init, **rest)
 
     @property
     def dtype(self) -> torch.dtype:
