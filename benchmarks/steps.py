@@ -153,6 +153,21 @@ def one_step() -> None:
                 sides = (lambda: ours(x, state)), (lambda: theirs(x, state))  # noqa: B023
                 a, z = seconds(*sides, rounds=ROUNDS_OF_SHORT_CALLS)
             print(f"{cell:8}H = {h:<18}{a * 1e6:18.0f}{z * 1e6:11.0f}{z / a:9.2f}")
+    print("\na cell by itself, H = 128, no gradient: us   bptt   torch.nn   ratio")
+    for kind in LAYERS.values():
+        for rows in (1, 32):
+            theirs, ours = (
+                getattr(nn, f"{kind}Cell")(128, 128),
+                getattr(bptt, f"{kind}Cell")(128, 128),
+            )
+            ours.load_state_dict(theirs.state_dict())
+            x = torch.randn(rows, 128)
+            with torch.no_grad():
+                state = theirs(x)
+                torch.testing.assert_close(ours(x, state), theirs(x, state))
+                sides = (lambda: ours(x, state)), (lambda: theirs(x, state))  # noqa: B023
+                a, z = seconds(*sides, rounds=ROUNDS_OF_SHORT_CALLS)
+            print(f"{kind + 'Cell':10}B = {rows:<18}{a * 1e6:16.0f}{z * 1e6:11.0f}{z / a:9.2f}")
 
 
 FIRST = """

@@ -299,12 +299,14 @@ CASES = [
             "max_lag": value(3),
             "window": value(3),
             "on_flows": value(print),
+            "writer": value(None),
         },
         {
             "every": {"5"},
             "max_lag": {"None", "5"},
             "window": {"None", "5"},
             "on_flows": {"None", "function", "class", "module", "Network"},
+            "writer": {"None"},
         },
     ),
     Case("explain", bptt.explain, {"/model": lambda: nn.GRU(2, 3)}, {"/model": {"Network"}}),
@@ -807,6 +809,7 @@ def plots() -> list[Case]:
         ),
         Case("plot_costs", bptt.plots.plot_costs, {"/costs": value([])}, {}),
         Case("plot_horizon", bptt.plots.plot_horizon, {"/snapshots": value([])}, {}),
+        Case("plot_snapshots", bptt.plots.plot_snapshots, {"/snapshots": value([])}, {}),
         Case("plot_forecast", bptt.plots.plot_forecast, {"/table": value(1), "/ahead": value(1)}),
         Case(
             "write_figure", bptt.plots.write_figure, {"/figure": value(1), "/path": value("x.html")}
@@ -845,6 +848,7 @@ ITEMS = {
             ("criterion", "metrics"),
             ("costs", "costs"),
             ("horizon", "snapshots"),
+            ("snapshots", "snapshots"),
         )
     },
 }
@@ -918,6 +922,7 @@ def test_every_public_name_is_walked() -> None:
     results = {"Jacobians", "Lyapunov", "CompositionProfile", "FixedPoints", "GradientFlow", "Plan"}
     results |= {
         "Remedy",
+        "Snapshot",
         "Spectrum",
         "Watch",
         "Watched",

@@ -16,6 +16,7 @@ from .gradient.analysis.fixed_points import composition_profile as composition_p
 from .gradient.analysis.fixed_points import fixed_points as fixed_points
 from .gradient.analysis.flow import GradientFlow as GradientFlow
 from .gradient.analysis.flow import gradient_flow as gradient_flow
+from .gradient.analysis.snapshot import Snapshot as Snapshot
 from .gradient.analysis.spectrum import Spectrum as Spectrum
 from .gradient.analysis.spectrum import spectrum as spectrum
 from .gradient.analysis.watch import Watch as Watch

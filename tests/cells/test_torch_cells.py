@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.nn.utils import prune
 
 import bptt
+from bptt.kernel import binding
+from bptt.kernel.one_step import OneStep
 
 CELLS = ["RNNCell", "GRUCell", "LSTMCell"]
 OPTIONS = [{}, {"bias": False}, {"dtype": torch.float64}]
@@ -111,3 +116,75 @@ def test_one_step_has_every_derivative_and_transform(kind: str) -> None:
     for transform in (torch.func.jacrev, torch.func.jacfwd):
         torch.testing.assert_close(transform(move, (0, 1))(x, h), slopes)
     assert torch.autograd.gradgradcheck(move, (x.requires_grad_(), h.requires_grad_()))
+
+
+WITHOUT_GRADIENTS = [torch.no_grad, torch.inference_mode]
+
+
+@pytest.mark.parametrize("without", WITHOUT_GRADIENTS)
+@pytest.mark.parametrize("kind", [*CELLS, "relu"])
+@pytest.mark.parametrize("options", OPTIONS)
+@pytest.mark.parametrize("B", [1, 4, 33])
+def test_a_step_without_a_gradient_is_native(
+    kind: str, options: dict[str, Any], B: int, without: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if kind == "relu":
+        kind, options = "RNNCell", {**options, "nonlinearity": "relu"}
+    theirs, ours = pair(kind, **options)
+    made = {"dtype": options.get("dtype", torch.float32)}
+    x, parts = torch.randn(B, 3, **made), [torch.randn(B, 5, **made) for _ in ours.state_sizes]
+    state = tuple(parts) if len(parts) > 1 else parts[0]
+    results, run = list[Any](), OneStep.__call__
+    counted = lambda *call: results.append(run(*call)) or results[-1]  # noqa: E731
+    monkeypatch.setattr(OneStep, "__call__", counted)
+    with without():
+        for _ in range(3):
+            moved = ours(x, state)
+            torch.testing.assert_close(moved, theirs(x, state))
+            for cell in (ours, theirs):  # the weights of the moment, wherever they lie now
+                cell.weight_hh.data = cell.weight_hh.data.clone().mul_(0.5)
+        assert [one is None for one in results] == ([False] * 3 if binding.native else [])
+    assert not torch.equal(ours(x, state)[0], moved[0])
+    with torch.no_grad():
+        assert type(moved) is type(theirs(x, state))
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_what_no_kernel_can_read_goes_by_torch(kind: str) -> None:
+    theirs, ours = pair(kind)
+    x, h = torch.randn(4, 3), torch.randn(4, 5)
+    state = (h, h) if kind == "LSTMCell" else h
+    turned = torch.randn(3, 4).t()
+    with torch.no_grad():
+        expected = theirs(turned, state)
+        torch.testing.assert_close(ours(turned, state), expected)
+        with torch.autocast("cpu", torch.bfloat16):
+            torch.testing.assert_close(ours(x, state), theirs(x, state))
+        for cell in (theirs, ours):
+            cell.weight_hh.data = cell.weight_hh.data.t().contiguous().t()
+        torch.testing.assert_close(ours(x, state), theirs(x, state))
+        for cell in (theirs, ours):
+            cell.bfloat16()
+        half = (h.bfloat16(),) * 2 if kind == "LSTMCell" else h.bfloat16()
+        torch.testing.assert_close(ours(x.bfloat16(), half), theirs(x.bfloat16(), half))
+        with FakeTensorMode(allow_non_fake_inputs=True):
+            moved = ours(torch.empty(4, 3).bfloat16(), half)
+        assert type(moved if kind != "LSTMCell" else moved[0]) is FakeTensor
+
+
+@pytest.mark.parametrize("kind", CELLS)
+def test_weights_that_do_not_fit_are_refused_as_torch_refuses_them(kind: str) -> None:
+    theirs, ours = pair(kind)
+    x, h = torch.randn(4, 3), torch.randn(4, 5)
+    state = (h, h) if kind == "LSTMCell" else h
+    for name in ("weight_hh", "weight_ih", "bias_ih", "bias_hh"):
+        for cell in (theirs, ours):
+            weight = getattr(cell, name)
+            whole, weight.data = weight.data, weight.data[:-1]
+            with torch.no_grad(), pytest.raises(RuntimeError):
+                cell(x, state)
+            weight.data = whole
+    freed = torch.randn(4, 3)
+    freed.untyped_storage().resize_(0)
+    with torch.no_grad(), pytest.raises((RuntimeError, bptt.BpttError)):
+        ours(freed, state)

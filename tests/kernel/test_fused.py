@@ -103,9 +103,14 @@ def test_a_network(recurrence: str, cell: str, with_x: bool, calls: list[str]) -
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_goes_by_torchs_layers(dtype: torch.dtype, calls: list[str]) -> None:
     layer = bptt.Recurrent(bptt.GRUCell(I, H)).to(dtype)
-    out, _ = layer(torch.randn(T, B, I).to(dtype), lengths=torch.tensor([7, 3, 2, 1]))
+    x, lengths = torch.randn(T, B, I).to(dtype), torch.tensor([7, 3, 2, 1])
+    with bptt.kernel.use("torch"):
+        out, _ = layer(x, lengths=lengths)
     out.sum().backward()
     assert out.dtype == dtype
+    assert calls == ["gru"]
+    assert bptt.explain(layer).layers[0].is_native  # in float32, without being asked
+    torch.testing.assert_close(layer(x, lengths=lengths)[0], out, rtol=0.02, atol=0.02)
     assert calls == ["gru"]
 
 

@@ -281,8 +281,13 @@ def autocast_to_bfloat16(layer: nn.Module, x: Tensor) -> list[Tensor]:
 
 @machinery
 def weights_of_bfloat16(layer: nn.Module, x: Tensor) -> list[Tensor]:
-    x = x.detach().bfloat16().requires_grad_()
-    return backward(layer.bfloat16(), x, flat(layer(x)))
+    """Ours are computed in float32, and rounded at the end: so is what they are held to."""
+    x, dtype = x.detach().bfloat16().requires_grad_(), torch.bfloat16
+    if isinstance(layer.bfloat16(), bptt.RNN | bptt.GRU | bptt.LSTM):
+        return backward(layer, x, flat(layer(x)))
+    assert all(out.dtype == dtype for out in backward(layer, x, flat(layer(x))))
+    x = x.detach().float().requires_grad_()
+    return [out.to(dtype) for out in backward(layer.float(), x, flat(layer(x)))]
 
 
 @machinery

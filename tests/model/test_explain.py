@@ -70,7 +70,6 @@ def test_why_not_names_the_line_of_the_step() -> None:
 @pytest.mark.parametrize(
     ("layer", "why"),
     [
-        (bptt.GRU(3, 4).half(), "torch.float16"),
         (bptt.GRU(3, 4, device="meta"), "on another device"),
         (type("Mine", (nn.GRU,), {})(3, 4), "a subclass of torch.nn's"),
     ],

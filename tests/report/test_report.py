@@ -16,9 +16,9 @@ import torch
 from choreographer.errors import ChromeNotFoundError
 
 import bptt
+from bptt.gradient.analysis.snapshot import Snapshot
 from bptt.report.page import Section, write_page
 from bptt.training.diagnosis import Diagnosis, Sample, diagnose
-from bptt.training.snapshots import Snapshot
 
 NAME = "<script>alert('run')</script> & co"
 
@@ -78,6 +78,7 @@ def test_the_page_has_every_part_and_fits_in_a_mail(page: Path, found: Diagnosis
         "How it learnt",
         "How near it is to solving the task",
         "How the horizon grew",
+        "The gradient by lag, while it was trained",
         "What teacher forcing costs",
         "The architecture",
         "The same, unfolded in time",

@@ -5,14 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from bptt.cells.cell import Cell
 from bptt.kernel.fused import FUSED
-from bptt.kernel.ops import Recipe
+from bptt.kernel.one_step import OneStep, Weights, is_possible, one_step
+from bptt.kernel.ops import FLOATS, Recipe
 from bptt.kernel.plain import is_transformed
 from bptt.kernel.plain_loop import Parts
+
+READY: dict[tuple[Any, ...], OneStep | None] = {}
+"""Steps made ready: by torch's operation, the sizes, whether there is no bias, and dtype."""
 
 
 class TorchCell(Cell):
@@ -43,6 +48,10 @@ class TorchCell(Cell):
 
     def forward(self, x: Tensor, state: Any = None) -> Any:
         """Return the state after one step; see `Cell.forward`."""
+        if not torch.is_grad_enabled() and self.by_torch is not None:
+            moved = self._natively(x, state)
+            if moved is not None:
+                return moved if len(moved) > 1 else moved[0]
         parts = state if type(state) is tuple else (state,)
         states = len(self.state_sizes)
         if self.by_torch is None or is_transformed():  # not every transform can be had of it
@@ -53,6 +62,32 @@ class TorchCell(Cell):
             if is_alike and [tensor.shape for tensor in (x, *parts)] == shapes:
                 return self.by_torch(x, state, *self._weights())
         return super().forward(x, state)
+
+    def _natively(self, x: Any, state: Any) -> Parts | None:
+        """Return the parts of the state after one step by the kernel, or None where it cannot."""
+        if type(x) is not Tensor or not is_possible():
+            return None
+        own = self._parameters.get  # what is computed is none, and goes by torch
+        weights = own("weight_ih"), own("weight_hh"), own("bias_ih"), own("bias_hh")
+        key = self.by_torch, self.input_size, self.hidden_size, weights[3] is None, x.dtype
+        if key not in READY:
+            READY[key] = self._ready(has_bias=weights[3] is not None, dtype=x.dtype)
+        ready = READY[key]
+        return None if ready is None else ready(x, state, weights)
+
+    def _ready(self, *, has_bias: bool, dtype: torch.dtype) -> OneStep | None:
+        """Return the step made ready, for all cells of one kind and size."""
+        if dtype not in FLOATS or self.input_size == 0:
+            return None
+        G, H = self.gates * self.hidden_size, self.hidden_size
+        shapes = (G, self.input_size), (G, H), *[(G,) if has_bias else None] * 2
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        tensors = {
+            name: torch.empty(shape, dtype=dtype)
+            for name, shape in zip(names, shapes, strict=True)
+            if shape is not None
+        }
+        return one_step(self.recipe(tensors), shapes, len(self.state_sizes), dtype)
 
     def move(self, x: Float[Tensor, "B I"], state: Parts) -> Parts:
         """Return the parts of the state after one step."""
@@ -65,5 +100,5 @@ class TorchCell(Cell):
         """Return what makes its step, of its tensors."""
         return super().recipe(tensors)._replace(fused=FUSED.get(self.by_torch))
 
-    def _weights(self) -> tuple[Tensor | None, ...]:
+    def _weights(self) -> Weights:
         return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh

@@ -109,7 +109,8 @@ class NativeStep:
         return replace(backward, program=fuse(backward.program))
 
     @cached_property
-    def _forward(self) -> Any:
+    def forward_program(self) -> Any:
+        """What the kernel runs where nothing is kept for a gradient."""
         return encoded(lower_forward(fuse(self.program), self.shape), self.shape)
 
     @cached_property
@@ -192,7 +193,7 @@ class NativeStep:
         ]
         saved = self.room_for_saved(like, rows.numel()) if keep else []
         binding.use_large_pages((*arrays, *saved))
-        program = self._forward_that_keeps if keep else self._forward
+        program = self._forward_that_keeps if keep else self.forward_program
         starts = _contiguous(starts)
         head, held = self._head(source, B, layout)
         of_x, alive = _input(source)

@@ -41,6 +41,8 @@ from bptt.kernel.record import NotTraced, Traced, trace
 ROWS_AT_ONCE = 256
 """Rows without a loop that are computed one step after the other, while they are in the cache."""
 FLOATS = (torch.float32, torch.float64)
+HALVES = (torch.bfloat16, torch.float16)
+"""What is computed in float32, and rounded at the end: processors do that faster, and better."""
 COPIED = 16384
 """Of fewer numbers a copy is sooner made than a node of the graph that is written in Python."""
 
@@ -98,6 +100,12 @@ def run_every(
             source = source.to(dtype)
             parts = tuple(part.to(dtype) if part.is_floating_point() else part for part in state)
             return run_every(recipe, source, parts, layout)
+    if state[0].dtype in HALVES and _is_plain_half(recipe, source, state):
+        dtype = state[0].dtype
+        single = _in_float32(recipe, source, state)
+        if not isinstance(native(*single, layout), str):
+            made, last = run_every(*single, layout)
+            return tuple([h.to(dtype) for h in made]), tuple([part.to(dtype) for part in last])
     traced = native(recipe, source, state, layout)
     if isinstance(traced, str) or (isinstance(traced, Compiled) and recipe.every > 1):
         _require_one_device([*source, *state, *recipe.tensors])
@@ -107,6 +115,31 @@ def run_every(
     starts = states_of(state, traced.lengths)
     h, *ends = compiled.run(traced.place, source, starts, recipe.tensors, layout)
     return (h,), parts_of(ends, traced.lengths)
+
+
+def _is_plain_half(recipe: Recipe, source: Source, state: Parts) -> bool:
+    """Return whether all numbers are of one half precision, and the kernel could read them."""
+    if torch.compiler.is_compiling() or _why_nothing_is_native() is not None:
+        return False
+    dtype = state[0].dtype
+    tensors = [t for t in (*source[1:], *state, *recipe.tensors) if t is not None]
+    return (
+        all([t.dtype == dtype for t in tensors])  # noqa: C419
+        and source.x.dtype in (dtype, torch.int64)
+        and _is_readable([source.x, *tensors])
+    )
+
+
+def as_computed(recipe: Recipe, source: Source, state: Parts) -> tuple[Recipe, Source, Parts]:
+    """Return a call in the dtype that it is computed in: float32 for half precision."""
+    is_half = state[0].dtype in HALVES
+    return _in_float32(recipe, source, state) if is_half else (recipe, source, state)
+
+
+def _in_float32(recipe: Recipe, source: Source, state: Parts) -> tuple[Recipe, Source, Parts]:
+    tensors = tuple([None if t is None else t.float() for t in recipe.tensors])
+    parts = tuple([part.float() for part in state])
+    return recipe._replace(tensors=tensors), source.to(torch.float32), parts
 
 
 def run_checked(

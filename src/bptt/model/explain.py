@@ -100,7 +100,7 @@ def _trace(layer: Stack, suffix: str) -> Traced | str:
     hidden = layer.zero_state(1)
     parts = hidden if isinstance(hidden, tuple) else (hidden,)
     state = tuple(part[0] for part in parts if part is not None)
-    traced = ops.native(layer.recipe(suffix), source, state)
+    traced = ops.native(*ops.as_computed(layer.recipe(suffix), source, state))
     assert not isinstance(traced, ops.Compiled)  # nothing is compiled here
     return traced
 

@@ -133,9 +133,12 @@ class TorchLayer(Stack, RNNBase):
         if torch.compiler.is_compiling() or is_transformed():
             all_cpu = all([isinstance(t, Tensor) and t.is_cpu for t in tensors])  # noqa: C419
             is_alike = all_cpu and all([t.dtype == rows.dtype for t in tensors])  # noqa: C419
-            return ops.run if is_alike and self._takes(rows) else None
+            is_single = rows.dtype in ops.FLOATS
+            return ops.run if is_alike and is_single and self._takes(rows) else None
         if are_plain(tensors, rows.dtype) and self._takes(rows) and self._has_its_shapes(weights):
             is_native = binding.native is not None and binding.used == "native"
+            if rows.dtype in ops.HALVES:
+                return ops.run if is_native else None
             return ops.run_checked if is_native else ops.run
         return None
 
@@ -145,7 +148,7 @@ class TorchLayer(Stack, RNNBase):
             and rows.ndim in (2, 3)
             and rows.numel() > 0
             and rows.shape[-1] == self.input_size
-            and rows.dtype in ops.FLOATS
+            and rows.dtype in (*ops.FLOATS, *ops.HALVES)
         )
 
     def _weights(self) -> list[Any]:

@@ -12,10 +12,10 @@ from plotly.subplots import make_subplots
 
 from bptt.gradient.analysis.dynamics import Jacobians, Lyapunov
 from bptt.gradient.analysis.flow import GradientFlow
+from bptt.gradient.analysis.snapshot import Snapshot
 from bptt.gradient.analysis.spectrum import Spectrum
 from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, draws, styled
 from bptt.training.diagnosis import Truncated
-from bptt.training.snapshots import Snapshot
 
 MOST_CELLS = 250
 """Steps and lags of the map of norms; of more, several are shown as one."""
@@ -210,6 +210,32 @@ def plot_horizon(snapshots: Sequence[Snapshot]) -> go.Figure:
     figure.update_yaxes(rangemode="tozero", row=1, col=1)
     figure.update_xaxes(title="update", row=2, col=1)
     return styled(figure, height=440)
+
+
+@draws(Sequence)
+def plot_snapshots(snapshots: Sequence[Snapshot]) -> go.Figure:
+    """Return the gradient's norm by lag, of that at lag 0, at every update that was looked at."""
+    count = max((len(one.by_lag) for one in snapshots), default=1)
+    lags = np.arange(0, count, math.ceil(count / MOST_CELLS))
+    norms = np.full((count, len(snapshots)), np.nan)
+    for k, one in enumerate(snapshots):
+        norms[: len(one.by_lag), k] = one.by_lag
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logs = np.log10(norms / norms[0])[lags]
+    logs[~np.isfinite(logs)] = np.nan
+    figure = go.Figure(
+        go.Heatmap(
+            x=[one.update for one in snapshots],
+            y=lags,
+            z=np.maximum(logs, -DECADES).astype(np.float32),
+            colorscale="Viridis",
+            colorbar={"title": "log₁₀", "thickness": 14},
+            hovertemplate="update %{x}<br>%{y} steps back<br>10^%{z:.2f}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="update")
+    figure.update_yaxes(title="lag, steps back from the loss")
+    return styled(figure, hover="closest")
 
 
 def _log_range(values: Float[np.ndarray, " n"], floor: float = 0.0) -> dict[str, object]:

@@ -13,6 +13,7 @@ from bptt.report.flow_plots import (
     plot_lyapunov,
     plot_norms,
     plot_singular_values,
+    plot_snapshots,
     plot_summations,
     plot_truncation,
 )
@@ -38,6 +39,7 @@ __all__ = [
     "plot_lyapunov",
     "plot_norms",
     "plot_singular_values",
+    "plot_snapshots",
     "plot_summations",
     "plot_truncation",
     "plot_unfolded",

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from bptt.errors import BpttError, require_path
 from bptt.gradient.analysis.flow import GradientFlow
+from bptt.gradient.analysis.watch import Watch
 from bptt.model.architecture import Architecture
 from bptt.report import flow_plots as draw
 from bptt.report.graphs import plot_architecture, plot_unfolded
 from bptt.report.page import Section, write_page
 from bptt.report.series_plots import plot_criterion, plot_exposure, plot_learning
-from bptt.report.words import headline
+from bptt.report.words import headline, summary
 from bptt.training.diagnosis import Diagnosis
 
 
-def write_report(path: str | Path, diagnosis: Diagnosis | GradientFlow) -> None:
+def write_report(path: str | Path, diagnosis: Diagnosis | GradientFlow | Watch) -> None:
     """Write a diagnosis as one HTML file, which opens without a network.
+
+    Of a Watch each layer has its part, and what could not be seen is named.
 
     >>> import bptt, tempfile, torch
     >>> net = bptt.Network(bptt.Categorical(5), hidden=8)
@@ -24,24 +28,48 @@ def write_report(path: str | Path, diagnosis: Diagnosis | GradientFlow) -> None:
     >>> write_report(Path(tempfile.mkdtemp()) / "report.html", flow)
     """
     require_path("the report", path)
+    if isinstance(diagnosis, Watch):
+        _write_watched(path, diagnosis)
+        return
     if isinstance(diagnosis, GradientFlow):
         diagnosis = Diagnosis(flow=diagnosis)
     if not isinstance(diagnosis, Diagnosis):
         raise BpttError(
-            f"the report got a {type(diagnosis).__name__}; expected a Diagnosis, or a GradientFlow"
+            f"the report got a {type(diagnosis).__name__}; expected a Diagnosis, a GradientFlow "
+            "or a Watch"
         )
-    sections = [
+    title = f"How far back the gradient of {diagnosis.name} reaches"
+    write_page(path, title, headline(diagnosis), _sections(diagnosis))
+
+
+def _sections(diagnosis: Diagnosis) -> list[Section]:
+    return [
         *_reach(diagnosis),
         *_stability(diagnosis),
         *_training(diagnosis),
         *_architecture(diagnosis),
     ]
-    write_page(
-        path,
-        f"How far back the gradient of {diagnosis.name} reaches",
-        headline(diagnosis),
-        sections,
-    )
+
+
+def _write_watched(path: str | Path, watch: Watch) -> None:
+    """Write the page of a model whose layers were watched, or raise BpttError if none was seen."""
+    lead = [f"{name} was not seen: {reason}" for name, reason in watch.unseen.items()]
+    sections: list[Section] = []
+    if not watch and not lead:
+        raise BpttError(
+            "no gradient reached a recurrent layer while it was watched; expected a forward pass "
+            "of the model and loss.backward() inside the with block"
+        )
+    for name, flow in watch.items():
+        over_time = watch.history[name] if len(watch.history[name]) > 1 else ()
+        layer = Diagnosis(name=name, flow=flow, snapshots=tuple(over_time))
+        lead.append(f"{name}: {summary(flow)}")
+        sections += [
+            replace(section, title=f"{name}: {section.title[0].lower()}{section.title[1:]}")
+            for section in _sections(layer)
+        ]
+    name = type(watch.model).__name__
+    write_page(path, f"How far back the gradient of a {name} reaches", lead, sections)
 
 
 def _reach(diagnosis: Diagnosis) -> list[Section]:
@@ -145,6 +173,15 @@ def _training(diagnosis: Diagnosis) -> list[Section]:
                 "The window that would be within 5% of the exact gradient, and the growth a step, "
                 "while it was trained.",
                 draw.plot_horizon(diagnosis.snapshots),
+            )
+        )
+    if len(diagnosis.snapshots) > 1:
+        sections.append(
+            Section(
+                "The gradient by lag, while it was trained",
+                "Each column is an update, and upwards it goes back in time; bright is large. The "
+                "norms are those of the first picture, each divided by that of lag 0.",
+                draw.plot_snapshots(diagnosis.snapshots),
             )
         )
     if diagnosis.exposure is not None:

@@ -30,6 +30,13 @@ def headline(diagnosis: Diagnosis) -> list[str]:
     return [*paragraphs, _what_to_do(diagnosis, flow)]
 
 
+def summary(flow: GradientFlow) -> str:
+    """Return what becomes of a gradient on its way back, without what to do about it."""
+    if flow.verdict == NO_PATH:
+        return _no_path(flow)[0]
+    return " ".join([*_growth(flow, "step"), *_over_the_window(Diagnosis(flow=flow), flow)])
+
+
 def _no_path(flow: GradientFlow) -> list[str]:
     if flow.T == 1:
         return ["The sequences have one step each: there is no time for a gradient to go back in."]

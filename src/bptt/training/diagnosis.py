@@ -13,6 +13,7 @@ from torch import Tensor
 from bptt.errors import BpttError, require_kind, require_whole, require_window
 from bptt.gradient.analysis.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
 from bptt.gradient.analysis.flow import GradientFlow, gradient_flow
+from bptt.gradient.analysis.snapshot import Snapshot
 from bptt.gradient.analysis.spectrum import Spectrum, spectrum
 from bptt.gradient.exact.backward import backward
 from bptt.gradient.exact.plan import plan
@@ -22,7 +23,7 @@ from bptt.model.network import Network
 from bptt.training.exposure import Exposure, exposure
 from bptt.training.run import Run
 from bptt.training.sample import Sample, held_out
-from bptt.training.snapshots import Snapshot, read_snapshots
+from bptt.training.snapshots import read_snapshots
 from bptt.training.task_kinds import Criterion
 from bptt.training.tasks import Task
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 from bptt.errors import BpttError, require_whole
 from bptt.gradient.analysis.flow import gradient_flow
+from bptt.gradient.analysis.snapshot import Snapshot
 from bptt.training import files
 from bptt.training.batches import Batches
 from bptt.training.fit import Update
@@ -20,20 +20,6 @@ from bptt.training.sample import held_out
 STEPS, SEQUENCES, LINES = 120, 8, 24
 MOST_COUNT = 2**53
 """Beyond which a float cannot tell one whole number from the next."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The gradient's flow after an update.
-
-    horizon: the smallest window within 5% of the exact gradient. growth: the factor a step, None
-    where none can be seen. by_lag: as in GradientFlow.
-    """
-
-    update: int
-    horizon: int | None
-    growth: float | None
-    by_lag: list[float]
 
 
 class Snapshots:
@@ -57,9 +43,7 @@ class Snapshots:
         flow = gradient_flow(
             update.net, y, x=x, window=self.window, lengths=lengths, loss_weights=weights
         )
-        growth = flow.growth if math.isfinite(flow.growth) else None
-        by_lag = [float(f"{value:.4g}") for value in flow.by_lag]
-        row = Snapshot(update.number, flow.horizon(), growth, by_lag)
+        row = Snapshot.of(update.number, flow)
         try:
             with path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(row)) + "\n")

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -200,11 +202,47 @@ def test_a_training_loop_records_the_horizon_now_and_then():
             optimizer.step()
             with torch.no_grad():
                 model(tokens)  # a validation does not count
-    assert [watched.update for watched in flows.history] == [0, 3, 6]
-    assert seen == flows.history
+    assert [watched.update for watched in seen] == [0, 3, 6]
+    assert flows.history.keys() == flows.keys()
+    for name, snapshots in flows.history.items():
+        assert snapshots == [bptt.Snapshot.of(one.update, one.flows[name]) for one in seen]
     assert flows["encoder.rnn"] is seen[-1].flows["encoder.rnn"]
     first, last = (seen[i].flows["encoder.rnn"].by_use for i in (0, -1))
     assert not np.allclose(first, last)  # the weights of that update, before the step, were used
+
+
+def test_what_was_seen_goes_to_a_writer_and_onto_a_page(tmp_path: Path) -> None:
+    torch.manual_seed(4)
+    model, tokens = Tagger().bfloat16(), torch.randint(7, (10, B))
+    written: list[tuple[str, float, int]] = []
+    writer = SimpleNamespace(add_scalar=lambda *scalar: written.append(scalar))
+    with bptt.watch(model, every=2, writer=writer) as flows:
+        for _ in range(5):
+            loss_of(model, tokens).backward()
+    assert [update for name, _, update in written if name == "encoder.rnn/growth"] == [0, 2, 4]
+    snapshots = flows.history["encoder.rnn"]
+    horizons = [value for name, value, _ in written if name == "encoder.rnn/horizon"]
+    assert horizons == [one.horizon for one in snapshots]
+    norms = [value for name, value, _ in written if name == "encoder.rnn/norm at lag 1"]
+    assert norms == pytest.approx([one.by_lag[1] for one in snapshots])
+    bptt.write_report(tmp_path / "watched.html", flows)
+    page = (tmp_path / "watched.html").read_text()
+    for name in ("encoder.rnn", "decoder.l0", "decoder.l0_reverse"):
+        assert f"{name}: the gradient by lag, while it was trained" in page
+        assert f"{name}: how the horizon grew" in page
+
+
+def test_a_page_names_what_was_not_seen(tmp_path: Path) -> None:
+    layer = Odd(WIDTH, H)
+    with bptt.watch(layer) as flows:
+        layer(torch.randn(T, B, WIDTH))[0].sum().backward()
+    assert "gave other states" in flows.unseen["model"]
+    bptt.write_report(tmp_path / "watched.html", flows)
+    assert "model was not seen: model gave other states" in (tmp_path / "watched.html").read_text()
+    with bptt.watch(layer) as nothing:
+        pass
+    with pytest.raises(bptt.BpttError, match="no gradient reached a recurrent layer"):
+        bptt.write_report(tmp_path / "nothing.html", nothing)
 
 
 def test_the_weights_of_the_call_count_and_not_those_after_the_step():
@@ -298,7 +336,7 @@ def test_nan_in_the_weights_stops_no_training():
         with torch.no_grad():
             layer.weight_hh_l0[0, 0] = math.nan
         layer(x)[0].sum().backward()
-    assert len(flows.history) == 1
+    assert {len(snapshots) for snapshots in flows.history.values()} == {1}
     with pytest.raises(bptt.BpttError, match="not finite"):
         flows["model"]
 

@@ -309,7 +309,7 @@ def test_updates_are_counted_as_without_checkpoints() -> None:
         with bptt.watch(model, every=2) as flows:
             for _ in range(4):
                 way(model, data())
-        assert [watched.update for watched in flows.history] == [0, 2], way.__name__
+        assert [one.update for one in flows.history["rnn"]] == [0, 2], way.__name__
 
 
 def test_what_is_compiled_trains_on_and_is_seen_or_said_not_to_be() -> None:

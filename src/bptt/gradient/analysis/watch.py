@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch.utils.hooks import RemovableHandle
 from bptt.errors import BpttError, require_callable, require_kind, require_whole
 from bptt.gradient.analysis.flow import GradientFlow, flow_of
 from bptt.gradient.analysis.replay import LayerCall, Layers, chains_of, draws
+from bptt.gradient.analysis.snapshot import Snapshot
 from bptt.model.network import Network
 
 ITSELF = "model"
@@ -32,11 +33,19 @@ class Watched(NamedTuple):
 OnFlows = Callable[[Watched], None]
 
 
+class Writer(Protocol):
+    """What numbers over time can be written to, such as TensorBoard's SummaryWriter."""
+
+    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> object:
+        """Write a number of an update."""
+
+
 @dataclass(eq=False, repr=False)
 class Watch(Mapping[str, GradientFlow]):
     """A GradientFlow for each recurrent layer of a model, by name; made by `bptt.watch`.
 
-    history: every update that was looked at, the last one included.
+    The flows are those of the last update that was looked at. history: by layer, a Snapshot of each
+    update that was. `bptt.write_report` takes it as it is.
     """
 
     model: nn.Module
@@ -44,9 +53,11 @@ class Watch(Mapping[str, GradientFlow]):
     max_lag: int | None = None
     window: int | None = None
     on_flows: OnFlows | None = None
-    history: list[Watched] = field(default_factory=list)
+    writer: Writer | None = None
+    history: dict[str, list[Snapshot]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        self._flows: dict[str, GradientFlow] = {}
         self._updates = -1
         self._is_open = False
         self._random: dict[str, Tensor] = {}
@@ -76,7 +87,7 @@ class Watch(Mapping[str, GradientFlow]):
 
     def __getitem__(self, name: str) -> GradientFlow:
         """Return the flow through a layer, at the last update that was looked at."""
-        flows = self.history[-1].flows if self.history else {}
+        flows = self._flows
         for layer in (name, DIRECTION.sub("", name)):
             if layer in self._reasons:
                 raise self._reasons[layer]
@@ -92,11 +103,16 @@ class Watch(Mapping[str, GradientFlow]):
 
     def __iter__(self) -> Iterator[str]:
         """Go over the layers' names."""
-        return iter(self.history[-1].flows if self.history else {})
+        return iter(self._flows)
 
     def __len__(self) -> int:
         """How many layers a gradient reached."""
-        return len(self.history[-1].flows) if self.history else 0
+        return len(self._flows)
+
+    @property
+    def unseen(self) -> dict[str, str]:
+        """The layers that could not be looked into at their last call, each with the reason."""
+        return {name: str(reason) for name, reason in self._reasons.items()}
 
     def _next_update(self) -> None:
         """Note that the model is called again; settle what the call before has left."""
@@ -179,10 +195,17 @@ class Watch(Mapping[str, GradientFlow]):
                 for suffix, chain in chains_of(name, call).items():
                     most = chain.T - 1 if self.max_lag is None else min(self.max_lag, chain.T - 1)
                     flows[name + suffix] = flow_of(chain, most, self.window)
-        if flows:
-            self.history.append(Watched(self._updates, flows))
-            if self.on_flows is not None:
-                self.on_flows(self.history[-1])
+        if not flows:
+            return
+        self._flows = flows
+        for name, flow in flows.items():
+            snapshot = Snapshot.of(self._updates, flow)
+            self.history.setdefault(name, []).append(snapshot)
+            if self.writer is not None:
+                for scalar, value in snapshot.scalars().items():
+                    self.writer.add_scalar(f"{name}/{scalar}", value, self._updates)
+        if self.on_flows is not None:
+            self.on_flows(Watched(self._updates, flows))
 
 
 def watch(
@@ -192,14 +215,17 @@ def watch(
     max_lag: int | None = None,
     window: int | None = None,
     on_flows: OnFlows | None = None,
+    writer: Writer | None = None,
 ) -> Watch:
     """Return a context manager that sees how the gradient flows back through a model's layers.
 
     model: any module with torch.nn's or bptt's RNN, GRU or LSTM layers, stacked, bidirectional or
     packed. Nothing of it is changed, and its gradients are bit for bit what they were.
     every: how many calls of the model's own forward go by from one that is looked at to the next,
-    for a training loop inside the with block. on_flows: called with each `Watched`, which history
-    keeps too.
+    for a training loop inside the with block; `history` has a Snapshot of each. on_flows: called
+    with each `Watched`, whose flows are kept no longer than that, but for the last.
+    writer: a SummaryWriter of TensorBoard, or what has its add_scalar: for the growth, the horizon
+    and the norms of some lags of each layer.
     max_lag, window: as in `bptt.gradient_flow`.
 
     Flows are named as the layers are; of a bidirectional layer those of each direction, as torch
@@ -208,7 +234,7 @@ def watch(
     passes add up, as in .grad. Weights of half precision are looked at in float32, and so is what
     ran under autocast. Where a layer cannot be looked into, as with NaN in its weights, with
     create_graph=True, or under torch.func, asking for its flow raises BpttError with the reason;
-    the training itself goes on.
+    the training itself goes on, and `unseen` has the reasons.
 
     >>> rnn = torch.nn.RNN(3, 8)
     >>> with watch(rnn) as flows:
@@ -220,6 +246,12 @@ def watch(
     require_kind("model", model, nn.Module, "a torch module")
     if on_flows is not None:
         require_callable("on_flows", on_flows, "a function of a Watched, or None")
+    if writer is not None:
+        require_callable(
+            "writer.add_scalar",
+            getattr(writer, "add_scalar", None),
+            "a writer such as TensorBoard's SummaryWriter, or None",
+        )
     require_whole("every", every, 1)
     if max_lag is not None:
         require_whole("max_lag", max_lag, 0)
@@ -230,7 +262,7 @@ def watch(
             f"every is {every} for a {type(model).__name__}, which has no forward whose calls can "
             "be counted; expected every=1, or a module whose forward calls the layers"
         )
-    return Watch(model, every, max_lag, window, on_flows)
+    return Watch(model, every, max_lag, window, on_flows, writer)
 
 
 def _recurrent_layers(model: nn.Module) -> dict[str, Layers]:
