@@ -37,6 +37,8 @@ class TorchLayer(Stack, RNNBase):
     torch_layer: ClassVar[type[RNNBase]]
     cell: type[TorchCell]
     states: ClassVar[int] = 1
+    is_cast_down: ClassVar[bool] = False
+    """Whether torch's layer gives autocast's dtype whatever its input's is."""
     biases: ClassVar[tuple[str, ...]] = ("bias_ih", "bias_hh")
     weight_ih_l0: Tensor
     weight_hh_l0: Tensor
@@ -85,6 +87,9 @@ class TorchLayer(Stack, RNNBase):
         """
         if lengths is not None or resets is not None:
             return self.over_sequences(input, hx, lengths, resets)
+        if torch.is_autocast_enabled("cpu"):
+            made = self._under_autocast(input, hx)
+            return self._by_torch(input, hx) if made is None else made
         is_free = binding.used == "native" and not torch.is_grad_enabled()
         if is_free and self._is_one_step(input, hx):
             moved = self._move(input, hx)
@@ -100,6 +105,34 @@ class TorchLayer(Stack, RNNBase):
             return self._by_torch(input, hx)
         return (self._forward_packed if packed else self._forward_padded)(input, starts, run)
 
+    def _under_autocast(self, given: Any, hx: Any) -> Any:
+        """Return what torch's layer would, computed in float32, and then in torch's dtype.
+
+        None where it cannot be had so, or where somebody records torch's own operations. Of LSTMs
+        torch has none on processors without products of half precision.
+        """
+        rows = given.data if isinstance(given, PackedSequence) else given
+        starts = () if hx is None else tuple(hx) if isinstance(hx, tuple | list) else (hx,)
+        low = torch.get_autocast_dtype("cpu")
+        if (
+            torch.compiler.is_compiling()
+            or is_traced()
+            or is_transformed()
+            or binding.native is None
+            or binding.used != "native"
+            or not isinstance(rows, Tensor)
+            or rows.dtype not in (torch.float32, low)
+            or not are_plain([rows, *starts], rows.dtype)
+            or not are_plain(self._weights(), torch.float32)
+        ):
+            return None
+        parts = tuple([start.float() for start in starts])
+        with torch.autocast("cpu", enabled=False):
+            out, last = self.forward(given.to(torch.float32), self._as_hidden(parts))
+        dtype = low if self.is_cast_down else rows.dtype
+        ends = tuple([end.to(dtype) for end in last]) if isinstance(last, tuple) else last.to(dtype)
+        return out.to(dtype), ends
+
     def _by_torch(self, *arguments: Any) -> Any:
         return self.torch_layer.forward(self, *arguments)
 
@@ -109,6 +142,7 @@ class TorchLayer(Stack, RNNBase):
             self.states > 1
             and self.hidden_size >= LARGE_LSTM
             and isinstance(rows, Tensor)
+            and rows.dtype not in ops.HALVES
             and not is_traced()
             and not rows.is_nested
             and rows.ndim in (2, 3)
@@ -123,7 +157,6 @@ class TorchLayer(Stack, RNNBase):
         if (
             len(starts) not in (0, self.states)
             or not isinstance(rows, Tensor)
-            or torch.is_autocast_enabled("cpu")
             or is_traced()
             or binding.used == "torch"
         ):
@@ -196,7 +229,6 @@ class TorchLayer(Stack, RNNBase):
             or shape[2] != self.input_size
             or is_traced()
             or is_transformed()
-            or torch.is_autocast_enabled("cpu")
             or self.proj_size
             or (self.dropout and self.training)
         ):
@@ -296,6 +328,7 @@ class RNN(TorchLayer):
     """
 
     torch_layer = nn.RNN
+    is_cast_down = True
 
     @property
     def cell(self) -> type[TorchCell]:  # type: ignore[override]
