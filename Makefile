@@ -39,6 +39,7 @@ bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/layers.py --threads 1
 	$(BIN)/python benchmarks/steps.py
 	$(BIN)/python benchmarks/cells.py
+	$(BIN)/python benchmarks/half.py
 	$(BIN)/python benchmarks/resets.py
 	$(BIN)/python benchmarks/busy.py
 	$(BIN)/python benchmarks/memory.py
