@@ -9,9 +9,11 @@ the program was seen to hand it.
 from __future__ import annotations
 
 import copy
+import logging
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -75,6 +77,8 @@ def alone(layer: nn.Module, x: Any) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # the hosts' own
+    warnings.simplefilter("ignore")
     print(f"{torch.get_num_threads()} threads, {SIZES}")
     print(f"{'':22}the layer gets{'':15}layer, ms   ours  ratio   all, s   ours  ratio")
     for host in HOSTS:

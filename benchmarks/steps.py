@@ -153,6 +153,14 @@ def one_step() -> None:
                 sides = (lambda: ours(x, state)), (lambda: theirs(x, state))  # noqa: B023
                 a, z = seconds(*sides, rounds=ROUNDS_OF_SHORT_CALLS)
             print(f"{cell:8}H = {h:<18}{a * 1e6:18.0f}{z * 1e6:11.0f}{z / a:9.2f}")
+    print("\na training step of one time step: us           bptt   torch.nn   ratio")
+    for cell, kind in LAYERS.items():
+        for rows, h in ((1, 128), (64, 256)):
+            theirs, ours = getattr(nn, kind)(h, h), getattr(bptt, kind)(h, h)
+            x, of = torch.randn(1, rows, h), (ours, theirs)
+            each = [partial(lambda layer, x: layer(x)[0].sum().backward(), one, x) for one in of]
+            a, z = seconds(*each, rounds=ROUNDS_OF_SHORT_CALLS)
+            print(f"{cell:8}B = {rows:<4}H = {h:<10}{a * 1e6:18.0f}{z * 1e6:11.0f}{z / a:9.2f}")
     print("\na cell by itself, H = 128, no gradient: us   bptt   torch.nn   ratio")
     for kind in LAYERS.values():
         for rows in (1, 32):

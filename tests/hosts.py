@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
 from typing import Any
 
@@ -109,22 +110,28 @@ def sb3_contrib(layer: str, sizes: Sizes, use: Use) -> list[float]:
     return found
 
 
-def neurogym(layer: str, sizes: Sizes, use: Use) -> list[float]:
-    """Train on a decision task in a plain loop: the cross-entropy."""
+@cache
+def trials(sizes: Sizes) -> tuple[int, list[tuple[Tensor, Tensor]]]:
+    """Return of how many actions there are, and batches of trials, which no seed brings back."""
     from neurogym import Dataset  # noqa: PLC0415
 
     task, often = "PerceptualDecisionMaking-v0", {"dt": 20}
     data = Dataset(task, env_kwargs=often, batch_size=sizes.B, seq_len=sizes.T)
-    data.seed(0)
-    inputs, actions = data.env.observation_space.shape[0], int(data.env.action_space.n)
+    batches = [[torch.from_numpy(np.array(part)) for part in data()] for _ in range(sizes.updates)]
+    return int(data.env.action_space.n), [(x.float(), y.long()) for x, y in batches]
+
+
+def neurogym(layer: str, sizes: Sizes, use: Use) -> list[float]:
+    """Train on a decision task in a plain loop: the cross-entropy."""
+    actions, batches = trials(sizes)
+    inputs = batches[0][0].shape[-1]
     rnn, head = getattr(nn, layer)(inputs, sizes.H), nn.Linear(sizes.H, actions)
     model, found = nn.ModuleDict({"rnn": rnn, "head": head}), list[float]()
     use(model)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
-    for _ in range(sizes.updates):
-        x, y = (torch.from_numpy(np.asarray(part)) for part in data())
-        h, _ = model["rnn"](x.float())
-        loss = nn.functional.cross_entropy(model["head"](h).flatten(0, 1), y.long().flatten())
+    for x, y in batches:
+        h, _ = model["rnn"](x)
+        loss = nn.functional.cross_entropy(model["head"](h).flatten(0, 1), y.flatten())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -191,7 +191,7 @@ def test_a_browser_reads_hovers_and_zooms_without_an_error(page: Path):
     seen = asyncio.run(use(page))
     assert seen["complaints"] == []
     assert seen["headline"].startswith("A typical gradient ")
-    assert seen["figures"] == 13
+    assert seen["figures"] == 14
     assert seen["too wide"] <= 0
     assert "typical" in seen["told"]
     assert seen["zoomed"] == pytest.approx(0.4, abs=0.1)

@@ -90,8 +90,7 @@ class TorchLayer(Stack, RNNBase):
         if torch.is_autocast_enabled("cpu"):
             made = self._under_autocast(input, hx)
             return self._by_torch(input, hx) if made is None else made
-        is_free = binding.used == "native" and not torch.is_grad_enabled()
-        if is_free and self._is_one_step(input, hx):
+        if binding.used == "native" and self._is_one_step(input, hx):
             moved = self._move(input, hx)
             if moved is not None:
                 return moved
@@ -144,6 +143,7 @@ class TorchLayer(Stack, RNNBase):
             and isinstance(rows, Tensor)
             and rows.dtype not in ops.HALVES
             and not is_traced()
+            and not is_transformed()
             and not rows.is_nested
             and rows.ndim in (2, 3)
             and rows.shape[:-1].numel() >= LARGE_LSTM
@@ -242,7 +242,7 @@ class TorchLayer(Stack, RNNBase):
         return True
 
     def _move(self, inputs: Tensor, hx: Any) -> tuple[Tensor, Any] | None:
-        """Return what a single step without a graph gives, by torch's operation for that.
+        """Return what a single step gives, by torch's operation for that.
 
         Our own takes longer to look at its tensors than that takes for all (steps.py). None where a
         weight is a subclass of Tensor, which torch's layer may know what to do with.
@@ -265,7 +265,11 @@ class TorchLayer(Stack, RNNBase):
                 rows = torch.cat(heads, dim=-1) if self.bidirectional else heads[0]
                 heads = []
         last = torch.stack(ends) if is_h else tuple(map(torch.stack, zip(*ends, strict=True)))
-        return rows[:, None] if self.batch_first else rows[None], last
+        out = rows[:, None] if self.batch_first else rows[None]
+        return (
+            out.clone() if torch.is_grad_enabled() else out,
+            last,
+        )  # no view, for in-place changes
 
     def _as_hidden(self, parts: tuple[Tensor, ...]) -> Any:
         """Return a state as torch's layer has it: None, h, or (h, c)."""
