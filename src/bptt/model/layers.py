@@ -266,10 +266,9 @@ class TorchLayer(Stack, RNNBase):
                 heads = []
         last = torch.stack(ends) if is_h else tuple(map(torch.stack, zip(*ends, strict=True)))
         out = rows[:, None] if self.batch_first else rows[None]
-        return (
-            out.clone() if torch.is_grad_enabled() else out,
-            last,
-        )  # no view, for in-place changes
+        if torch.is_grad_enabled():  # a user may change it in place, which a view is not for
+            out = out.clone()
+        return out, last
 
     def _as_hidden(self, parts: tuple[Tensor, ...]) -> Any:
         """Return a state as torch's layer has it: None, h, or (h, c)."""
