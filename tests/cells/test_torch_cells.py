@@ -184,6 +184,12 @@ def test_weights_that_do_not_fit_are_refused_as_torch_refuses_them(kind: str) ->
             with torch.no_grad(), pytest.raises(RuntimeError):
                 cell(x, state)
             weight.data = whole
+    for name in ("bias_ih", "bias_hh"):  # torch adds the one that there is
+        theirs, ours = pair(kind)
+        setattr(theirs, name, None)
+        setattr(ours, name, None)
+        with torch.no_grad():
+            torch.testing.assert_close(ours(x, state), theirs(x, state))
     freed = torch.randn(4, 3)
     freed.untyped_storage().resize_(0)
     with torch.no_grad(), pytest.raises((RuntimeError, bptt.BpttError)):

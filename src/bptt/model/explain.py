@@ -90,7 +90,9 @@ def _runs(name: str, layer: RNNBase | Stack) -> Iterator[LayerRun]:
         if isinstance(traced, str):
             yield LayerRun(f"{name}.{suffix[1:]}", is_native=False, detail=traced)
         else:
-            yield LayerRun(f"{name}.{suffix[1:]}", is_native=True, detail=_described(traced))
+            is_half = layer.part("weight_ih", suffix).dtype in ops.HALVES
+            detail = _described(traced) + (", computed in float32" if is_half else "")
+            yield LayerRun(f"{name}.{suffix[1:]}", is_native=True, detail=detail)
 
 
 def _trace(layer: Stack, suffix: str) -> Traced | str:
