@@ -17,7 +17,9 @@ from bptt.kernel.plain import is_transformed
 from bptt.kernel.plain_loop import Parts
 
 READY: dict[tuple[Any, ...], OneStep | None] = {}
-"""Steps made ready: by torch's operation, the sizes, whether there is no bias, and dtype."""
+"""Steps made ready: by torch's operation, the shape of U, whether there is no bias, and dtype."""
+KINDS_OF_TORCH: dict[Any, type[TorchCell]] = {}
+"""The cell of each of torch's operations."""
 
 
 class TorchCell(Cell):
@@ -37,6 +39,7 @@ class TorchCell(Cell):
         super().__init_subclass__(**options)
         if "step" in vars(cls) and "by_torch" not in vars(cls):
             cls.by_torch = None
+        KINDS_OF_TORCH.setdefault(vars(cls).get("by_torch"), cls)
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
         super().__init__(input_size, hidden_size, bias=bias, **where)
@@ -49,7 +52,9 @@ class TorchCell(Cell):
     def forward(self, x: Tensor, state: Any = None) -> Any:
         """Return the state after one step; see `Cell.forward`."""
         if not torch.is_grad_enabled() and self.by_torch is not None:
-            moved = self._natively(x, state)
+            own = self._parameters.get  # what is computed is none, and goes by torch
+            weights = own("weight_ih"), own("weight_hh"), own("bias_ih"), own("bias_hh")
+            moved = step_natively(self.by_torch, x, state, weights)
             if moved is not None:
                 return moved if len(moved) > 1 else moved[0]
         parts = state if type(state) is tuple else (state,)
@@ -62,32 +67,6 @@ class TorchCell(Cell):
             if is_alike and [tensor.shape for tensor in (x, *parts)] == shapes:
                 return self.by_torch(x, state, *self._weights())
         return super().forward(x, state)
-
-    def _natively(self, x: Any, state: Any) -> Parts | None:
-        """Return the parts of the state after one step by the kernel, or None where it cannot."""
-        if type(x) is not Tensor or not is_possible():
-            return None
-        own = self._parameters.get  # what is computed is none, and goes by torch
-        weights = own("weight_ih"), own("weight_hh"), own("bias_ih"), own("bias_hh")
-        key = self.by_torch, self.input_size, self.hidden_size, weights[3] is None, x.dtype
-        if key not in READY:
-            READY[key] = self._ready(has_bias=weights[3] is not None, dtype=x.dtype)
-        ready = READY[key]
-        return None if ready is None else ready(x, state, weights)
-
-    def _ready(self, *, has_bias: bool, dtype: torch.dtype) -> OneStep | None:
-        """Return the step made ready, for all cells of one kind and size."""
-        if dtype not in FLOATS or self.input_size == 0:
-            return None
-        G, H = self.gates * self.hidden_size, self.hidden_size
-        shapes = (G, self.input_size), (G, H), *[(G,) if has_bias else None] * 2
-        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        tensors = {
-            name: torch.empty(shape, dtype=dtype)
-            for name, shape in zip(names, shapes, strict=True)
-            if shape is not None
-        }
-        return one_step(self.recipe(tensors), shapes, len(self.state_sizes), dtype)
 
     def move(self, x: Float[Tensor, "B I"], state: Parts) -> Parts:
         """Return the parts of the state after one step."""
@@ -102,3 +81,30 @@ class TorchCell(Cell):
 
     def _weights(self) -> Weights:
         return self.weight_ih, self.weight_hh, self.bias_ih, self.bias_hh
+
+
+def step_natively(by_torch: Any, x: Any, state: Any, weights: Weights) -> Parts | None:
+    """Return the parts of the state after one of torch's steps by the kernel, None if it cannot.
+
+    Of a step of which no gradient is wanted. by_torch: torch's operation for it.
+    """
+    U = weights[0]
+    if type(x) is not Tensor or U is None or not is_possible():
+        return None
+    key = by_torch, U.shape, weights[3] is None, x.dtype
+    if key not in READY:
+        READY[key] = _ready(KINDS_OF_TORCH[by_torch], U, weights[3] is not None, x.dtype)
+    ready = READY[key]
+    return None if ready is None else ready(x, state, weights)
+
+
+def _ready(kind: type[TorchCell], U: Tensor, has_bias: bool, dtype: torch.dtype) -> OneStep | None:
+    """Return the step made ready, for all cells and layers of one kind and size."""
+    G, I = U.shape if U.ndim == 2 else (0, 0)  # noqa: E741
+    if dtype not in FLOATS or I == 0 or G == 0 or G % kind.gates:
+        return None
+    H = G // kind.gates
+    with torch.inference_mode(False):
+        cell = kind(I, H, has_bias, device="meta", dtype=dtype)  # which draws no numbers
+        shapes = (G, I), (G, H), *[(G,) if has_bias else None] * 2
+        return one_step(cell.recipe(cell.tensors()), shapes, len(cell.state_sizes), dtype)

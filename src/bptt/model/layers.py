@@ -16,7 +16,7 @@ from bptt.cells.cell import Activation
 from bptt.cells.elman import NONLINEARITIES, elman
 from bptt.cells.gru import GRUCell, gru
 from bptt.cells.lstm import LSTMCell, lstm
-from bptt.cells.torch_cell import TorchCell
+from bptt.cells.torch_cell import TorchCell, step_natively
 from bptt.errors import BpttError, require_choice, require_kind
 from bptt.kernel import binding, ops
 from bptt.kernel.fused import FUSED
@@ -242,23 +242,22 @@ class TorchLayer(Stack, RNNBase):
         return True
 
     def _move(self, inputs: Tensor, hx: Any) -> tuple[Tensor, Any] | None:
-        """Return what a single step gives, by torch's operation for that.
+        """Return what a single step gives: natively if no gradient is wanted, or by torch's cell.
 
-        Our own takes longer to look at its tensors than that takes for all (steps.py). None where a
-        weight is a subclass of Tensor, which torch's layer may know what to do with.
+        The loop takes longer to look at its tensors than that takes for all (steps.py). None where
+        a weight is a subclass of Tensor, which torch's layer may know what to do with.
         """
         rows = inputs[:, 0] if self.batch_first else inputs[0]
         hx = self.zero_state(len(rows)) if hx is None else hx
         heads, ends = list[Tensor](), list[Any]()
-        move, is_h = self.cell.by_torch, self.states == 1
-        assert move is not None  # these cells are torch's
+        is_h = self.states == 1
         for i, names in enumerate(self._all_weights):
             state = hx[i] if is_h else tuple([part[i] for part in hx])
             weights = [self.part(name) for name in names]
             for weight in weights:
                 if type(weight) not in PLAIN_TYPES:
                     return None
-            end = move(rows, state, *weights)
+            end = self._moved(rows, state, weights)
             ends.append(end)
             heads.append(end if is_h else end[0])
             if len(heads) == (2 if self.bidirectional else 1):
@@ -269,6 +268,16 @@ class TorchLayer(Stack, RNNBase):
         if torch.is_grad_enabled():  # a user may change it in place, which a view is not for
             out = out.clone()
         return out, last
+
+    def _moved(self, rows: Tensor, state: Any, weights: list[Tensor]) -> Any:
+        """Return one layer's state after a step; without gates torch's is as fast as the kernel's."""
+        if self.cell.gates > 1 and not torch.is_grad_enabled():
+            U, W, b_ih, b_hh = weights if len(weights) > 2 else (*weights, None, None)
+            moved = step_natively(self.cell.by_torch, rows, state, (U, W, b_ih, b_hh))
+            if moved is not None:
+                return moved if len(moved) > 1 else moved[0]
+        assert self.cell.by_torch is not None  # these cells are torch's
+        return self.cell.by_torch(rows, state, *weights)
 
     def _as_hidden(self, parts: tuple[Tensor, ...]) -> Any:
         """Return a state as torch's layer has it: None, h, or (h, c)."""
