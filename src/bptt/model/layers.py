@@ -270,7 +270,7 @@ class TorchLayer(Stack, RNNBase):
         return out, last
 
     def _moved(self, rows: Tensor, state: Any, weights: list[Tensor]) -> Any:
-        """Return one layer's state after a step; without gates torch's is as fast as the kernel's."""
+        """Return one layer's state after a step; torch's own has no less speed without gates."""
         if self.cell.gates > 1 and not torch.is_grad_enabled():
             U, W, b_ih, b_hh = weights if len(weights) > 2 else (*weights, None, None)
             moved = step_natively(self.cell.by_torch, rows, state, (U, W, b_ih, b_hh))
