@@ -45,7 +45,7 @@ def gradients(layer: nn.Module, run: Any, x: Tensor) -> list[Tensor]:
 
 def check_omega() -> None:
     """Compare a compiled network's Ω with the same network's as it is, and without it."""
-    net, y = bptt.Network(bptt.Categorical(5), hidden=8), torch.randint(5, (30, 2))
+    net, y = bptt.Network(bptt.Categorical(5), hidden=8, layers=2), torch.randint(5, (30, 2))
     compiled = torch.compile(net, backend=backend)
     for weight in (4.0, None, 2.0):
         found = []
@@ -128,6 +128,7 @@ def check_cells() -> None:
     x = torch.randn(5, 2, 3, requires_grad=True)
     both = {"reverse": [Leaky(3, 4), Leaky(8, 4)], "batch_first": True}
     whole = [
+        bptt.Recurrent(bptt.cells.LEM(3, 4)),
         bptt.Recurrent(bptt.cells.NormLSTM(3, 4)),
         bptt.Recurrent([Leaky(3, 4), Leaky(8, 4)], **both),
     ]
@@ -136,7 +137,7 @@ def check_cells() -> None:
     for layer in (*whole, normed, noisy):
         faster = torch.compile(layer, fullgraph=layer in whole, backend=backend)
         torch.testing.assert_close(gradients(layer, faster, x), gradients(layer, layer, x))
-    assert sum("bptt.loop" in call for call in calls) == 5
+    assert sum("bptt.loop" in call for call in calls) == 6
     torch._dynamo.reset()  # of what it left to Python it makes no whole graph later
     with pytest.raises(torch._dynamo.exc.Unsupported, match="explain says why"):
         torch.compile(bptt.Recurrent(Noisy(3, 4)), **BACKEND)(x)
@@ -176,7 +177,7 @@ def main() -> None:
     torch.manual_seed(0)
     check_constants()
     calls.clear()
-    stack = {"num_layers": 2, "bias": False}
+    stack = {"num_layers": 2, "bidirectional": True, "bias": False}
     for make, named in ((bptt.RNN, stack), (bptt.GRU, {}), (bptt.LSTM, {"proj_size": 2})):
         layer, x = make(3, 5, **named), torch.randn(6, 4, 3, requires_grad=True)
         faster = torch.compile(layer, **BACKEND)

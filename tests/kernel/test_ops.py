@@ -262,7 +262,7 @@ def test_compiles_without_a_graph_break_and_shards() -> None:
     assert done.returncode == 0, done.stderr
     assert (
         done.stdout.splitlines()[-1]
-        == "6 layers compiled to one operation each, 2 transforms inside; sharded ones"
+        == "8 layers compiled to one operation each, 2 transforms inside; sharded ones"
     )
 
 
