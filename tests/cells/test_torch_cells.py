@@ -194,3 +194,16 @@ def test_weights_that_do_not_fit_are_refused_as_torch_refuses_them(kind: str) ->
     freed.untyped_storage().resize_(0)
     with torch.no_grad(), pytest.raises((RuntimeError, bptt.BpttError)):
         ours(freed, state)
+
+
+def test_a_subclass_with_an_operation_of_its_own_takes_that() -> None:
+    class Halved(bptt.GRUCell):
+        by_torch = staticmethod(lambda x, h, *weights: torch.gru_cell(x, h, *weights) / 2)
+
+        def __init__(self, size: int) -> None:
+            super().__init__(size, size)
+
+    cell, x, h = Halved(5), torch.randn(4, 5), torch.randn(4, 5)
+    moved = cell(x, h)
+    with torch.no_grad():
+        torch.testing.assert_close(cell(x, h), moved)

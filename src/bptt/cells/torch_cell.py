@@ -39,7 +39,8 @@ class TorchCell(Cell):
         super().__init_subclass__(**options)
         if "step" in vars(cls) and "by_torch" not in vars(cls):
             cls.by_torch = None
-        KINDS_OF_TORCH.setdefault(vars(cls).get("by_torch"), cls)
+        if vars(cls).get("by_torch") in FUSED:
+            KINDS_OF_TORCH.setdefault(cls.by_torch, cls)
 
     def __init__(self, input_size: int, hidden_size: int, bias: bool = True, **where: Any) -> None:
         super().__init__(input_size, hidden_size, bias=bias, **where)
@@ -52,8 +53,8 @@ class TorchCell(Cell):
     def forward(self, x: Tensor, state: Any = None) -> Any:
         """Return the state after one step; see `Cell.forward`."""
         if not torch.is_grad_enabled() and self.by_torch is not None:
-            own = self._parameters.get  # what is computed is none, and goes by torch
-            weights = own("weight_ih"), own("weight_hh"), own("bias_ih"), own("bias_hh")
+            part = self._parameters.get  # what is computed is none, and goes by torch
+            weights = part("weight_ih"), part("weight_hh"), part("bias_ih"), part("bias_hh")
             moved = step_natively(self.by_torch, x, state, weights)
             if moved is not None:
                 return moved if len(moved) > 1 else moved[0]
@@ -89,7 +90,7 @@ def step_natively(by_torch: Any, x: Any, state: Any, weights: Weights) -> Parts 
     Of a step of which no gradient is wanted. by_torch: torch's operation for it.
     """
     U = weights[0]
-    if type(x) is not Tensor or U is None or not is_possible():
+    if type(x) is not Tensor or U is None or by_torch not in FUSED or not is_possible():
         return None
     key = by_torch, U.shape, weights[3] is None, x.dtype
     if key not in READY:
