@@ -143,7 +143,7 @@ def test_a_step_without_a_gradient_is_native(
             torch.testing.assert_close(moved, theirs(x, state))
             for cell in (ours, theirs):  # the weights of the moment, wherever they lie now
                 cell.weight_hh.data = cell.weight_hh.data.clone().mul_(0.5)
-        assert [one is None for one in results] == ([False] * 3 if binding.native else [])
+        assert [one is None for one in results] == ([False] * 3 if binding.READS_TENSORS else [])
     assert not torch.equal(ours(x, state)[0], moved[0])
     with torch.no_grad():
         assert type(moved) is type(theirs(x, state))
@@ -170,6 +170,48 @@ def test_what_no_kernel_can_read_goes_by_torch(kind: str) -> None:
         with FakeTensorMode(allow_non_fake_inputs=True):
             moved = ours(torch.empty(4, 3).bfloat16(), half)
         assert type(moved if kind != "LSTMCell" else moved[0]) is FakeTensor
+
+
+ODD = {
+    "sparse": lambda x: x.to_sparse(),
+    "csr": lambda x: x.to_sparse_csr(),
+    "mkldnn": lambda x: x.to_mkldnn(),
+    "negated": torch._neg_view,
+    "zeros": lambda x: torch._efficientzerotensor(*x.shape),
+    "meta": lambda x: x.to("meta"),
+    "nested": lambda x: torch.nested.nested_tensor(list(x)),
+    "double": lambda x: x.double(),
+    "wider": lambda x: torch.cat([x, x], 1),
+    "turned": lambda x: x.t().contiguous().t(),
+    "every other": lambda x: x.repeat_interleave(2, 0)[::2],
+    "none": lambda x: x[:0],
+    "one of a batch": lambda x: x[:1],
+    "unbatched": lambda x: x[0],
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*(Sparse CSR|nested tensors).*")
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("which", ["x", "h"])
+@pytest.mark.parametrize("kind", CELLS)
+def test_odd_tensors_are_taken_as_torch_takes_them(kind: str, which: str, odd: str) -> None:
+    theirs, ours = pair(kind)
+    x, h = torch.randn(4, 3), torch.randn(4, 5)
+    x, h = (ODD[odd](x), h) if which == "x" else (x, ODD[odd](h))
+    state = (h, h) if kind == "LSTMCell" else h
+    with torch.no_grad():
+        try:
+            expected = theirs(x, state)
+        except (RuntimeError, NotImplementedError, ValueError):
+            with pytest.raises((RuntimeError, NotImplementedError, ValueError, bptt.BpttError)):
+                ours(x, state)
+        else:
+            torch.testing.assert_close(ours(x, state), expected)
+
+
+def test_the_kernel_looks_at_tensors_where_torch_lets_it() -> None:
+    lets = hasattr(torch.Tensor, "__dlpack_c_exchange_api__")
+    assert (binding.native is not None and lets) == binding.READS_TENSORS
 
 
 @pytest.mark.parametrize("kind", CELLS)

@@ -107,5 +107,5 @@ def _ready(kind: type[TorchCell], U: Tensor, has_bias: bool, dtype: torch.dtype)
     H = G // kind.gates
     with torch.inference_mode(False):
         cell = kind(I, H, has_bias, device="meta", dtype=dtype)  # which draws no numbers
-        shapes = (G, I), (G, H), *[(G,) if has_bias else None] * 2
-        return one_step(cell.recipe(cell.tensors()), shapes, len(cell.state_sizes), dtype)
+        kinds = kind.gates, len(cell.state_sizes)
+        return one_step(cell.recipe(cell.tensors()), *kinds, (I, H), dtype, bias=has_bias)

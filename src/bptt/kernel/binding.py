@@ -151,6 +151,10 @@ def _choose(asked: str | None) -> None:
         raise BpttError(f"BPTT_INSTRUCTION_SET is {asked!r}; this processor does not have it")
 
 
+READS_TENSORS = False
+"""Whether the kernel looks at torch's tensors by itself: those of torch 2.10 and later."""
 if native is not None:
     _share_torchs_threads()
+    if hasattr(Tensor, "__dlpack_c_exchange_api__"):
+        READS_TENSORS = native.read_tensors_by(Tensor.__dlpack_c_exchange_api__)
 _choose(os.environ.get("BPTT_INSTRUCTION_SET"))

@@ -20,6 +20,7 @@
 
 #include "memory.hpp"
 #include "table.hpp"
+#include "tensor.hpp"
 
 namespace nb = nanobind;
 
@@ -274,6 +275,49 @@ template <class F> class SharedGradients {
   std::vector<std::vector<F *>> pointers;
 };
 
+// One step of a program that reads W, and its bias if it has one; the other biases are added to U x. All
+// tensors are torch's own: x (B, I), parts of the state (B, H), as many for the new ones, and U, W and
+// either no bias or two. False, and nothing is written, where one is not dense, on the CPU, and of these
+// shapes.
+template <class F>
+static bool step(const Tables &tables, nb::list rows, nb::list fresh, nb::tuple weights, int I, int H, bool reads_bias,
+                 int threads, double work_for_a_thread) {
+  PyObject *x = PyList_GetItem(rows.ptr(), 0);
+  const int states = int(rows.size()) - 1, G = tables.program.p;
+  auto weight = [&](int which) { return PyTuple_GetItem(weights.ptr(), which); };
+  const bool has_biases = weight(2) != Py_None;
+  View first;
+  if (exchange->view(x, &first) != 0) return PyErr_Clear(), false;
+  const int64_t B = first.dimensions == 2 ? first.shape[0] : 0;
+  if (B == 0) return false;
+  auto at = [](F *place) { return reinterpret_cast<uintptr_t>(place); };
+  F *W = numbers<F>(weight(1), {G, H}), *b_ih = nullptr, *b_hh = nullptr;
+  Several input = {at(numbers<F>(x, {B, I})), 0, at(numbers<F>(weight(0), {G, I}))}, starts, ends;
+  bool are_there = W && input[0] && input[2];
+  if (has_biases) {
+    b_ih = numbers<F>(weight(2), {G});
+    b_hh = numbers<F>(weight(3), {G});
+    are_there = are_there && b_ih && b_hh;
+  }
+  input.insert(input.end(), {at(b_ih), reads_bias ? 0 : at(b_hh), 0});
+  for (int k = 0; k < states && are_there; k++) {
+    starts.push_back(at(numbers<F>(PyList_GetItem(rows.ptr(), k + 1), {B, H})));
+    ends.push_back(at(numbers<F>(PyList_GetItem(fresh.ptr(), k), {B, H})));
+    are_there = starts.back() && ends.back();
+  }
+  if (!are_there) return false;
+  std::vector<std::array<int64_t, 4>> inside = {{int64_t(at(W)), 1, H, H}};
+  if (reads_bias) inside.push_back({int64_t(at(b_hh)), 0, 1, 1});
+  nb::gil_scoped_release others_may_go_on;
+  Bound<F> bound(input, starts, ends, {}, inside, states);
+  Sequence one{1, B, nullptr, nullptr, nullptr, false};
+  const double work = 2.0 * double(B) * G * (I + H);
+  for_each(shares(one, work > work_for_a_thread ? threads : 1), [&](Share share, int) {
+    return layers<F>().loop_forward(tables.program, one, share, I, bound.run);
+  });
+  return true;
+}
+
 // Writes the gradients of the last states, (farthest, B, width), or zeros where there is none, to where
 // those of the first ones are to be.
 template <class F>
@@ -308,6 +352,7 @@ template <class F> static void bind(nb::module_ &m, const std::string &type) {
           });
         },
         gil());
+  m.def(("step_" + type).c_str(), &step<F>);
   m.def(("loop_backward_" + type).c_str(),
         [](const Tables &tables, SEQUENCE, int I, const Several &input, const Several &starts_at, const Several &states,
            const Several &saved, const Weights &weights, const Several &above, const Several &lasts,
@@ -355,6 +400,7 @@ NB_MODULE(native, m) {
     crew = reinterpret_cast<Crew>(address);
     crew_of = getpid();
   });
+  m.def("read_tensors_by", &read_tensors_by);
   m.def("use_large_pages", &use_large_pages);
   m.def("bytes_taken", [] { return bytes_taken.exchange(0); });
   m.def("instruction_set", [] { return std::string(chosen->name); });
