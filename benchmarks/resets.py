@@ -5,7 +5,8 @@
 T = 128 steps of B = 128 sequences, 128 inputs, 256 units, a reset before 3% of the steps (torchrl's
 shape): a training step of bptt's layer with resets, and without; of torch's layer called anew
 wherever some sequence's episode begins; and of torch's on the episodes, split and padded. Medians
-of turns; each value is checked.
+of turns; each value is checked. The last column is the most that the ratio to 'between' can be:
+what the products alone take, as fast as torch multiplies large matrices.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import itertools
 from collections.abc import Callable
 
 import torch
-from steps import seconds
+from steps import products_a_second, seconds
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
@@ -56,13 +57,21 @@ def padded(layer: nn.Module, x: Tensor, resets: Tensor) -> Tensor:
     return torch.stack([torch.cat(pieces) for pieces in columns], 1)
 
 
+def products(G: int) -> int:
+    """Return the operations in the products of a training step: forward, and both gradients."""
+    return 2 * T * B * G * (2 * (I + H) + H)
+
+
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     torch.set_num_threads(parser.parse_args().threads)
     print(f"{bptt.kernel.info()['kernel']}, {torch.get_num_threads()} threads, {torch.__version__}")
-    print("ms a training step        resets=   without   between   padded   ratios to resets=")
+    print(
+        "ms a training step        resets=   without   between   padded   ratios to resets=   most"
+    )
+    speed = products_a_second()
     for kind in ("GRU", "LSTM"):
         torch.manual_seed(0)
         theirs, ours = getattr(nn, kind)(I, H), getattr(bptt, kind)(I, H)
@@ -88,7 +97,8 @@ def main() -> None:
             f"{kind:24}"
             + "".join(f"{time * 1e3:10.1f}" for time in times)
             + "   "
-            + "".join(f"{ratio:7.2f}" for ratio in ratios),
+            + "".join(f"{ratio:7.2f}" for ratio in ratios)
+            + f"{times[2] / (products(ours.weight_hh_l0.shape[0]) / speed):12.2f}",
             flush=True,
         )
 

@@ -76,6 +76,8 @@ TRAIN = {
     "--clip-value": "--clip-value 0.5",
     "--omega": "--omega 1",
     "--omega-halved-after": "--omega-halved-after 5 | --omega 1",
+    "--activity-penalty": "--activity-penalty 0.1",
+    "--weight-penalty": "--weight-penalty 0.1",
     "--validate-every": "--validate-every 1",
     "--stop-when-solved": "--no-stop-when-solved",
     "--seed": "--seed 3",

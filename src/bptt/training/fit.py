@@ -37,6 +37,7 @@ from bptt.training.data import Text
 from bptt.training.evaluation import evaluate
 from bptt.training.interruption import Interrupted, postponed
 from bptt.training.locks import locked
+from bptt.training.penalties import with_settings
 from bptt.training.plain_values import as_dataclass
 from bptt.training.remedies import Omega, clip_gradient, require_omega
 from bptt.training.run import CHECKPOINT, Run, under
@@ -216,7 +217,8 @@ class Trainer:
         if settings.omega > 0:
             require_omega(net)
         self.net, self.data, self.settings, self.run = net, data, settings, run
-        self.on_update, self.penalty = on_update, penalty
+        self.on_update = on_update
+        self.penalty = with_settings(penalty, settings, net)
         self.optimizer = _optimizer(net, settings)
         self.progress = Progress(seed=int(torch.randint(2**31, ())))
         self._read_batches()

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from jaxtyping import Float
 from torch import Tensor
 
 from bptt.errors import BpttError, require_number, shown
 from bptt.model.state import Output
+
+if TYPE_CHECKING:
+    from bptt.gradient.sequences import Penalty
+    from bptt.model.network import Network
+    from bptt.training.settings import Settings
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,6 +72,29 @@ class Weights:
     def __call__(self, out: Output | None) -> Float[Tensor, ""]:
         """Return the penalty, the same at every step."""
         return self.strength * sum(w.abs().pow(self.power).sum() for w in self.weights)  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, eq=False)
+class Total:
+    """The sum of several penalties."""
+
+    penalties: Sequence[Penalty]
+
+    def __call__(self, out: Output) -> Tensor:
+        """Return the penalty of each step, or one number if all are the same at every step."""
+        values = [penalty(out) for penalty in self.penalties]
+        return sum(values[1:], values[0])
+
+
+def with_settings(penalty: Penalty | None, settings: Settings, net: Network) -> Penalty | None:
+    """Return a penalty and those that settings have, as one; None where there is none."""
+    penalties = [] if penalty is None else [penalty]
+    if settings.activity_penalty > 0:
+        penalties.append(Activity(settings.activity_penalty))
+    if settings.weight_penalty > 0:
+        matrices = [p for p in net.parameters() if p.requires_grad and p.ndim > 1]
+        penalties.append(Weights(matrices, settings.weight_penalty))
+    return Total(penalties) if len(penalties) > 1 else next(iter(penalties), None)
 
 
 def _require_numbers(strength: object, power: object) -> None:

@@ -21,6 +21,8 @@ from bptt.errors import (
 DEFAULT_EPOCHS, DEFAULT_UPDATES, DEFAULT_WINDOW = 12.0, 1000, 100
 FEEDBACKS = ("sample", "mean")
 SCHEDULES = ("linear", "exponential", "inverse-sigmoid")
+WEIGHTS = ("omega", "activity_penalty", "weight_penalty")
+"""What is added to the loss, each times its weight."""
 STEEPNESS = 10.0
 """k of the inverse sigmoid: the larger, the more suddenly it falls."""
 LEFT_AT_THE_END = 0.01
@@ -93,6 +95,12 @@ class Settings:
     """After how many updates n the weight of Ω is half of what it was, and a third after 2 n, and
     so on; by default it stays."""
 
+    activity_penalty: float = 0.0
+    """The weight of the mean square of the top layer's hidden units, added to a step's loss."""
+
+    weight_penalty: float = 0.0
+    """The weight of the sum of the squares in all matrices trained, added to a step's loss."""
+
     validate_every: int | None = None
     """Updates between two validations; by default such that they take little time."""
 
@@ -120,7 +128,7 @@ class Settings:
 
     def _require_types(self) -> None:
         """Raise BpttError unless numbers are numbers."""
-        for name in ("omega", "learning_rate", "clip", "forcing"):
+        for name in (*WEIGHTS, "learning_rate", "clip", "forcing"):
             require_number(name, getattr(self, name))
         for name in ("epochs", "max_seconds", "clip_value", "forcing_end"):
             if getattr(self, name) is not None:
@@ -132,8 +140,9 @@ class Settings:
 
     def _require_numbers(self) -> None:
         """Raise BpttError unless what is measured has a sensible size."""
-        if not 0 <= self.omega < math.inf:
-            raise BpttError(f"omega is {self.omega}; expected a number of at least 0")
+        for name in WEIGHTS:
+            if not 0 <= getattr(self, name) < math.inf:
+                raise BpttError(f"{name} is {getattr(self, name)}; expected a number of at least 0")
         if self.omega_halved_after is not None:
             require_whole("omega_halved_after", self.omega_halved_after, 1, 2**31)
             if self.omega == 0:

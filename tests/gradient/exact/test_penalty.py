@@ -147,3 +147,25 @@ def test_training_with_one_keeps_the_activity_low_and_goes_on_with_it(tmp_path: 
         bptt.resume(tmp_path / "run0", max_updates=62, penalty=penalties.Activity(1.0))
     again, _ = bptt.resume(tmp_path / "run1", max_updates=62, penalty=penalties.Activity(30.0))
     assert not torch.equal(again.recurrent.weight_hh_l0, ends[1].recurrent.weight_hh_l0)
+
+
+def test_settings_name_the_two_that_there_are(tmp_path: Path) -> None:
+    settings = {"max_updates": 3, "batch": 2, "window": 8}
+    ends = []
+    for named in (False, True):
+        torch.manual_seed(1)
+        data = text(tmp_path)
+        net = bptt.Network(bptt.Categorical(data.vocabulary.size), hidden=5, layers=2)
+        quiet = penalties.Activity(3.0)
+        matrices = [p for p in net.parameters() if p.requires_grad and p.ndim == 2]
+        small = penalties.Weights(matrices, 0.2)
+        given: dict[str, Any] = {"penalty": lambda out: quiet(out) + small(out)}  # noqa: B023
+        if named:
+            settings |= {"activity_penalty": 3.0, "weight_penalty": 0.2}
+            given = {"out": tmp_path / "run"}
+        bptt.fit(net, data, bptt.Settings(**settings), **given)
+        ends.append(torch.nn.utils.parameters_to_vector(net.parameters()))
+    torch.testing.assert_close(ends[0], ends[1])
+    again, _ = bptt.resume(tmp_path / "run", max_updates=4)
+    assert bptt.Run.open(tmp_path / "run").settings().weight_penalty == 0.2
+    assert again.config() == net.config()
