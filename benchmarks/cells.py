@@ -3,8 +3,8 @@
     python benchmarks/cells.py [--threads 1] [--write]
 
 Forward and backward, float32, T = 200 steps of B = 16 sequences, 64 inputs and 64 units; medians of
-turns, each value checked. The last number printed is the most that the ratio can be: the loop beside
-the two products of U alone, which both sides have. --write puts the table into docs/cells.md.
+turns, each value checked. The last number printed is the most that the ratio can be: of the loop
+to the two products of U alone, which both sides have. --write puts the table into docs/cells.md.
 """
 
 from __future__ import annotations

@@ -98,11 +98,16 @@ static void each_spread(const Instruction &i, const Frame<F> &f, int64_t row, in
       v[k] = splat<F>(*from[k]);
     }
     F *out = f.of(i.out, row) + r * f.stride[i.out.array];
-    for (int64_t c = 0; c < i.width; c += L) {
-      int n = i.width - c < L ? int(i.width - c) : L;
+    int64_t c = 0;
+    for (; c + L <= i.width; c += L) {
       for (int k = 0; k < N; k++)
-        if (!is_spread[k]) v[k] = load<F>(from[k] + c, n);
-      store<F>(out + c, op(v), n);
+        if (!is_spread[k]) v[k] = load<F>(from[k] + c, L);
+      store<F>(out + c, op(v), L);
+    }
+    if (c < i.width) {
+      for (int k = 0; k < N; k++)
+        if (!is_spread[k]) v[k] = load<F>(from[k] + c, int(i.width - c));
+      store<F>(out + c, op(v), int(i.width - c));
     }
   }
 }
@@ -157,13 +162,19 @@ static void along(const Instruction &i, const Frame<F> &f, int64_t row, int64_t 
 template <class F> static void accumulate(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows) {
   constexpr int L = lanes<F>;
   const int64_t stride = f.stride[i.args[0].array];
-  for (int64_t c = 0; c < i.width; c += L) {
-    const int n = i.width - c < L ? int(i.width - c) : L;
-    const F *from = f.of(i.args[0], row) + c;
-    F *out = f.of(i.out, row) + c;
-    Vec<F> sum = load<F>(out, n);
-    for (int64_t r = 0; r < rows; r++) sum += load<F>(from + r * stride, n);
-    store<F>(out, sum, n);
+  const F *from = f.of(i.args[0], row);
+  F *out = f.of(i.out, row);
+  int64_t c = 0;
+  for (; c + L <= i.width; c += L) {
+    Vec<F> sum = load<F>(out + c, L);
+    for (int64_t r = 0; r < rows; r++) sum += load<F>(from + c + r * stride, L);
+    store<F>(out + c, sum, L);
+  }
+  if (c < i.width) {
+    const int n = int(i.width - c);
+    Vec<F> sum = load<F>(out + c, n);
+    for (int64_t r = 0; r < rows; r++) sum += load<F>(from + c + r * stride, n);
+    store<F>(out + c, sum, n);
   }
 }
 
