@@ -18,6 +18,8 @@ optimizer = torch.optim.Adam([w])
 (w * 2).backward(torch.ones(3))
 optimizer.step()
 optimizer.zero_grad()
+slope = torch.func.vmap(torch.func.jacrev(lambda v: v.sin()))(torch.zeros(2, 3))
+assert torch.equal(slope, torch.eye(3).expand(2, 3, 3))
 assert "sympy" not in sys.modules
 try:
     torch.autograd.grad(w * 2, w, torch.ones(2))

@@ -6,17 +6,18 @@ import importlib
 import operator
 import os
 import sys
-from collections.abc import Callable
-from types import ModuleType
+from contextlib import nullcontext
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 SPINS = "1000"
 """How often a thread of torch looks for work before it sleeps: some microseconds long."""
 PACKAGE = "torch._dynamo"
-ANSWERS: dict[str, dict[str, Callable[..., Any]]] = {
+ANSWERS: dict[str, dict[str, Any]] = {
     PACKAGE: {
         "disable": lambda function, *_, **__: function,  # nothing compiles it
         "graph_break": lambda *_, **__: None,  # there is no graph
+        "compiled_autograd": SimpleNamespace(_disable=nullcontext),  # it is not on
     },
     "torch.fx.experimental.symbolic_shapes": {"expect_true": bool, "sym_eq": operator.eq},
 }
@@ -36,9 +37,9 @@ def spin_briefly() -> None:
 def put_off_compiler() -> None:
     """Let torch import its compiler, and its symbols of sizes, when something is compiled.
 
-    Its optimizers, dispatch modes and autograd import them to say that they are not to be compiled,
-    and that two sizes are equal, which takes longer than importing torch. Until somebody asks for
-    more, stand-ins answer that.
+    Its optimizers, dispatch modes, autograd and torch.func import them to say that they are not to
+    be compiled, and that two sizes are equal, which takes longer than importing torch. Until
+    somebody asks for more, stand-ins answer that.
     """
     for name, answers in ANSWERS.items():
         sys.modules.setdefault(name, _NotYet(name, answers))
@@ -47,7 +48,7 @@ def put_off_compiler() -> None:
 class _NotYet(ModuleType):
     """Stands in for a module until somebody asks for more than it has answers to."""
 
-    def __init__(self, name: str, answers: dict[str, Callable[..., Any]]) -> None:
+    def __init__(self, name: str, answers: dict[str, Any]) -> None:
         super().__init__(name)
         vars(self).update(answers)
 
