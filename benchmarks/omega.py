@@ -23,9 +23,8 @@ ROUNDS, ASKED = 41, 1.2
 
 def job(task: bptt.Task, net: bptt.Network, B: int, omega: float) -> float:
     """Take one training step; return its seconds."""
-    y, x, _, _, unscored = task.training_batches(B, None, 0).get(0, 0)
-    weights = torch.zeros(y.shape[:2])
-    weights[unscored:] = 1
+    batch = task.training_batches(B, None, 0).get(0, 0)
+    y, x, weights = batch.y, batch.x, batch.weights
     parameters = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-9)
     began = time.perf_counter()

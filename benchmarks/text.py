@@ -39,6 +39,7 @@ def report(name: str, text: bptt.Text, settings: bptt.Settings, hidden: int) -> 
     torch.manual_seed(0)
     net = bptt.Network(bptt.Categorical(text.vocabulary.size), hidden=hidden)
     done = bptt.fit(net, text, settings)
+    assert done.validation_nll is not None
     bits = done.validation_nll / math.log(2)
     work = f"{done.updates:6,} updates {done.seconds:7.1f} s"
     print(f"{name:40} {bits:6.3f} bits  {work}", flush=True)

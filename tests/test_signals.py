@@ -16,9 +16,9 @@ import torch
 
 import bptt
 from bptt.cli import main
-from bptt.report.progress import TrainingDisplay
-from bptt.training.fit import Update
 from bptt.training.interruption import SIGNALS, Ended, ending
+from bptt.training.progress import TrainingDisplay
+from bptt.training.updates import Fit, Update
 
 QUICK = ["--hidden", "4", "--batch", "2", "--window", "5", "--max-updates", "6"]
 STATUS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
@@ -45,7 +45,7 @@ def text(tmp_path: Path) -> bptt.Text:
     return bptt.read_text(tmp_path / "text.txt")
 
 
-def fit(text: bptt.Text, out: Path, on_update: Callable[[Update], None]) -> bptt.training.fit.Fit:
+def fit(text: bptt.Text, out: Path, on_update: Callable[[Update], None]) -> Fit:
     torch.manual_seed(0)
     net = bptt.Network(text.likelihood, hidden=4)
     settings = bptt.Settings(batch=2, window=5, max_updates=6)

@@ -625,14 +625,23 @@ CASES = [
             "seed": value(3),
             "on_update": value(None),
             "penalty": value(None),
+            "validation": value(None),
+            "optimizer": value(None),
+            "schedule": value(None),
+            "loss": value(None),
+            "progress": value(False),
         },
         {
             "/net": {"Network"},
-            "/data": {"Collection"},
+            "/data": {"Collection", "tuple"},
             "out": {"None"},
             "seed": {"None", "5", "-1"},
             "on_update": {"None", "function", "class", "module", "Network"},
             "penalty": {"None"},
+            "validation": {"None"},
+            "optimizer": {"None"},
+            "schedule": {"None"},
+            "loss": {"None"},
         },
         {"settings": {"None", "Settings"}},
     ),  # which train for long
@@ -646,6 +655,12 @@ CASES = [
             "max_seconds": value(None),
             "on_update": value(None),
             "penalty": value(None),
+            "validation": value(None),
+            "net": value(None),
+            "optimizer": value(None),
+            "schedule": value(None),
+            "loss": value(None),
+            "progress": value(False),
         },
     ),
     Case(
@@ -836,6 +851,10 @@ ITEMS = {
     ("backward", "penalty"): {"Network", "class", "module"},
     ("fit", "on_update"): {"Network", "class", "module"},
     ("fit", "penalty"): {"Network", "class", "module"},
+    ("fit", "optimizer"): {"Network", "class", "module"},
+    ("fit", "schedule"): {"Network", "class", "module"},
+    ("fit", "loss"): {"Network", "class", "module", "function"},
+    ("fit", "progress"): {"True"},
     ("fit", "out"): {"str", "Path"},
     ("fit", "seed"): {"-1"},
     ("Run.open", "/path"): {"str", "Path"},
@@ -933,7 +952,7 @@ def test_every_public_name_is_walked() -> None:
         "Exposure",
         "Explanation",
     }
-    results |= {"Interrupted", "Run", "Sample", "Text", "Table", "Data"}  # made by us: values
+    results |= {"Interrupted", "Run", "Sample", "Text", "Table", "Dataset"}  # made by us: values
     torchs = {"RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"}  # whose errors are torch.nn's
     not_called = {"BpttError", "Likelihood", "kernel", "plots", "cells"}
     walked = {case.name.split(".")[0] for case in CASES}

@@ -43,7 +43,7 @@ def lorenz(T: int, step: float = 0.08, inner: int = 16) -> np.ndarray:
     return noisy
 
 
-def train(data: bptt.Data, steps: int, **settings: object) -> bptt.Network:
+def train(data: bptt.Dataset, steps: int, **settings: object) -> bptt.Network:
     """Return a network trained on the data."""
     torch.manual_seed(0)
     net = bptt.Network(data.likelihood, hidden=64)

@@ -57,7 +57,7 @@ from .report.advice import Remedy as Remedy
 from .report.advice import advice as advice
 from .report.report import write_report as write_report
 from .training import penalties as penalties
-from .training.batches import Data as Data
+from .training.batches import Dataset as Dataset
 from .training.collection import Collection as Collection
 from .training.collection import read_collection as read_collection
 from .training.columns import Columns as Columns

@@ -74,10 +74,11 @@ def _tuple_of(shape: object) -> str:
 def counted(count: int, noun: str) -> str:
     """Return a number of things in words.
 
-    >>> counted(1, "row"), counted(2000, "row")
-    ('1 row', '2,000 rows')
+    >>> counted(1, "row"), counted(2000, "row"), counted(2, "batch")
+    ('1 row', '2,000 rows', '2 batches')
     """
-    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+    plural = f"{noun}es" if noun.endswith("ch") else f"{noun}s"
+    return f"{count:,} {noun if count == 1 else plural}"
 
 
 def require_shape(

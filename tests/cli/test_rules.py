@@ -19,7 +19,7 @@ import pytest
 from bptt.cli import app
 from bptt.cli.rules import BELONGS
 from bptt.errors import BpttError
-from bptt.training import diagnosis, fit, series
+from bptt.training import checks, diagnosis, fit, series
 from tests.commands import DATA, says, write_runs
 
 TRAIN = {
@@ -72,6 +72,9 @@ TRAIN = {
     "--max-seconds": "--max-seconds 9",
     "--optimizer": "--optimizer sgd",
     "--learning-rate": "--learning-rate 0.1",
+    "--schedule": "--schedule plateau",
+    "--weight-decay": "--weight-decay 0.1",
+    "--momentum": "--momentum 0.9 | --optimizer sgd",
     "--clip": "--clip 0.5",
     "--clip-value": "--clip-value 0.5",
     "--omega": "--omega 1",
@@ -115,11 +118,11 @@ def options_of(command: str) -> list[str]:
 @pytest.fixture
 def would_train(here: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     """Return what `bptt train` would train, up to the first step; or what it complained of."""
-    monkeypatch.setattr(fit.Trainer, "_require_memory", lambda self: None)  # slow, and tested
+    monkeypatch.setattr(checks, "_require_memory", lambda *_: None)  # slow, and tested elsewhere
     plans: list[Any] = []
 
-    def stop(net: Any, data: Any, settings: Any, *, out: Any, seed: int, on_update: Any) -> None:
-        trainer = fit.Trainer(net, data, settings, None, None)
+    def stop(net: Any, data: Any, settings: Any, *, out: Any, seed: int, **_: Any) -> None:
+        trainer = fit.Trainer(net, data, settings)
         weights = [p.tolist() for p in net.parameters()]
         batch = [None if part is None else repr(part) for part in trainer.batches.get(0, 0)]
         configs = (net.config(), data.config(), asdict(settings))

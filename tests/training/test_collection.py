@@ -122,7 +122,7 @@ def test_learns_and_goes_on_bit_for_bit(tmp_path: Path) -> None:
     assert done.validation_nll < 0.6 * np.log(3)
 
 
-def _stop_at(update: bptt.training.fit.Update, when: int) -> None:
+def _stop_at(update: bptt.training.updates.Update, when: int) -> None:
     import os  # noqa: PLC0415
     import signal  # noqa: PLC0415
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +12,10 @@ import torch
 import bptt
 from bptt.training.batches import Padded, Streams
 from bptt.training.diagnosis import Sample, diagnose, diagnose_run
-from bptt.training.fit import Update
 from bptt.training.run import FLOW
 from bptt.training.sample import held_out
 from bptt.training.snapshots import Snapshots, read_snapshots
+from bptt.training.updates import Update
 
 TEXT = "to be, or not to be, that is the question: " * 100
 
@@ -146,10 +147,14 @@ def test_snapshots_that_cannot_be_written(tmp_path: Path):
     (tmp_path / "file").touch()
     net = bptt.Network(bptt.Categorical(3), hidden=4)
     watch = Snapshots(Streams(torch.zeros(99).long(), None, 2, 10), None)
+    optimizer = torch.optim.Adam(net.parameters())
+    update = Update(1, 9, 0.0, None, 0.0, 0.0, 1.0, 0.1, net, optimizer)
     with pytest.raises(bptt.BpttError, match="cannot write"):
-        watch(Update(1, 9, 0.0, None, 0.0, 0.0, net, bptt.Run(tmp_path / "file", {})))
+        watch(replace(update, run=bptt.Run(tmp_path / "file", {})))
     with pytest.raises(bptt.BpttError, match="in the folder of a run; expected one"):
-        watch(Update(1, 9, 0.0, None, 0.0, 0.0, net))
+        watch(update)
+    with pytest.raises(bptt.BpttError, match="snapshots are given with a Linear; expected a bptt"):
+        watch(replace(update, net=torch.nn.Linear(2, 2)))
 
 
 def test_a_run_is_looked_at_on_its_held_out_data(run: bptt.Run):

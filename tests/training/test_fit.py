@@ -20,8 +20,9 @@ from safetensors.torch import load_file, save_file
 import bptt
 from bptt.training.batches import streams
 from bptt.training.evaluation import evaluate
-from bptt.training.fit import Update
+from bptt.training.optimizers import cosine
 from bptt.training.run import Run
+from bptt.training.updates import Update
 
 SMALL = bptt.Settings(batch=4, window=10, max_updates=40, validate_every=10)
 TEXT = "to be, or not to be, that is the question: " * 40
@@ -96,14 +97,14 @@ def test_sgd_is_the_textbooks_update(text_file: Path, how: dict[str, Any], steps
     bptt.backward(by_hand, part, window=how["window"], stride=how.get("stride"))
     for mine, its in zip(net.parameters(), by_hand.parameters(), strict=True):
         grad = 0 if its.grad is None else its.grad
-        torch.testing.assert_close(mine, its - settings.learning_rate_at(0, 1) * grad)
+        torch.testing.assert_close(mine, its - settings.learning_rate * grad)
 
 
 def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) -> None:
     text = bptt.read_text(text_file)
     net = network(text)
     settings = replace(SMALL, max_updates=None, epochs=2, validate_every=1000)
-    with mock.patch("bptt.training.fit.backward", wraps=bptt.backward) as spy:
+    with mock.patch("bptt.training.trainer.backward", wraps=bptt.backward) as spy:
         bptt.fit(net, text, settings)
     read = [call.args[1] for call in spy.call_args_list]
     fresh = [call.kwargs["state"] is None for call in spy.call_args_list]
@@ -114,8 +115,8 @@ def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) ->
 
 
 def test_the_schedule_warms_up_and_comes_down() -> None:
-    rates = [SMALL.learning_rate_at(update, 1000) for update in range(1000)]
-    peak = SMALL.learning_rate
+    rates = [cosine(update, 1000) for update in range(1000)]
+    peak = 1.0
     assert rates.index(max(rates)) == 99
     assert max(rates) == pytest.approx(peak)
     assert rates[0] == pytest.approx(peak / 100)
@@ -330,7 +331,11 @@ def test_what_cannot_be_trained_says_why(text_file: Path) -> None:
         ({"learning_rate": math.inf}, "learning_rate is inf; expected a finite number"),
         ({"epochs": math.inf}, "epochs is inf; expected a finite number"),
         ({"clip": math.nan}, "clip is nan; expected a number"),
-        ({"optimizer": "adamw"}, "optimizer is 'adamw'; expected one of 'adam', 'sgd'"),
+        ({"optimizer": "lion"}, "optimizer is 'lion'; expected one of 'adam', 'adamw', 'sgd'"),
+        ({"schedule": "linear"}, "schedule is 'linear'; expected one of 'cosine', 'constant'"),
+        ({"momentum": 0.9}, "momentum is given with optimizer adam; expected sgd or rmsprop"),
+        ({"optimizer": "sgd", "momentum": 1.0}, "momentum is 1.0; expected a number from 0"),
+        ({"weight_decay": -1.0}, "weight_decay is -1.0; expected a number of at least 0"),
         ({"steps_per_update": 5}, "steps_per_update is 5; expected at least the window, 100"),
     ],
 )

@@ -22,8 +22,8 @@ import bptt
 from bptt.cli import main
 from bptt.training import checkpoint, files
 from bptt.training.claims import automatic_folders, claimed
-from bptt.training.fit import Update
 from bptt.training.locks import HOLDER, LOCK, locked
+from bptt.training.updates import Update
 
 SETTINGS = bptt.Settings(batch=2, window=5, max_updates=3)
 RUN_FILES = {"config.json", "metrics.jsonl", "checkpoint.safetensors"}

@@ -210,7 +210,7 @@ def test_the_checksum_covers_names_shapes_and_dtypes(run: Path) -> None:
 
 
 Change = Callable[[dict[str, torch.Tensor]], dict[str, torch.Tensor]]
-WEIGHT, MOMENT = "network.recurrent.weight_hh_l0", "optimizer.0.exp_avg"
+WEIGHT, MOMENT = "network.recurrent.weight_hh_l0", "optimizer.1"
 TENSORS: dict[str, tuple[Change, str]] = {
     "no weights": (lambda t: {}, "does not fit the network of its run"),
     "a weight less": (lambda t: without(t, WEIGHT), "does not fit the network of its run"),
@@ -222,9 +222,9 @@ TENSORS: dict[str, tuple[Change, str]] = {
         "has weights of torch.int64; expected floating point numbers, all of one kind",
     ),
     "infinity": (lambda t: {**t, WEIGHT: t[WEIGHT] / 0}, "has weights that are not finite"),
-    "a parameter": (lambda t: {**t, "optimizer.77.step": torch.ones(())}, "has no such parameter"),
-    "no number": (lambda t: {**t, "optimizer.x": torch.ones(())}, "has no such parameter"),
-    "half a state": (lambda t: without(t, MOMENT), "does not fit the optimizer of its run"),
+    "a tensor more": (lambda t: {**t, "optimizer.77": torch.ones(())}, "a tensor 77 that is of no"),
+    "no number": (lambda t: {**t, "optimizer.x": torch.ones(())}, "a tensor x that is of no state"),
+    "half a state": (lambda t: without(t, MOMENT), "optimizer, is damaged: it has a dict where a"),
     "a moment": (lambda t: {**t, MOMENT: torch.ones(1)}, "does not fit the optimizer of its run"),
     "nan": (lambda t: {**t, MOMENT: t[MOMENT] * math.nan}, "does not fit the optimizer of its"),
     "carried": (lambda t: {**t, "carried.0": torch.ones(5)}, "has no state that fits its run"),
@@ -258,6 +258,9 @@ def test_a_checkpoint_of_false_tensors(run: Path, kind: str) -> None:
         ({"nll_sum": math.inf}, "nll_sum is inf; expected finite numbers"),
         ({"seed": None}, "seed: null; expected a whole number"),
         ({"unheard": 1}, "has unheard, which is unknown"),
+        ({"optimizer": None}, "does not fit the optimizer of its run|is damaged"),
+        ({"optimizer": {"dict": [["a"]]}}, "is damaged: it has a dict where a state should be"),
+        ({"optimizer": {"list": 3}}, "is damaged: it has a dict where a state should be"),
     ],
 )
 def test_a_checkpoint_of_false_notes(run: Path, notes: dict[str, Any], complaint: str) -> None:

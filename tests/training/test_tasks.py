@@ -171,11 +171,8 @@ class _One:
     def __init__(self, task: Task) -> None:
         self.batches = task.validation_batches(1)
 
-    def __len__(self) -> int:
-        return 1
-
-    def get(self, epoch: int, index: int):
-        return self.batches.get(epoch, index)
+    def first_epoch(self):
+        return iter([self.batches.get(0, 0)])
 
 
 @pytest.mark.parametrize("name", ["adding", "copy", "parity"])
@@ -231,7 +228,7 @@ def test_only_the_scored_steps_count_in_training():
     torch.manual_seed(0)
     task = Task.parse("adding", 10)
     net = bptt.Network(task.likelihood, inputs=2, hidden=4, recurrence="hidden")
-    updates: list[bptt.training.fit.Update] = []
+    updates: list[bptt.training.updates.Update] = []
     batch = task.training_batches(5, None, 0).get(0, 0)
     first = net(batch.y, x=batch.x)
     assert first.nll is not None

@@ -14,40 +14,40 @@ from torch.nn.utils import parametrizations, prune
 
 import bptt
 from bptt.training.evaluation import evaluate
-from bptt.training.fit import Trainer
 from bptt.training.series import forecast_table, one_step_ahead
+from bptt.training.trainer import Trainer
 
 SETTINGS = bptt.Settings(max_updates=5, batch=2, window=5, validate_every=2)
 
 
-def text(folder: Path) -> bptt.Data:
+def text(folder: Path) -> bptt.Dataset:
     path = folder / "text.txt"
     path.write_text("hello world, " * 40)
     return bptt.read_text(path)
 
 
-def table(folder: Path) -> bptt.Data:
+def table(folder: Path) -> bptt.Dataset:
     path = folder / "table.csv"
     rows = [f"{np.sin(t / 5):.4f},{np.cos(t / 7):.4f}" for t in range(150)]
     path.write_text("a,b\n" + "\n".join(rows))
     return bptt.read_table(path, bptt.Columns(target=("a",), inputs=("b",)))
 
 
-def collection(folder: Path) -> bptt.Data:
+def collection(folder: Path) -> bptt.Dataset:
     path = folder / "sequences.npz"
     random = np.random.default_rng(0)
     np.savez(path, y=random.normal(size=(9, 12, 2)), x=random.normal(size=(9, 12, 1)))
     return bptt.read_collection(path)
 
 
-def task(folder: Path) -> bptt.Data:
+def task(folder: Path) -> bptt.Dataset:
     return bptt.Task("adding", (10, 10))
 
 
 DATA = {make.__name__: make for make in (text, table, collection, task)}
 
 
-def net_for(data: bptt.Data, **more: Any) -> bptt.Network:
+def net_for(data: bptt.Dataset, **more: Any) -> bptt.Network:
     torch.manual_seed(0)
     return bptt.Network(data.likelihood, inputs=data.inputs, hidden=4, **more)
 
@@ -114,7 +114,7 @@ def test_tied_weights_are_saved_once_and_tied_again(tmp_path: Path) -> None:
     assert again.recurrent.weight_hh_l0 is again.recurrent.weight_hh_l1
     for name, weight in half.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], weight)
-    steps = len(Trainer(again, data, SETTINGS, None, None).optimizer.param_groups[0]["params"])
+    steps = len(Trainer(again, data, SETTINGS).state.descent.parameters)
     assert steps == len(list(half.parameters())) - 2  # the frozen second biases
 
 

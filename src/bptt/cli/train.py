@@ -24,10 +24,10 @@ from bptt.training.settings import Settings
 
 if TYPE_CHECKING:
     from bptt.model.network import Network
-    from bptt.training.batches import Data
+    from bptt.training.batches import Dataset
     from bptt.training.data import Vocabulary
-    from bptt.training.fit import Fit, Update
     from bptt.training.run import Run
+    from bptt.training.updates import Fit, Update
 
 SAMPLE_STEPS = 400
 PROMPT = "The "
@@ -171,7 +171,7 @@ def train(
 
 def require_trainable(arguments: Sequence[str]) -> None:
     """Raise BpttError unless `bptt train` with these arguments would start to train."""
-    from bptt.training.fit import Trainer  # noqa: PLC0415
+    from bptt.training.trainer import Trainer  # noqa: PLC0415
 
     parser = App(default_command=train, config=lambda _, __, typed: check("train", typed))
     parser.command(train)
@@ -188,7 +188,7 @@ def require_trainable(arguments: Sequence[str]) -> None:
     data, net = _prepared(
         bound_arguments.get("data"), network, options, table, start, settings, seed
     )
-    Trainer(net, data, settings, None, None)
+    Trainer(net, data, settings)
 
 
 def _prepared(  # noqa: PLR0917 (they are the parameters of the command)
@@ -199,7 +199,7 @@ def _prepared(  # noqa: PLR0917 (they are the parameters of the command)
     start: InitialOptions | None,
     settings: Settings,
     seed: int,
-) -> tuple[Data, Network]:
+) -> tuple[Dataset, Network]:
     """Return the data, and a fresh network for it."""
     import torch  # noqa: PLC0415
 
@@ -219,7 +219,7 @@ class Extras(NamedTuple):
 
 def _start(
     net: Network,
-    data: Data,
+    data: Dataset,
     settings: Settings,
     out: Path | Iterator[Path],
     seed: int,
@@ -235,12 +235,12 @@ def _start(
     for line in data.about:
         print(f"  {printable(line)}")
     with _watching(data, settings, extras) as on_update:
-        return fit(net, data, settings, out=out, seed=seed, on_update=on_update)
+        return fit(net, data, settings, out=out, seed=seed, on_update=on_update, progress=False)
 
 
 def _go_on(
     folder: Path, data: Path | None, settings: Settings, extras: Extras
-) -> tuple[Data, Network, Fit]:
+) -> tuple[Dataset, Network, Fit]:
     """Go on with a run."""
     from bptt.training.fit import resume  # noqa: PLC0415
     from bptt.training.run import Run  # noqa: PLC0415
@@ -252,11 +252,13 @@ def _go_on(
         "max_seconds": settings.max_seconds,
     }
     with _watching(dataset, replace(run.settings(), **ends), extras) as on_update:
-        net, done = resume(run, data=data, **ends, on_update=on_update)
+        net, done = resume(run, data=data, **ends, on_update=on_update, progress=False)
     return dataset, net, done
 
 
-def _read(path: Path | None, options: DataOptions, table: TableOptions, settings: Settings) -> Data:
+def _read(
+    path: Path | None, options: DataOptions, table: TableOptions, settings: Settings
+) -> Dataset:
     """Read the data, of the kind that its name says."""
     from bptt.training.collection import read_collection  # noqa: PLC0415
     from bptt.training.data import read_text  # noqa: PLC0415
@@ -274,7 +276,7 @@ def _read(path: Path | None, options: DataOptions, table: TableOptions, settings
 
 
 def _network(
-    data: Data, network: NetworkOptions, options: DataOptions, start: InitialOptions
+    data: Dataset, network: NetworkOptions, options: DataOptions, start: InitialOptions
 ) -> Network:
     """Return a fresh network for the data."""
     from bptt.model.initial import Initial  # noqa: PLC0415
@@ -302,9 +304,11 @@ def _network(
 
 
 @contextmanager
-def _watching(data: Data, settings: Settings, extras: Extras) -> Iterator[Callable[[Update], None]]:
+def _watching(
+    data: Dataset, settings: Settings, extras: Extras
+) -> Iterator[Callable[[Update], None]]:
     """Give the `on_update` that shows a training run, and writes what else is asked for."""
-    from bptt.report.progress import TrainingDisplay  # noqa: PLC0415
+    from bptt.training.progress import TrainingDisplay  # noqa: PLC0415
     from bptt.training.snapshots import SEQUENCES, Snapshots  # noqa: PLC0415
     from bptt.training.tensorboard import tensorboard_writer  # noqa: PLC0415
 
@@ -324,11 +328,12 @@ def _watching(data: Data, settings: Settings, extras: Extras) -> Iterator[Callab
         yield on_update
 
 
-def _say_what_came_out(net: Network, data: Data | None, done: Fit) -> None:
-    from bptt.report.progress import clock, loss_text, losses_in  # noqa: PLC0415
+def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
+    from bptt.training.progress import clock, loss_text, losses_in  # noqa: PLC0415
 
     run = done.run
     assert run is not None
+    assert done.validation_nll is not None
     folder, next_steps = shell_word(run.path), ["generate {} --steps 100"]
     measure, per_nat = losses_in(run.unit)
     print(
@@ -365,7 +370,7 @@ def _prompt(vocabulary: Vocabulary) -> str:
     return f" --prompt '{PROMPT}'" if knows_all else ""
 
 
-def _say_whether_it_is_solved(data: Data | None, done: Fit) -> None:
+def _say_whether_it_is_solved(data: Dataset | None, done: Fit) -> None:
     from bptt.training.tasks import Task  # noqa: PLC0415
 
     assert isinstance(data, Task)
@@ -382,7 +387,7 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
     """Say when the validation loss was lowest, if that is some while ago."""
     rows = [row for row in run.metrics() if "validation_nll" in row]
     best = min(rows, key=lambda row: row["validation_nll"], default=None)
-    if best is None or best["update"] == done.updates:
+    if best is None or best["update"] == done.updates or done.validation_nll is None:
         return
     if best["validation_nll"] > done.validation_nll - CLEARLY_BETTER:
         return
@@ -393,7 +398,7 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
     )
 
 
-def _say_one_step_ahead(net: Network, data: Data | None) -> None:
+def _say_one_step_ahead(net: Network, data: Dataset | None) -> None:
     from bptt.training.series import one_step_ahead  # noqa: PLC0415
     from bptt.training.tables import Table  # noqa: PLC0415
 

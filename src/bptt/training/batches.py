@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Int, Shaped
-from torch import Tensor
+from jaxtyping import Bool, Float, Int, Shaped
+from torch import Tensor, nn
 
 from bptt.errors import BpttError
 from bptt.model.encodings import Encoding, as_encoding
@@ -23,6 +23,8 @@ class Batch(NamedTuple):
 
     lengths: where sequences end, if not all at T. is_start: whether they start from a fresh state,
     or go on from that of the batch before. unscored: how many of the first steps are only read.
+    loss_weights: of each step's loss; None where all are 1. resets: before which steps a
+    sequence's state is zeroed.
     """
 
     y: Shaped[Tensor, "T B *y"]
@@ -30,24 +32,50 @@ class Batch(NamedTuple):
     lengths: Int[Tensor, " B"] | None
     is_start: bool
     unscored: int = 0
+    loss_weights: Float[Tensor, "T B"] | None = None
+    resets: Bool[Tensor, "T B"] | None = None
 
-    def of(self, net: Network) -> Batch:
-        """Return the same on a network's device, and its real numbers in the network's dtype."""
-        return self._replace(y=_of(self.y, net), x=None if self.x is None else _of(self.x, net))
+    def of(self, net: nn.Module) -> Batch:
+        """Return the same on a network's device, and its real numbers in the network's dtype.
+
+        Whole numbers are as torch's modules take them; a Network takes them of any kind.
+        """
+        like = next((p for p in net.parameters() if p.is_floating_point()), torch.empty(()))
+        whole = None if isinstance(net, Network) else torch.int64
+        return self._replace(y=_like(self.y, like, whole), x=_like(self.x, like, whole))
+
+    @property
+    def weights(self) -> Float[Tensor, "T B"] | None:
+        """The losses' weights, 0 where a step is only read; None where all are 1."""
+        if self.unscored == 0:
+            return self.loss_weights
+        weights = torch.ones(self.y.shape[:2]) if self.loss_weights is None else self.loss_weights
+        weights = weights.clone()
+        weights[: self.unscored] = 0
+        return weights
 
 
-def _of(values: Tensor, net: Network) -> Tensor:
-    return values.to(net.device, net.dtype if values.is_floating_point() else values.dtype)
+def _like(values: Any, like: Tensor, whole: torch.dtype | None) -> Any:
+    if values is None:
+        return None
+    if values.is_floating_point():
+        return values.to(like.device, like.dtype)
+    is_number = values.dtype is not torch.bool
+    return values.to(like.device, whole if whole is not None and is_number else values.dtype)
 
 
 class Batches(ABC):
     """The batches of an epoch.
 
     steps: how many yᵗ they have, over all sequences. longest: how long a sequence is, at most.
+    Neither is known of a loader. is_sized: whether there is a number of them. carries: whether some
+    go on from the state of the batch before.
     """
 
-    steps: int
-    longest: int
+    steps: int | None
+    longest: int | None
+    is_sized: bool = True
+    carries: bool = False
 
     @abstractmethod
     def __len__(self) -> int:
@@ -57,23 +85,50 @@ class Batches(ABC):
     def get(self, epoch: int, index: int) -> Batch:
         """Return a batch of an epoch."""
 
+    def at(self, number: int) -> Batch:
+        """Return a batch by its number over all epochs."""
+        return self.get(*divmod(number, len(self)))
+
+    def first_epoch(self) -> Iterator[Batch]:
+        """Yield the batches of the first epoch."""
+        for index in range(len(self)):
+            yield self.get(0, index)
+
 
 class Data(ABC):
-    """What `fit` trains on: a text, a table or a collection of sequences.
+    """What `fit` trains on: a text, a table, a collection of sequences, or a user's batches.
 
     source: what to call it. unit: what a step is called. default_batch: sequences side by side.
-    sha256: of the file. default_window: how many steps the gradient reaches back, unless told; None
-    for all. about: what else there is to know before training on it, in sentences. whole: whether
-    an update takes sequences from start to end, and not part by part.
+    sha256: of the file. least_updates: how many there are at least, unless told. default_window:
+    how many steps the gradient reaches back, unless told; None for all. about: what else there is
+    to know before training on it, in sentences. whole: whether an update takes sequences from start
+    to end, and not part by part.
     """
 
     source: str
     unit: str
     sha256: str
     default_batch: int
+    least_updates: int = 1000
     default_window: int | None = 100
     about: tuple[str, ...] = ()
     whole: bool = False
+
+    @abstractmethod
+    def training_batches(self, batch: int, steps: int | None, seed: int) -> Batches:
+        """Return what to train on; steps: of each sequence at a time, None for all."""
+
+    @abstractmethod
+    def validation_batches(self, batch: int) -> Batches | None:
+        """Return what to validate on, if there is anything."""
+
+    @abstractmethod
+    def config(self) -> dict[str, Any]:
+        """Return what it takes to read the data again, as plain values."""
+
+
+class Dataset(Data):
+    """Data that says what its y and x are, so that a network can be made for it."""
 
     @property
     @abstractmethod
@@ -86,18 +141,13 @@ class Data(ABC):
         """What its x is: 0 for none."""
 
     @abstractmethod
-    def training_batches(self, batch: int, steps: int | None, seed: int) -> Batches:
-        """Return what to train on; steps: of each sequence at a time, None for all."""
-
-    @abstractmethod
     def validation_batches(self, batch: int) -> Batches:
         """Return what to validate on."""
 
-    @abstractmethod
-    def config(self) -> dict[str, Any]:
-        """Return what it takes to read the data again, as plain values."""
+    def require_size(self, batch: int, window: int | None) -> None:
+        """Raise BpttError unless there is enough of it."""
 
-    def require(self, net: Network, batch: int, window: int | None) -> None:
+    def require_network(self, net: Network) -> None:
         """Raise BpttError unless a network can be trained on this."""
         if net.likelihood.encoding != self.likelihood.encoding:
             raise BpttError(
@@ -116,6 +166,10 @@ class Streams(Batches):
 
     warm_up: how many of the first steps are only read.
     """
+
+    steps: int
+    longest: int
+    carries = True
 
     def __init__(
         self,
@@ -148,6 +202,9 @@ class Padded(Batches):
 
     lengths: of the sequences to be used, which are those numbered `chosen` along axis 1 of y and x.
     """
+
+    steps: int
+    longest: int
 
     def __init__(
         self,

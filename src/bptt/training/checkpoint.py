@@ -49,47 +49,6 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, notes
 
 
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """Return an optimizer's state as named tensors."""
-    return {
-        f"{index}.{name}": torch.as_tensor(value)
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
-
-
-def load_optimizer(
-    optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], source: Path
-) -> None:
-    """Put back what `optimizer_tensors` returned, or raise BpttError if it does not fit."""
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    state: dict[int, dict[str, Tensor]] = {}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        if index not in map(str, range(len(parameters))):
-            raise BpttError(f"{source} has {key} of an optimizer; its run has no such parameter")
-        state.setdefault(int(index), {})[name] = tensor
-    for number, parts in state.items():
-        if not _fits_parameter(optimizer, parts, parameters[number]):
-            raise BpttError(
-                f"{source} does not fit the optimizer of its run, in what it has of parameter "
-                f"{number}: {', '.join(sorted(parts))}"
-            )
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-
-
-def _fits_parameter(
-    optimizer: torch.optim.Optimizer, parts: dict[str, Tensor], parameter: Tensor
-) -> bool:
-    """Return whether these tensors are what an optimizer keeps of a parameter."""
-    wanted: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
-    if isinstance(optimizer, torch.optim.Adam):
-        like = (tuple(parameter.shape), parameter.dtype)
-        wanted = {"step": ((), torch.float32), "exp_avg": like, "exp_avg_sq": like}
-    have = {name: (tuple(part.shape), part.dtype) for name, part in parts.items()}
-    return have == wanted and all(bool(part.isfinite().all()) for part in parts.values())
-
-
 def load_weights(net: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
     """Put the weights in `tensors` into the network, or raise BpttError if they do not fit it.
 

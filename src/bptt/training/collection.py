@@ -18,7 +18,7 @@ from bptt.model.likelihoods.categorical import Categorical
 from bptt.model.likelihoods.gaussian import Gaussian
 from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.training.archive import read_arrays
-from bptt.training.batches import Data, Padded
+from bptt.training.batches import Dataset, Padded
 from bptt.training.padded_units import measure_padded, require_size, standard_padded
 from bptt.training.scaling import Scaling
 
@@ -28,7 +28,7 @@ PADDING_HINT = "pad y to the longest sequence, (T, N, ...), and save lengths, (N
 
 
 @dataclass(frozen=True, eq=False)
-class Collection(Data):
+class Collection(Dataset):
     """N sequences, padded: y (T, N) of whole numbers for symbols, or (T, N, d) of numbers or bits.
 
     x: (T, N, features), or None. lengths: (N,). The last tenth of the sequences is for validation.

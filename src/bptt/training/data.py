@@ -18,7 +18,7 @@ from torch import Tensor
 from bptt.errors import BpttError, require_choice, require_kind, require_path, shown
 from bptt.model.likelihoods.categorical import Categorical
 from bptt.model.network import Network
-from bptt.training.batches import Data, Streams
+from bptt.training.batches import Dataset, Streams
 from bptt.training.input_files import UnchangedFile
 from bptt.training.spool import require_room, spool
 
@@ -111,7 +111,7 @@ class Vocabulary:
 
 
 @dataclass(frozen=True)
-class Text(Data):
+class Text(Dataset):
     """A text as tokens: the first nine tenths to train on, the last tenth to validate.
 
     The tokens are in the narrowest of torch's types that holds them; those of a large file lie in a
@@ -125,6 +125,7 @@ class Text(Data):
     validation: Int[Tensor, " M"]
 
     default_batch = 32
+    least_updates = 0
 
     @property
     def source(self) -> str:  # type: ignore[override]
@@ -164,7 +165,7 @@ class Text(Data):
             "characters": self.vocabulary.characters,
         }
 
-    def require(self, net: Network, batch: int, window: int | None) -> None:
+    def require_network(self, net: Network) -> None:
         """Raise BpttError unless a network can be trained on this text."""
         if not isinstance(net.likelihood, Categorical) or net.likelihood.n != self.vocabulary.size:
             raise BpttError(
@@ -176,6 +177,9 @@ class Text(Data):
                 f"the network expects x, {net.inputs}; a text has none: make it with inputs=0, "
                 f'or with recurrence "hidden" and inputs=Tokens({self.vocabulary.size})'
             )
+
+    def require_size(self, batch: int, window: int | None) -> None:
+        """Raise BpttError unless the text is long enough."""
         kind, count, window = self.vocabulary.kind, len(self.training), window or 1
         if len(self.validation) == 0:
             raise BpttError(f"{self.source} is too short: expected at least 10 {kind}")

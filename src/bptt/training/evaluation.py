@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from bptt.errors import BpttError
+from bptt.gradient.exact.chunks import call
+from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.dropout import every_unit
 from bptt.model.network import Network
+from bptt.model.state import Regime
 from bptt.training.batches import Batch, Batches
 
 
 @torch.no_grad()
-def evaluate(net: Network, batches: Batches) -> float:
-    """Return the mean NLL of all batches, in nats per step."""
-    state, total = None, 0.0
+def evaluate(net: nn.Module, batches: Batches) -> float:
+    """Return the mean NLL of all batches, in nats per step, each step with its weight."""
+    state, total, steps = None, 0.0, 0.0
     with every_unit(net):
-        for i in range(len(batches)):
-            batch = batches.get(0, i).of(net)
-            start = None if batch.is_start else state
-            out = net(batch.y, x=batch.x, state=start, lengths=batch.lengths)
-            assert out.nll is not None
-            total += float(out.nll[batch.unscored :].sum(dtype=torch.float64))
-            state = out.state
-    return total / batches.steps
+        for each in batches.first_epoch():
+            batch = each.of(net)
+            regime = Regime(batch.lengths, batch.resets)
+            sequences = Sequences.checked(batch.y, batch.x, regime, batch.weights, device_of(net))
+            part = sequences.part(0, sequences.T)
+            _, nll, state = call(net, part, None if batch.is_start else state)
+            if part.weights is not None:
+                nll = nll.masked_fill(part.weights == 0, 0) * part.weights
+            total += float(nll.sum(dtype=torch.float64))
+            steps += sequences.total_weight()
+    if not steps > 0:
+        raise BpttError("no step to validate on has a target; expected some with a weight above 0")
+    return total / steps
 
 
 @torch.no_grad()
@@ -30,11 +39,11 @@ def mean_score(net: Network, batches: Batches, measure: str) -> float:
     """Return a criterion's measure, its mean over all scored steps."""
     total, count = 0.0, 0
     with every_unit(net):
-        for i in range(len(batches)):
-            batch = batches.get(0, i).of(net)
-            each = _scores(net, batch, measure)[batch.unscored :]
-            total += float(each.sum(dtype=torch.float64))
-            count += each.numel()
+        for each in batches.first_epoch():
+            batch = each.of(net)
+            scores = _scores(net, batch, measure)[batch.unscored :]
+            total += float(scores.sum(dtype=torch.float64))
+            count += scores.numel()
     return total / count
 
 

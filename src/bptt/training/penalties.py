@@ -17,8 +17,9 @@ from bptt.errors import BpttError, require_number, shown
 from bptt.model.state import Output
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from bptt.gradient.sequences import Penalty
-    from bptt.model.network import Network
     from bptt.training.settings import Settings
 
 
@@ -86,7 +87,7 @@ class Total:
         return sum(values[1:], values[0])
 
 
-def with_settings(penalty: Penalty | None, settings: Settings, net: Network) -> Penalty | None:
+def with_settings(penalty: Penalty | None, settings: Settings, net: nn.Module) -> Penalty | None:
     """Return a penalty and those that settings have, as one; None where there is none."""
     penalties = [] if penalty is None else [penalty]
     if settings.activity_penalty > 0:

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_path
 from bptt.model.network import Network
 from bptt.training import checkpoint, files
-from bptt.training.batches import Data
+from bptt.training.batches import Dataset
 from bptt.training.collection import read_collection
 from bptt.training.columns import Columns
 from bptt.training.data import Vocabulary, read_text
@@ -87,11 +87,16 @@ class Run:
         data = self.config["data"]
         return Vocabulary(data["tokens"], data["characters"])
 
-    def read_data(self, path: str | Path | None = None) -> Data:
+    def read_data(self, path: str | Path | None = None) -> Dataset:
         """Read the run's data again, from where it was or from `path`; it must be unchanged."""
         kind, config = self.kind, self.config["data"]
         source = path if path is not None else config["path"]
-        data: Data
+        data: Dataset
+        if kind == "loader":
+            raise BpttError(
+                f"the data of {self.path} came from an iterable of batches; expected it again: "
+                "bptt.resume(run, data=...)"
+            )
         if kind == "task":
             if path is not None:
                 raise BpttError(
@@ -132,17 +137,39 @@ class Run:
         if tensors is None:
             tensors, _ = self.load()
         source, names = str(self.path / CHECKPOINT), self.config.get("tied") or {}
+        if module := self.config["network"].get("module"):
+            raise BpttError(
+                f"{self.path} trained a {module}, which it cannot make again; expected that "
+                "module: bptt.Run.open(run).load_into(module), or bptt.resume(run, net=module)"
+            )
         weights = every_weight(under("network", tensors), names, source)
         require_sizes(self.config["network"], weights, source)
         net = Network.from_config(self.config["network"])
         tie(net, names, str(self.path / CONFIG))
         checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
+        self._freeze(net)
+        return net
+
+    def load_into(self, net: nn.Module, tensors: dict[str, Tensor] | None = None) -> nn.Module:
+        """Put the trained weights into a module like the one that was trained, and return it.
+
+        tensors: the checkpoint's, if they are loaded already.
+        """
+        if tensors is None:
+            tensors, _ = self.load()
+        source, names = str(self.path / CHECKPOINT), self.config.get("tied") or {}
+        weights = every_weight(under("network", tensors), names, source)
+        checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
+        self._freeze(net)
+        return net
+
+    def _freeze(self, net: nn.Module) -> None:
+        """Let those parameters be trained that were."""
         trained = set(self.config["trained"])
         if unknown := sorted(trained - dict(net.named_parameters()).keys()):
             raise BpttError(f"{self.path / CONFIG} has {unknown[0]} among what is trained")
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name in trained)
-        return net
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the checkpoint's tensors and notes."""

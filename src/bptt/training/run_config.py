@@ -47,6 +47,18 @@ class _Network:
 
 
 @dataclass(frozen=True)
+class _Module:
+    module: str
+
+
+@dataclass(frozen=True)
+class _Loader:
+    kind: Literal["loader"]
+    path: None
+    sha256: str
+
+
+@dataclass(frozen=True)
 class _Text:
     kind: Literal["text"]
     path: str | None
@@ -87,15 +99,24 @@ class _Task:
 class _Config:
     bptt: str
     data: Any
-    network: _Network
+    network: _Network | _Module
     trained: tuple[str, ...]
     training: Settings
     seed: int | None
     tied: Any = None
+    optimizer: str | None = None
+    schedule: str | None = None
+    loss: str | None = None
     penalty: str | None = None
 
 
-DATA = {"text": _Text, "table": _Table, "sequences": _Sequences, "task": _Task}
+DATA = {
+    "text": _Text,
+    "table": _Table,
+    "sequences": _Sequences,
+    "task": _Task,
+    "loader": _Loader,
+}
 
 
 def require_config(config: object, source: str) -> None:
@@ -105,7 +126,19 @@ def require_config(config: object, source: str) -> None:
     have to make sense by themselves.
     """
     whole = as_dataclass(_Config, config, source)
-    network = whole.network
+    if isinstance(whole.network, _Network):
+        _require_network(whole.network, source)
+    tied = {} if whole.tied is None else whole.tied
+    if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
+        raise BpttError(f"{source} has tied weights that are not names; expected name: first name")
+    data = _of_kind(DATA, whole.data, f"{source}, data,")
+    try:
+        _require_data(data)
+    except BpttError as error:
+        raise BpttError(f"{source}, data: {error}") from None
+
+
+def _require_network(network: _Network, source: str) -> None:
     try:
         likelihood = likelihood_from_config(network.likelihood)
     except BpttError as error:
@@ -117,14 +150,6 @@ def require_config(config: object, source: str) -> None:
         ("likelihood's size", likelihood.outputs, 1),
     ):
         require_whole(f"{source}: {name}", size, least, MOST_SIZE)
-    tied = {} if whole.tied is None else whole.tied
-    if not isinstance(tied, dict) or not all(isinstance(name, str) for name in tied.values()):
-        raise BpttError(f"{source} has tied weights that are not names; expected name: first name")
-    data = _of_kind(DATA, whole.data, f"{source}, data,")
-    try:
-        _require_data(data)
-    except BpttError as error:
-        raise BpttError(f"{source}, data: {error}") from None
 
 
 def _of_kind(kinds: dict[str, type[Any]], value: object, source: str) -> Any:
@@ -136,7 +161,7 @@ def _of_kind(kinds: dict[str, type[Any]], value: object, source: str) -> Any:
     return as_dataclass(kinds[kind], value, source)
 
 
-def _require_data(data: _Text | _Table | _Sequences | _Task) -> None:
+def _require_data(data: _Text | _Table | _Sequences | _Task | _Loader) -> None:
     if isinstance(data, _Text):
         _require_vocabulary(data)
     elif isinstance(data, _Task):
@@ -145,7 +170,7 @@ def _require_data(data: _Text | _Table | _Sequences | _Task) -> None:
         for name, scaling in (("y_scaling", data.y_scaling), ("x_scaling", data.x_scaling)):
             if scaling is not None:
                 _require_scaling(name, scaling)
-    elif data.symbols is not None:
+    elif isinstance(data, _Sequences) and data.symbols is not None:
         require_whole("symbols", data.symbols, 1, MOST_SIZE)
 
 

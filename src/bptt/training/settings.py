@@ -20,6 +20,11 @@ from bptt.errors import (
 
 DEFAULT_EPOCHS, DEFAULT_UPDATES, DEFAULT_WINDOW = 12.0, 1000, 100
 FEEDBACKS = ("sample", "mean")
+OPTIMIZERS = ("adam", "adamw", "sgd", "rmsprop", "radam")
+WITH_MOMENTUM = ("sgd", "rmsprop")
+OPTIONS = ("weight_decay", "momentum")
+"""Of an optimizer, if it is not to have its usual ones."""
+RATES = ("cosine", "constant", "plateau")
 SCHEDULES = ("linear", "exponential", "inverse-sigmoid")
 WEIGHTS = ("omega", "activity_penalty", "weight_penalty")
 """What is added to the loss, each times its weight."""
@@ -76,11 +81,21 @@ class Settings:
     max_seconds: float | None = None
     """Stop after this many seconds of training, wherever the schedule is."""
 
-    optimizer: Literal["adam", "sgd"] = "adam"
-    """adam, or sgd: the textbook's W ← W − α ∂L/∂W."""
+    optimizer: Literal["adam", "adamw", "sgd", "rmsprop", "radam"] = "adam"
+    """What changes the weights; sgd is the textbook's W ← W − α ∂L/∂W."""
 
     learning_rate: float = 5e-3
-    """The optimizer's α at its highest, after the warm-up."""
+    """The optimizer's α at its highest."""
+
+    schedule: Literal["cosine", "constant", "plateau"] | None = None
+    """How α goes: a warm-up and then half a cosine down to a tenth, or constant, or halved where
+    four validations in a row bring no lower loss; by default the cosine, and for sgd constant."""
+
+    weight_decay: float | None = None
+    """The optimizer's weight decay; by default its own."""
+
+    momentum: float | None = None
+    """Of sgd and rmsprop: how much of the last change goes into the next one."""
 
     clip: float = 1.0
     """The norm above which the whole gradient is scaled down to it; inf for no clipping."""
@@ -117,7 +132,7 @@ class Settings:
             as_bytes("memory", self.memory)
         require_window(self.reach, self.stride)
         self._require_forcing()
-        require_choice("optimizer", self.optimizer, ("adam", "sgd"))
+        self._require_optimizer()
         if self.steps_per_update is not None:
             require_whole("steps_per_update", self.steps_per_update, 1, 2**31)
             if self.reach is not None and self.steps_per_update < self.reach:
@@ -130,11 +145,11 @@ class Settings:
         """Raise BpttError unless numbers are numbers."""
         for name in (*WEIGHTS, "learning_rate", "clip", "forcing"):
             require_number(name, getattr(self, name))
-        for name in ("epochs", "max_seconds", "clip_value", "forcing_end"):
+        for name in ("epochs", "max_seconds", "clip_value", "forcing_end", *OPTIONS):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name))
-        for name in ("window", "feedback", "optimizer", "forcing_schedule"):
-            kinds = (int, str, NoneType) if name == "window" else str
+        for name in ("window", "feedback", "optimizer", "forcing_schedule", "schedule"):
+            kinds = {"window": (int, str, NoneType), "schedule": (str, NoneType)}.get(name, (str,))
             require_kind(name, getattr(self, name), kinds, "a word, or of a window a number")
         require_flag("stop_when_solved", self.stop_when_solved)
 
@@ -160,6 +175,21 @@ class Settings:
             if getattr(self, name) == math.inf:
                 raise BpttError(f"{name} is inf; expected a finite number")
 
+    def _require_optimizer(self) -> None:
+        """Raise BpttError unless the optimizer is one, and has the options that are given."""
+        require_choice("optimizer", self.optimizer, OPTIMIZERS)
+        if self.schedule is not None:
+            require_choice("schedule", self.schedule, RATES)
+        if self.weight_decay is not None and not 0 <= self.weight_decay < math.inf:
+            raise BpttError(f"weight_decay is {self.weight_decay}; expected a number of at least 0")
+        if self.momentum is not None and not 0 <= self.momentum < 1:
+            raise BpttError(f"momentum is {self.momentum}; expected a number from 0 to below 1")
+        if self.momentum is not None and self.optimizer not in WITH_MOMENTUM:
+            raise BpttError(
+                f"momentum is given with optimizer {self.optimizer}; expected "
+                f"{' or '.join(WITH_MOMENTUM)}, or no momentum"
+            )
+
     def _require_forcing(self) -> None:
         """Raise BpttError unless what is fed back makes sense."""
         require_choice("feedback", self.feedback, FEEDBACKS)
@@ -183,6 +213,11 @@ class Settings:
                 f"stride is {self.stride} with forcing below 1; expected none, or the window: "
                 "windows that overlap would each draw other values for the same step"
             )
+
+    @property
+    def rates(self) -> str:
+        """The name of the schedule: of the textbook's descent, unless told, a constant rate."""
+        return self.schedule or ("constant" if self.optimizer == "sgd" else "cosine")
 
     @property
     def reach(self) -> int | None:
@@ -214,17 +249,6 @@ class Settings:
         }
         end = self.forcing if self.forcing_end is None else self.forcing_end
         return end + (self.forcing - end) * left[self.forcing_schedule]
-
-    def learning_rate_at(self, update: int, total: int) -> float:
-        """Return the rate of an update: a linear warm-up, then half a cosine to a tenth.
-
-        It depends on how many updates there are, never on the clock, so that runs can be repeated.
-        """
-        warm_up = min(100, total // 10 + 1)
-        if update < warm_up:
-            return self.learning_rate * (update + 1) / warm_up
-        share = (update - warm_up) / max(1, total - warm_up)
-        return self.learning_rate * (0.1 + 0.45 * (1 + math.cos(math.pi * share)))
 
     def omega_at(self, update: int) -> float:
         """Return the weight of Ω at an update."""

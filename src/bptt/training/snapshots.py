@@ -9,13 +9,14 @@ from pathlib import Path
 from bptt.errors import BpttError, require_whole
 from bptt.gradient.analysis.flow import gradient_flow
 from bptt.gradient.analysis.snapshot import Snapshot
+from bptt.model.network import Network
 from bptt.training import files
 from bptt.training.batches import Batches
-from bptt.training.fit import Update
 from bptt.training.plain_values import as_dataclass
 from bptt.training.run import FLOW, Run
 from bptt.training.run_lines import read_lines
 from bptt.training.sample import held_out
+from bptt.training.updates import Update
 
 STEPS, SEQUENCES, LINES = 120, 8, 24
 MOST_COUNT = 2**53
@@ -38,6 +39,11 @@ class Snapshots:
         every = max(1, update.total // LINES)
         if update.number != 1 and update.number % every != 0 and update.number != update.total:
             return
+        if not isinstance(update.net, Network):
+            raise BpttError(
+                f"snapshots are given with a {type(update.net).__name__}; expected a bptt.Network: "
+                "bptt.watch looks into other modules"
+            )
         path = self.path = self.path or _begun(update)
         y, x, lengths, weights = self.sample.of(update.net)
         flow = gradient_flow(

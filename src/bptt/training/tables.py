@@ -11,7 +11,7 @@ import numpy as np
 
 from bptt.errors import BpttError, counted, require_kind, require_path
 from bptt.model.likelihoods.gaussian import Gaussian
-from bptt.training.batches import Data, Streams
+from bptt.training.batches import Dataset, Streams
 from bptt.training.calendar_steps import Spacing
 from bptt.training.clock import Clock
 from bptt.training.columns import Columns
@@ -26,7 +26,7 @@ ALL_COLUMNS, NO_CLOCK = Columns(), Clock()
 
 
 @dataclass(frozen=True, eq=False)
-class Table(Data):
+class Table(Dataset):
     """A table as a series of N steps: those before `cut` to train on, the rest to validate."""
 
     path: Path

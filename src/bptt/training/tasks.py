@@ -14,7 +14,7 @@ from bptt.errors import BpttError, require_kind, require_whole, shown
 from bptt.model.encodings import Encoding
 from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.network import Network
-from bptt.training.batches import Batch, Batches, Data
+from bptt.training.batches import Batch, Batches, Dataset
 from bptt.training.evaluation import mean_score
 from bptt.training.task_kinds import TASKS, Criterion, Kind
 
@@ -24,7 +24,7 @@ PREFIX, DEFAULT_LENGTH = "task:", 100
 
 
 @dataclass(frozen=True)
-class Task(Data):
+class Task(Dataset):
     """A task of a length, or of lengths from the first to the second, one drawn a batch.
 
     Held out are sequences of the longest.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bptt.errors import BpttError
-from bptt.training.fit import OnUpdate, Update
+from bptt.training.updates import OnUpdate, Update
 
 
 def tensorboard_writer() -> OnUpdate:
@@ -24,7 +24,10 @@ def tensorboard_writer() -> OnUpdate:
         values = {
             "train_nll": update.train_nll,
             "validation_nll": update.validation_nll,
+            "score": update.score,
             "tokens_per_second": update.tokens_per_second,
+            "gradient_norm": update.gradient_norm,
+            "learning_rate": update.learning_rate,
         }
         for name, value in values.items():
             if value is not None:

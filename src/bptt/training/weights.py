@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bptt.cells.registry import CELLS
 from bptt.errors import BpttError
@@ -15,7 +15,7 @@ from bptt.model.likelihoods.likelihood import LIKELIHOODS
 from bptt.model.network import Network
 
 
-def tied(net: Network) -> dict[str, str]:
+def tied(net: nn.Module) -> dict[str, str]:
     """Return which parameters are others under a second name: that name, and the first."""
     names: dict[Tensor, str] = {}
     return {
@@ -39,7 +39,7 @@ def tie(net: Network, names: Mapping[str, str], source: str) -> None:
         setattr(net.get_submodule(part), leaf, net.get_parameter(first))
 
 
-def weights_once(net: Network) -> dict[str, Tensor]:
+def weights_once(net: nn.Module) -> dict[str, Tensor]:
     """Return the network's state_dict with each tied parameter under its first name alone."""
     left_out = tied(net)
     return {name: t for name, t in net.state_dict().items() if name not in left_out}
@@ -54,7 +54,17 @@ def every_weight(
     return {**tensors, **{name: tensors[first] for name, first in names.items()}}
 
 
-def require_saveable(net: Network) -> None:
+def require_saveable(net: nn.Module) -> None:
+    """Raise BpttError unless a run's folder can hold a module's weights, and give them back.
+
+    Of a Network one has to be made from its config that takes them; another module is its user's.
+    """
+    if isinstance(net, Network):
+        _require_made_again(net)
+    _require_apart(net)
+
+
+def _require_made_again(net: Network) -> None:
     """Raise BpttError unless a network made from this one's config could take its weights."""
     if type(net) is not Network or type(net.likelihood) not in LIKELIHOODS.values():
         kind = type(net if type(net) is not Network else net.likelihood).__name__
@@ -75,6 +85,10 @@ def require_saveable(net: Network) -> None:
             "expected a plain one, or out=None: make what was pruned or parametrized permanent "
             "first, with torch.nn.utils.prune.remove or parametrize.remove_parametrizations"
         )
+
+
+def _require_apart(net: nn.Module) -> None:
+    """Raise BpttError if two weights share memory without being one."""
     end = 0
     for (begin, after), name in sorted(
         (_bytes_of(t), name) for name, t in weights_once(net).items()

@@ -48,7 +48,7 @@ def with_graph(
 
     The loss is that of the nll alone; where there is a penalty, the gradient is that of both.
     """
-    out, nll, after = _call(net, part, state)
+    out, nll, after = call(net, part, state)
     loss = total = _summed(nll, part) * scale
     if part.penalty is not None:
         total = loss + _summed(_penalty_of(out, nll, part), part) * scale
@@ -64,7 +64,7 @@ def without_graph(net: nn.Module, part: Part, state: Any) -> Any:
     with torch.no_grad():
         if isinstance(net, Network):
             return net.advance(part.y, x=part.x, state=state, **part.regime.options())
-        return detach(_call(net, part, state)[2])
+        return detach(call(net, part, state)[2])
 
 
 def states_after(net: nn.Module, part: Part, state: Any, steps: Sequence[int]) -> list[Any]:
@@ -135,7 +135,7 @@ def _penalty_of(out: Any, nll: Float[Tensor, "T B"], part: Part) -> Float[Tensor
     return each if part.weights is None else each.masked_fill(part.weights == 0, 0)
 
 
-def _call(net: nn.Module, part: Part, state: Any) -> tuple[Any, Tensor, Any]:
+def call(net: nn.Module, part: Part, state: Any) -> tuple[Any, Tensor, Any]:
     """Return what the model returned, and the nll and the state in that."""
     inputs = {} if part.x is None else {"x": part.x}
     out = net(part.y, state=state, **inputs, **part.regime.options())

@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bptt.training.fit import Update
+from bptt.training.updates import Update
 
 
 def losses_in(unit: str) -> tuple[str, float]:
@@ -74,6 +74,11 @@ class TrainingDisplay:
             expand=True,
         )
         self.task = self.bar.add_task("training", total=None, line="")
+
+    @classmethod
+    def here(cls, unit: str, max_seconds: float | None = None) -> TrainingDisplay:
+        """Return a display on what Python prints to: a terminal, a notebook or a file."""
+        return cls(Console(highlight=False, markup=False, emoji=False), unit, max_seconds)
 
     def __enter__(self) -> TrainingDisplay:
         """Start the display."""

@@ -1,0 +1,279 @@
+"""The trainer: one update after another, over the batches of some data."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from bptt.errors import BpttError
+from bptt.gradient.exact.backward import backward
+from bptt.model.network import Network
+from bptt.training.batches import Batches, Data
+from bptt.training.checks import require_alike, require_effects
+from bptt.training.evaluation import evaluate
+from bptt.training.functions import Functions
+from bptt.training.interruption import Interrupted, postponed
+from bptt.training.loss import with_loss
+from bptt.training.optimizers import Descent
+from bptt.training.penalties import with_settings
+from bptt.training.remedies import Omega, clip_gradient
+from bptt.training.run import CHECKPOINT, Run
+from bptt.training.settings import DEFAULT_EPOCHS, Settings
+from bptt.training.tasks import Task
+from bptt.training.training_state import TrainingState
+from bptt.training.updates import MOST_UPDATES, Fit, OnUpdate, Progress, Update
+
+LOG_EVERY = 10
+SECONDS_BETWEEN_SAVES = 60.0
+UPDATES_BETWEEN_VALIDATIONS = 100
+"""At most, and where it is not known how long validating takes."""
+
+
+class Trainer:
+    """The loop behind `fit` and `resume`."""
+
+    def __init__(
+        self,
+        net: nn.Module,
+        data: Data,
+        settings: Settings,
+        functions: Functions | None = None,
+        *,
+        run: Run | None = None,
+        on_update: OnUpdate | None = None,
+    ) -> None:
+        settings = settings.resolved(data.default_window)
+        require_alike(net, data, settings)
+        self.net, self.data, self.settings, self.run = net, data, settings, run
+        self.functions, self.on_update = functions or Functions(), on_update
+        self.scored = with_loss(net, self.functions.loss)
+        self.penalty = with_settings(self.functions.penalty, settings, net)
+        self.batch = settings.batch or data.default_batch
+        progress = Progress(seed=int(torch.randint(2**31, ())))
+        self._read_batches(progress.seed)
+        require_effects(net, data, self.batches, settings)
+        self.total = _total_updates(settings, data, self.batches)
+        trained = [p for p in net.parameters() if p.requires_grad]
+        makers = self.functions.optimizer, self.functions.schedule
+        descent = Descent(trained, settings, self.total, *makers)
+        self.state = TrainingState(net, descent, progress)
+        self.validate_every = settings.validate_every or self._validation_interval()
+        self.last_saved = (-1, -math.inf)
+        self.score: float | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """How far training is."""
+        return self.state.progress
+
+    @property
+    def is_solved(self) -> bool:
+        """Whether the last update ended with the task solved."""
+        if not isinstance(self.data, Task) or self.score is None:
+            return False
+        return self.score < self.data.criterion.solved
+
+    def train(self) -> Fit:
+        """Make the updates that are left."""
+        progress = self.progress
+        limit = progress.seconds + (self.settings.max_seconds or math.inf)
+        validation_nll = None
+        with postponed() as signal_received:
+            while progress.update < self.total and progress.seconds < limit:
+                update = self.update()
+                validation_nll = update.validation_nll
+                self._tell(update, signal_received)
+                if self.is_solved and self.settings.stop_when_solved:
+                    break
+            self.save()
+        if validation_nll is None:
+            validation_nll = self.validate()
+        self.score = self.score if self.score is not None else self._score()
+        why: Literal["updates", "seconds", "solved"] = "seconds"
+        if progress.update >= self.total:
+            why = "updates"
+        elif self.is_solved:
+            why = "solved"
+        return Fit(progress.update, progress.seconds, validation_nll, why, self.run, self.score)
+
+    def _tell(self, update: Update, signal_received: Callable[[], int | None]) -> None:
+        """Call `on_update`; save and raise if it fails, or if a signal has come."""
+        try:
+            if self.on_update is not None:
+                self.on_update(update)
+        except BaseException:  # for example because nobody reads what it prints any more
+            self.save()
+            if signal_received() is None:
+                raise
+        signum = signal_received()
+        if signum is not None:
+            self.save()
+            raise Interrupted(self.run, update.number, signum)
+
+    def update(self) -> Update:
+        """Make one update; validate, log and save when it is time to."""
+        progress, began = self.progress, time.perf_counter()
+        rate = self.state.descent.learning_rate
+        train_nll, tokens, norm = self.change_weights()
+        updated = time.perf_counter() - began
+        progress.update += 1
+        progress.nll_sum += train_nll
+        progress.nll_count += 1
+        is_due = progress.update % self.validate_every == 0 or progress.update == self.total
+        validation_nll = self.validate() if is_due else None
+        if validation_nll is not None:
+            self.state.descent.validated(validation_nll)
+        self.score = self._score() if is_due else None
+        progress.seconds += time.perf_counter() - began
+        self._log(validation_nll)
+        if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
+            self.save()
+        return Update(
+            number=progress.update,
+            total=self.total,
+            train_nll=train_nll,
+            validation_nll=validation_nll,
+            seconds=progress.seconds,
+            tokens_per_second=tokens / updated,
+            gradient_norm=norm,
+            learning_rate=rate,
+            net=self.net,
+            optimizer=self.state.descent.optimizer,
+            run=self.run,
+            score=self.score,
+        )
+
+    def change_weights(self) -> tuple[float, int, float]:
+        """Change the weights once; return the loss in nats per step, the steps, and ‖gradient‖."""
+        state, settings, number = self.state, self.settings, self.progress.update
+        batch = self.batches.at(number).of(self.net)
+        self.net.train()
+        state.descent.optimizer.zero_grad()
+        omega = settings.omega_at(number)
+        remedy: Any = nullcontext()
+        if omega > 0 and isinstance(self.net, Network):
+            remedy = Omega(self.net, omega, sequences=batch.y.shape[1])
+        with torch.random.fork_rng(), remedy:
+            torch.manual_seed(self.progress.seed + number)
+            done = backward(
+                self.scored,
+                batch.y,
+                x=batch.x,
+                state=None if batch.is_start else state.carried,
+                window=settings.reach,
+                stride=settings.stride,
+                memory=settings.memory,
+                forcing=settings.forcing_at(number / max(1, self.total - 1)),
+                feedback=settings.feedback,
+                lengths=batch.lengths,
+                resets=batch.resets,
+                loss_weights=batch.weights,
+                penalty=self.penalty,
+            )
+        loss = self._require_number("loss", float(done.loss))
+        norm = clip_gradient(state.descent.parameters, settings.clip, settings.clip_value)
+        self._require_number("gradient's norm", norm)
+        state.descent.step()
+        state.carried = done.state if self.batches.carries else None
+        return loss, done.steps, norm
+
+    def validate(self) -> float | None:
+        """Return the loss on the validation part, in nats per step, if there is one."""
+        if self.validation is None:
+            return None
+        return self._require_number("validation loss", evaluate(self.scored, self.validation))
+
+    def _score(self) -> float | None:
+        """Return what the criterion of a task measures of a Network."""
+        if not isinstance(self.data, Task) or not isinstance(self.net, Network):
+            return None
+        return self.data.score(self.net)
+
+    def save(self) -> None:
+        """Replace the run's checkpoint, if there is a run."""
+        progress = self.progress
+        if self.run is None or self.last_saved[0] == progress.update:
+            return
+        if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
+            self._require_number("largest weight", math.nan)
+        self.run.save(*self.state.saved())
+        self.last_saved = (progress.update, progress.seconds)
+
+    def load(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Put back what `save` saved, but for the weights, with which the network came."""
+        assert self.run is not None
+        source = str(self.run.path / CHECKPOINT)
+        self.state.load_optimizer(tensors, notes, source)
+        self.state.load_progress(notes, source)
+        self._read_batches(self.progress.seed)
+        if self.batches.carries:
+            following = self.batches.at(self.progress.update)
+            self.state.load_carried(tensors, notes, following, source)
+        self.run.forget_after(self.progress.update)
+        self.last_saved = (self.progress.update, self.progress.seconds)
+
+    def _read_batches(self, seed: int) -> None:
+        self.batches = self.data.training_batches(self.batch, self.settings.steps, seed)
+        self.validation = self.data.validation_batches(self.batch)
+
+    def _validation_interval(self) -> int:
+        """Return an interval in which validating takes about a tenth of the time, or less.
+
+        There are at most about twenty validations of a short epoch.
+        """
+        batches, validation, most = self.batches, self.validation, UPDATES_BETWEEN_VALIDATIONS
+        if not batches.is_sized:
+            return most
+        usual = min(most, max(len(batches), self.total // 20))
+        if batches.steps is None or validation is None or validation.steps is None:
+            return usual
+        per_update = batches.steps / len(batches)
+        return max(usual, math.ceil(3 * validation.steps / per_update))
+
+    def _log(self, validation_nll: float | None) -> None:
+        progress = self.progress
+        if validation_nll is None and progress.update % LOG_EVERY:
+            return
+        row = {
+            "update": progress.update,
+            "seconds": round(progress.seconds, 3),
+            "train_nll": progress.nll_sum / progress.nll_count,
+        }
+        if validation_nll is not None:
+            row["validation_nll"] = validation_nll
+        if self.score is not None:
+            row["score"] = self.score
+        progress.nll_sum, progress.nll_count = 0.0, 0
+        if self.run is not None:
+            self.run.log(row)
+
+    def _require_number(self, name: str, value: float) -> float:
+        if math.isfinite(value):
+            return value
+        saved = ""
+        if self.run is not None and self.last_saved[0] >= 0:
+            number = self.last_saved[0]
+            saved = f" {self.run.path} keeps its last good checkpoint, of update {number}."
+        raise BpttError(
+            f"the {name} became {value} after update {self.progress.update}.{saved} "
+            "Try a lower learning rate, a smaller clip, or the tanh cell"
+        )
+
+
+def _total_updates(settings: Settings, data: Data, batches: Batches) -> int:
+    """Return how many updates there will be, or raise BpttError where that is not known."""
+    ends = [] if settings.max_updates is None else [settings.max_updates]
+    if not batches.is_sized and (settings.epochs is not None or not ends):
+        raise BpttError(
+            f"{data.source} does not say how many batches it has; expected max_updates in the "
+            "settings, and no epochs"
+        )
+    if settings.epochs is not None:
+        ends.append(math.ceil(min(settings.epochs * len(batches), MOST_UPDATES)))
+    return min(ends or [max(data.least_updates, math.ceil(DEFAULT_EPOCHS * len(batches)))])
