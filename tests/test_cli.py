@@ -203,6 +203,11 @@ def test_a_run_that_was_better_before_says_so(here: Path, bptt_says: Callable[..
     status, out, _ = bptt_says("train", "noise.csv", *arguments, "--max-updates", "300")
     assert status == 0
     assert out.count("update ") <= 25
+    assert "; the best was after update " in out
+    assert ", whose weights are used" in out
+    status, out, _ = bptt_says(
+        "train", "noise.csv", *arguments, "--max-updates", "300", "--keep", "last"
+    )
     assert "The validation loss was lowest after " in out
     assert "and has risen since: a new run with --max-updates" in out
 

@@ -21,6 +21,7 @@ PLACES = {
     "new/config.json": TRAIN,
     "new/metrics.jsonl": TRAIN,
     "new/checkpoint.safetensors": TRAIN,
+    "new/best.safetensors": TRAIN,
     "new/flow.jsonl": TRAIN,
     "new/report.html": TRAIN,
     "new/.bptt.lock": TRAIN,
@@ -28,6 +29,7 @@ PLACES = {
     "run/config.json": RESUME,
     "run/metrics.jsonl": RESUME,
     "run/checkpoint.safetensors": RESUME,
+    "run/best.safetensors": RESUME,
     "run/flow.jsonl": RESUME,
     "run/report.html": RESUME,
     "run/.bptt.lock": RESUME,
@@ -141,6 +143,7 @@ def test_a_stranger_beside_our_files_is_unharmed(
     assert main([argument for argument in command if argument != "--report"]) == 0
     after = contents(here)
     ours = {"run/config.json", "run/metrics.jsonl", "run/checkpoint.safetensors"}
+    ours |= {"run/best.safetensors"}
     assert {path: after[path] for path in before if path not in ours} == {
         path: content for path, content in before.items() if path not in ours
     }

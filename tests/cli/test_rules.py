@@ -82,13 +82,15 @@ TRAIN = {
     "--activity-penalty": "--activity-penalty 0.1",
     "--weight-penalty": "--weight-penalty 0.1",
     "--validate-every": "--validate-every 1",
+    "--keep": "--keep last",
+    "--patience": "--patience 3",
     "--stop-when-solved": "--no-stop-when-solved",
     "--seed": "--seed 3",
     "--out": "--out there",
 }
 """What is given of each option of bptt train, and after | what it needs."""
 KINDS = ("text", "table", "sequences", "task")
-ELSEWHERE = ("--tensorboard", "--report", "--resume")
+ELSEWHERE = ("--tensorboard", "--report", "--resume", "--from")
 """What these write, or go on with, has its tests in test_cli.py."""
 
 
@@ -199,12 +201,14 @@ OTHERS = {
         "--out": "--out there.csv",
         "--data": "--data other.csv",
         "--future": "--future ahead.csv",
+        "--last": "--last",
     },
     "flow": {
         "--steps": "--steps 4",
         "--sequences": "--sequences 2",
         "--max-lag": "--max-lag 3",
         "--out": "--out there.html",
+        "--last": "--last",
     },
 }
 FUTURE = ["--future", "ahead.csv"]
@@ -262,7 +266,7 @@ def test_every_option_of_flow_has_an_effect_or_is_refused(
     looked: list[Any] = []
 
     def look(net: Any, sample: Any, **how: Any) -> diagnosis.Diagnosis:
-        looked.append((sample.y.tolist(), how))
+        looked.append((sample.y.tolist(), how, [p.tolist() for p in net.parameters()]))
         return diagnosis.Diagnosis()
 
     monkeypatch.setattr(diagnosis, "diagnose", look)

@@ -18,7 +18,7 @@ from bptt import BpttError
 from bptt.cli import main
 from bptt.training import checkpoint
 from bptt.training.batches import Batches
-from bptt.training.run import CHECKPOINT, CONFIG, FLOW, METRICS, Run
+from bptt.training.run import BEST, CHECKPOINT, CONFIG, FLOW, METRICS, Run
 from bptt.training.snapshots import Snapshots, read_snapshots
 
 COMMANDS = {
@@ -271,7 +271,7 @@ def test_a_checkpoint_of_false_notes(run: Path, notes: dict[str, Any], complaint
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-@pytest.mark.parametrize("name", [CONFIG, METRICS, FLOW, CHECKPOINT])
+@pytest.mark.parametrize("name", [CONFIG, METRICS, FLOW, CHECKPOINT, BEST])
 @pytest.mark.parametrize(
     "content", [b"\xff\n" * 3, b"[" * 10_000 + b"\n", b'{"update": "1"}\n' * 2]
 )
@@ -282,9 +282,9 @@ def test_every_command_says_what_is_damaged(
     status = main(COMMANDS[command])
     out, err = capsys.readouterr()
     is_needed = (
-        name in (CONFIG, CHECKPOINT)
-        or command == "flow"
-        or (command, name) in (("resume", METRICS), ("resume", FLOW))  # to be written again
+        name in (CONFIG, BEST)
+        or (command == "flow" and name != CHECKPOINT)
+        or (command == "resume" and name in (CHECKPOINT, METRICS, FLOW))  # to be written again
     )
     assert status == (2 if is_needed else 0)
     if is_needed:

@@ -20,6 +20,7 @@ def flow(
     sequences: int | None = None,
     max_lag: int | None = None,
     out: Path | None = None,
+    last: bool = False,
 ) -> None:
     """Say how far back in time a trained network's gradient reaches, and write a page about it.
 
@@ -40,10 +41,13 @@ def flow(
         How many steps to look back; by default to the start.
     out
         Where to write the page; by default report.html in the run's folder.
+    last
+        Look at the last weights, and not at those whose validation was the best.
     """
     from bptt.training.run import Run  # noqa: PLC0415
 
-    write_and_say(Run.open(run), data, out, steps=steps, sequences=sequences, max_lag=max_lag)
+    options = {"steps": steps, "sequences": sequences, "max_lag": max_lag, "last": last}
+    write_and_say(Run.open(run), data, out, **options)
 
 
 def write_and_say(

@@ -9,9 +9,15 @@ from bptt.cli.options import MOST_SEED, TEMPERATURE
 from bptt.errors import BpttError, counted, printable, require_whole
 
 if TYPE_CHECKING:
+    from bptt.model.network import Network
+    from bptt.training.data import Vocabulary
     from bptt.training.run import Run
 
-BY_KIND = {"sequences": "a collection of sequences", "task": "a task"}
+BY_KIND = {
+    "sequences": "a collection of sequences",
+    "task": "a task",
+    "loader": "batches of a loader",
+}
 
 
 def generate(
@@ -25,6 +31,7 @@ def generate(
     out: Path | None = None,
     data: Path | None = None,
     future: Path | None = None,
+    last: bool = False,
 ) -> None:
     """Let a trained network write, or forecast the table that it was trained on.
 
@@ -47,6 +54,8 @@ def generate(
         Of a table: where it is now, if it was moved, or a newer one with the same columns.
     future
         Of a table: one that has its inputs for the steps ahead.
+    last
+        Take the last weights, and not those whose validation was the best.
     """
     from bptt.training.run import Run  # noqa: PLC0415
 
@@ -54,9 +63,11 @@ def generate(
     if seed is not None:
         require_whole("seed", seed, 0, MOST_SEED)
     if saved_run.kind == "text":
-        write_sample(saved_run, prompt, steps, temperature, seed)
+        net = saved_run.network(last=last).eval()
+        write_sample(net, saved_run.vocabulary, prompt, steps, temperature, seed)
     elif saved_run.kind == "table":
-        _forecast(saved_run, steps, out or saved_run.path / "forecast.csv", data, future, seed)
+        out = out or saved_run.path / "forecast.csv"
+        _forecast(saved_run, steps, out, data, future, seed, last=last)
     else:
         raise BpttError(
             f"{run} was trained on {BY_KIND[saved_run.kind]}; expected a text or a table: "
@@ -65,7 +76,14 @@ def generate(
 
 
 def _forecast(
-    run: Run, steps: int, out: Path, data: Path | None, future: Path | None, seed: int | None
+    run: Run,
+    steps: int,
+    out: Path,
+    data: Path | None,
+    future: Path | None,
+    seed: int | None,
+    *,
+    last: bool,
 ) -> None:
     from bptt.report.series_plots import plot_forecast, write_figure  # noqa: PLC0415
     from bptt.training import files  # noqa: PLC0415
@@ -77,7 +95,8 @@ def _forecast(
         raise BpttError(f"--out is {out}, but the figure goes there; expected a .csv file")
     files.require_ours(figure, files.PAGE)
     table = run.read_table(data or run.config["data"]["path"])
-    ahead = forecast_table(run.network().eval(), table, steps, future=future, seed=seed)
+    net = run.network(last=last).eval()
+    ahead = forecast_table(net, table, steps, future=future, seed=seed)
     ahead.write(out)
     write_figure(plot_forecast(table, ahead), figure)
     if ahead.note:
@@ -87,11 +106,17 @@ def _forecast(
     print(f"{ahead_is} in {printable(out)}; the figure is {printable(figure)}")
 
 
-def write_sample(run: Run, prompt: str, steps: int, temperature: float, seed: int | None) -> None:
+def write_sample(
+    net: Network,
+    vocabulary: Vocabulary,
+    prompt: str,
+    steps: int,
+    temperature: float,
+    seed: int | None,
+) -> None:
     """Print what the network writes, as it comes."""
     import torch  # noqa: PLC0415
 
-    net, vocabulary = run.network().eval(), run.vocabulary
     generator = torch.Generator()
     if seed is None:
         generator.seed()

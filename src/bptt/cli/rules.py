@@ -18,6 +18,7 @@ from cyclopts import App, CycloptsError, UnusedCliTokensError
 from cyclopts.argument import Argument, ArgumentCollection
 
 from bptt.cli.table_options import TableOptions
+from bptt.cli.train_options import InitialOptions, NetworkOptions
 from bptt.errors import BpttError, shown
 
 TEXT, TABLE, SEQUENCES, TASK, TOML = "text", "table", "sequences", "task", "TOML file"
@@ -73,6 +74,13 @@ NEEDS: dict[str, tuple[str, ...]] = {
 }
 """Options of `bptt train` that have no effect without one of others."""
 
+BROUGHT = ("--tokens", "--standardise", "--scale") + tuple(  # noqa: RUF005 (else less readable)
+    flag(field.name)
+    for options in (NetworkOptions, InitialOptions, TableOptions)
+    for field in fields(options)
+)
+"""What a run that is started from has of its own: its network, and how its data is read."""
+
 RESUME = ("--resume", "--max-updates", "--max-seconds", "--tensorboard", "--report", "DATA")
 """What goes with --resume: the rest is the run's own."""
 
@@ -90,6 +98,7 @@ def check(command: str, arguments: ArgumentCollection) -> None:
         return
     if command == "train":
         _require_company(typed)
+        _require_not_brought(typed)
     restricted = {name: BELONGS[command][name] for name in typed if name in BELONGS[command]}
     subject = _subject(typed)
     if restricted and (command == "train" or subject is not None):
@@ -160,6 +169,15 @@ def _require_resumable(typed: Iterable[str]) -> None:
         raise BpttError(
             f"--resume goes on with the run's own settings, but got {', '.join(others)}; "
             "leave that out, or start a new run"
+        )
+
+
+def _require_not_brought(typed: Iterable[str]) -> None:
+    """Raise BpttError if --from comes with what the run that it names has of its own."""
+    if "--from" in typed and (others := sorted(set(typed) & set(BROUGHT))):
+        raise BpttError(
+            f"--from brings the network and how its data is read, but got {', '.join(others)}; "
+            "leave that out, or start a new network without --from"
         )
 
 

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from cyclopts import App, CycloptsError, Parameter
 
 import bptt
-from bptt.cells.registry import CellName
 from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
-from bptt.cli.options import MOST_SEED, TEMPERATURE, comma_separated
+from bptt.cli.options import MOST_SEED, TEMPERATURE
 from bptt.cli.rules import SEQUENCES, TABLE, TASK, check, complaint, kind_of_data
 from bptt.cli.table_options import TableOptions
+from bptt.cli.train_options import DataOptions, InitialOptions, NetworkOptions
 from bptt.cli.words import shell_word
 from bptt.errors import BpttError, counted, printable, require_whole
 from bptt.training.settings import Settings
@@ -35,83 +35,6 @@ CLEARLY_BETTER = 0.05
 """Nats per step by which an earlier validation has to be better to be worth a word."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class NetworkOptions:
-    """What network to train."""
-
-    hidden: int = 128
-    """Hidden units of each layer."""
-
-    layers: int = 1
-    """Recurrent layers, one on top of the other."""
-
-    cell: CellName = "tanh"
-    """What one unit computes."""
-
-    recurrence: Literal["hidden", "output", "both"] | None = None
-    """Where the loop runs: hidden to hidden, output to hidden, or both; by default both, and for
-    tasks that have inputs hidden."""
-
-    leak: Annotated[tuple[float, ...], comma_separated(float)] = ()
-    """Leaky units (tanh and relu): how much of a unit's state is new at each step, such as 0.1; or
-    two numbers, such as 0.01,1, over which the units are spread."""
-
-    learn_leak: bool = False
-    """Learn the leak of each unit, from there on."""
-
-    skips: Annotated[tuple[int, ...], comma_separated(int)] = ()
-    """Skip connections through time (tanh and relu): more delays by which the hidden state enters,
-    such as 4,16."""
-
-    norm: bool = False
-    """Layer normalisation of what the units add up (tanh and relu)."""
-
-    dropout: float = 0.0
-    """The probability with which a hidden unit is left out of all steps of an update alike."""
-
-    initial: Literal["zero", "learned"] = "zero"
-    """What the hidden state of a sequence is before its first step."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class InitialOptions:
-    """How its weights start."""
-
-    init: Literal["orthogonal", "identity", "gaussian"] = "orthogonal"
-    """How W starts; with identity all other weights start near 0."""
-
-    radius: float | None = None
-    """The spectral radius that W is then scaled to."""
-
-    init_std: float | None = None
-    """The spread of the weights that start gaussian; by default 0.1."""
-
-    forget_bias: float | None = None
-    """Of gates: the first bias of the one that keeps the state."""
-
-    chrono: int | None = None
-    """Of gates: the longest dependency that is expected, in steps, for biases that fit it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class DataOptions:
-    """What the data is."""
-
-    tokens: Literal["characters", "bytes"] = "characters"
-    """Of a text: what to predict one at a time; bytes takes any file."""
-
-    standardise: bool | None = None
-    """Of a collection: put its numbers in standard units, as those of tables are; by default they
-    are taken as they are, and refused if they are large."""
-
-    length: str | None = None
-    """Of a task: how long, such as 200, or 50-200, one drawn for every batch; by default 100."""
-
-    scale: Literal["learned", "fixed"] | None = None
-    """Of numbers in tables and collections: whether their spread is learned, as it is by default,
-    or the loss is the squared error."""
-
-
 def train(
     data: Path | None = None,
     /,
@@ -123,6 +46,7 @@ def train(
     start: Annotated[InitialOptions | None, Parameter(name="*")] = None,
     seed: int = 0,
     out: Path | None = None,
+    begun: Annotated[Path | None, Parameter(name="--from")] = None,
     resume: Path | None = None,
     tensorboard: bool = False,
     report: bool = False,
@@ -143,6 +67,9 @@ def train(
         same kind of processor with as many threads (else sums differ in their last bits).
     out
         The folder for the run; by default the next free one under runs/.
+    begun
+        The folder of a run whose trained network to start from: with its vocabulary, columns and
+        units, on other data.
     resume
         The folder of a run to go on with, instead of starting one.
     tensorboard
@@ -161,7 +88,8 @@ def train(
     if resume is not None:
         dataset, net, done = _go_on(resume, data, settings, extras)
     else:
-        dataset, net = _prepared(data, network, options, table, start, settings, seed)
+        brought = network, options, table, start
+        dataset, net = _prepared(data, *brought, settings, seed, begun)
         done = _start(net, dataset, settings, out or automatic_folders(data), seed, extras)
     _say_what_came_out(net, dataset, done)
     if report and done.run is not None:
@@ -184,9 +112,9 @@ def require_trainable(arguments: Sequence[str]) -> None:
     network, options, table, start = (
         bound_arguments.get(name) for name in ("network", "options", "table", "start")
     )
-    seed = bound_arguments.get("seed", 0)
+    seed, begun = bound_arguments.get("seed", 0), bound_arguments.get("begun")
     data, net = _prepared(
-        bound_arguments.get("data"), network, options, table, start, settings, seed
+        bound_arguments.get("data"), network, options, table, start, settings, seed, begun
     )
     Trainer(net, data, settings)
 
@@ -199,15 +127,37 @@ def _prepared(  # noqa: PLR0917 (they are the parameters of the command)
     start: InitialOptions | None,
     settings: Settings,
     seed: int,
+    begun: Path | None,
 ) -> tuple[Dataset, Network]:
-    """Return the data, and a fresh network for it."""
+    """Return the data, and a network for it: a fresh one, or one that was trained before."""
     import torch  # noqa: PLC0415
 
     require_whole("seed", seed, 0, MOST_SEED)
     options = options or DataOptions()
+    if begun is not None:
+        torch.manual_seed(seed)
+        return _brought(begun, path, options)
     data = _read(path, options, table or TableOptions(), settings)
     torch.manual_seed(seed)
     return data, _network(data, network or NetworkOptions(), options, start or InitialOptions())
+
+
+def _brought(begun: Path, path: Path | None, options: DataOptions) -> tuple[Dataset, Network]:
+    """Return other data, read as a run's own was, and the run's network."""
+    from bptt.training.run import Run  # noqa: PLC0415
+    from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
+
+    run, kind = Run.open(begun), kind_of_data(None if path is None else str(path))
+    if kind != run.kind:
+        raise BpttError(
+            f"{begun} was trained on a {run.kind}, and {path or 'the built-in text'} is a {kind}; "
+            "expected the same kind of data"
+        )
+    if kind == TASK:
+        data: Dataset = Task.parse(str(path), options.length or DEFAULT_LENGTH)
+    else:
+        data = run.read_like_its_own(path)
+    return data, run.network()
 
 
 class Extras(NamedTuple):
@@ -338,13 +288,13 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
     measure, per_nat = losses_in(run.unit)
     print(
         f"validation {loss_text(done.validation_nll * per_nat)} {measure} "
-        f"after {counted(done.updates, 'update')} in {clock(done.seconds)}\n"
+        f"after {counted(done.updates, 'update')} in {clock(done.seconds)}{_which(done)}\n"
     )
     if run.kind == "text":
         starts_lines = run.unit == "byte" or "\n" in run.vocabulary.characters
         print(f"A sample of its own, at temperature {TEMPERATURE}:")
         first = "\n" if starts_lines else ""
-        write_sample(run, first, SAMPLE_STEPS, TEMPERATURE, seed=0)
+        write_sample(run.network().eval(), run.vocabulary, first, SAMPLE_STEPS, TEMPERATURE, seed=0)
         print()
         next_steps = [f"generate {{}}{_prompt(run.vocabulary)}"]
     elif run.kind == "table":
@@ -362,6 +312,14 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
     print(f"The run is in {printable(run.path)}. Try next:")
     for step in next_steps:
         print(f"  bptt {step.format(folder)}")
+
+
+def _which(done: Fit) -> str:
+    """Say of which update the weights are, if they are not the last; and why it stopped early."""
+    words = "; stopped, as the validation was no better" if done.stopped_by == "patience" else ""
+    if done.best_update != done.updates:
+        words += f"; the best was after update {done.best_update}, whose weights are used"
+    return words
 
 
 def _prompt(vocabulary: Vocabulary) -> str:
@@ -384,9 +342,8 @@ def _say_whether_it_is_solved(data: Dataset | None, done: Fit) -> None:
 
 
 def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
-    """Say when the validation loss was lowest, if that is some while ago."""
-    rows = [row for row in run.metrics() if "validation_nll" in row]
-    best = min(rows, key=lambda row: row["validation_nll"], default=None)
+    """Say when the validation was the best, if the last weights are to be used all the same."""
+    best = run.best_row()
     if best is None or best["update"] == done.updates or done.validation_nll is None:
         return
     if best["validation_nll"] > done.validation_nll - CLEARLY_BETTER:

@@ -117,7 +117,8 @@ class Job:
 class Outcome:
     """How a run ended.
 
-    solved: None where the data is no task. loss: the last validation, in nats per step.
+    solved: None where the data is no task. loss: of the weights that are used: of the best
+    validation, or the last (--keep), in nats per step.
     updates: until it was solved, or to the end. before, after: the gradient's horizon at the first
     and last update.
     """
@@ -149,7 +150,8 @@ class Outcome:
         shots = read_snapshots(run)
         horizons = (shots[0].horizon, shots[-1].horizon) if shots else (None, None)
         updates, seconds = int(end["update"]), float(end["seconds"])
-        return cls(job.name, job.seed, solved, last["validation_nll"], updates, seconds, *horizons)
+        used = last if run.settings().keep == "last" else run.best_row() or last
+        return cls(job.name, job.seed, solved, used["validation_nll"], updates, seconds, *horizons)
 
 
 def compare(

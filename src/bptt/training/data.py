@@ -123,6 +123,7 @@ class Text(Dataset):
     vocabulary: Vocabulary
     training: Int[Tensor, " N"]
     validation: Int[Tensor, " M"]
+    about: tuple[str, ...] = ()
 
     default_batch = 32
     least_updates = 0

@@ -82,12 +82,14 @@ def diagnose_run(
     steps: int | None = None,
     sequences: int | None = None,
     max_lag: int | None = None,
+    last: bool = False,
 ) -> Diagnosis:
     """Look at a trained run, on the part of its data that it was not trained on.
 
     data: where its data is now, if it was moved. steps, sequences: how much of it to look at; by
     default twice the window, from 200 to 400 steps, of 16 sequences, if there is so much; if more
-    steps are asked for than 16 sequences have, of fewer.
+    steps are asked for than 16 sequences have, of fewer. last: at the last weights, and not at
+    those whose validation was the best.
     """
     for name, value in (("steps", steps), ("sequences", sequences), ("max_lag", max_lag)):
         if value is not None:
@@ -95,7 +97,7 @@ def diagnose_run(
     run = run if isinstance(run, Run) else Run.open(run)
     dataset, settings = run.read_data(data), run.settings()
     window = settings.reach
-    net = run.network()
+    net = run.network(last=last)
     usual = max(LEAST_STEPS, min(2 * (window or 0), MOST_STEPS), 3 * (window or 0) // 2)
     count = sequences or SEQUENCES
     sample = held_out(dataset.validation_batches(count), steps or usual, count)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from bptt.training import checkpoint, files
 from bptt.training.batches import Dataset
 from bptt.training.collection import read_collection
 from bptt.training.columns import Columns
-from bptt.training.data import Vocabulary, read_text
+from bptt.training.data import Text, Vocabulary, read_text
 from bptt.training.input_files import parse_json, read_bytes, system_errors
 from bptt.training.run_config import require_config, require_sizes
 from bptt.training.run_lines import drop_cut_off, read_lines, require_metrics
@@ -26,7 +26,11 @@ from bptt.training.tasks import Task
 from bptt.training.weights import every_weight, tie
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+BEST = "best.safetensors"
+"""The weights whose validation was the best, to use; the checkpoint has the last, to go on from."""
 FLOW = "flow.jsonl"
+MOST_UNKNOWN = 0.05
+"""Of the characters of a text on which a network trains that comes with a vocabulary."""
 MOST_CONFIG = 1 << 25
 """Bytes of a config.json; one with all characters of Unicode has less than half."""
 
@@ -125,6 +129,41 @@ class Run:
             )
         return data
 
+    def read_like_its_own(self, path: str | Path | None) -> Dataset:
+        """Read other data as the run's own was: with its tokens, columns and units.
+
+        path: None for the built-in text.
+        """
+        config = self.config["data"]
+        if self.kind == "text":
+            return self._known(read_text(path, self.vocabulary.kind, self.vocabulary))
+        if path is None or self.kind not in ("table", "sequences"):
+            raise BpttError(
+                f"{self.path} was trained on a {self.kind}, of which there is no other file; "
+                "expected a run that was trained on a text, a table or a collection"
+            )
+        if self.kind == "table":
+            return self.read_table(path)
+        if config.get("standardise"):
+            raise BpttError(
+                f"{self.path} was trained in standard units of its own data, which its folder does "
+                "not hold; expected a run without (--standardise)"
+            )
+        return read_collection(path, config["symbols"], standardise=False)
+
+    def _known(self, text: Text) -> Text:
+        """Return a text that says how much of it the vocabulary lacks, or raise BpttError."""
+        if text.vocabulary.kind == "bytes":
+            return text
+        share = float((text.training == 0).float().mean())
+        words = f"{share:.1%} of the characters in {text.source} are unknown to {self.path}"
+        if share > MOST_UNKNOWN:
+            raise BpttError(
+                f"{words}, whose vocabulary is kept; expected at most {MOST_UNKNOWN:.0%}: train a "
+                "new network on that text"
+            )
+        return replace(text, about=(words,)) if share > 0 else text
+
     def read_table(self, path: str | Path) -> Table:
         """Read a table as the run's own was: the same columns, in the same units."""
         config = self.config["data"]
@@ -132,10 +171,14 @@ class Run:
         x = None if config["x_scaling"] is None else Scaling(**config["x_scaling"])
         return read_table(path, columns, scaling=(y, x))
 
-    def network(self, tensors: dict[str, Tensor] | None = None) -> Network:
-        """Return the trained network; tensors: the checkpoint's, if they are loaded already."""
+    def network(self, tensors: dict[str, Tensor] | None = None, *, last: bool = False) -> Network:
+        """Return the trained network.
+
+        last: with its last weights, and not those whose validation was the best. tensors: a
+        checkpoint's, if they are loaded already.
+        """
         if tensors is None:
-            tensors, _ = self.load()
+            tensors = self.weights(last=last)
         source, names = str(self.path / CHECKPOINT), self.config.get("tied") or {}
         if module := self.config["network"].get("module"):
             raise BpttError(
@@ -150,13 +193,15 @@ class Run:
         self._freeze(net)
         return net
 
-    def load_into(self, net: nn.Module, tensors: dict[str, Tensor] | None = None) -> nn.Module:
+    def load_into(
+        self, net: nn.Module, tensors: dict[str, Tensor] | None = None, *, last: bool = False
+    ) -> nn.Module:
         """Put the trained weights into a module like the one that was trained, and return it.
 
-        tensors: the checkpoint's, if they are loaded already.
+        last, tensors: as in `network`.
         """
         if tensors is None:
-            tensors, _ = self.load()
+            tensors = self.weights(last=last)
         source, names = str(self.path / CHECKPOINT), self.config.get("tied") or {}
         weights = every_weight(under("network", tensors), names, source)
         checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
@@ -170,6 +215,17 @@ class Run:
             raise BpttError(f"{self.path / CONFIG} has {unknown[0]} among what is trained")
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name in trained)
+
+    def weights(self, *, last: bool = False) -> dict[str, Tensor]:
+        """Return the tensors of the best weights, or of the last where there are no others."""
+        if last or not (self.path / BEST).exists():
+            return self.load()[0]
+        return checkpoint.load(self.path / BEST)[0]
+
+    def save_best(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Replace the best weights."""
+        tensors = {f"network.{name}": tensor for name, tensor in tensors.items()}
+        checkpoint.save(self.path / BEST, tensors, notes)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the checkpoint's tensors and notes."""
@@ -197,6 +253,11 @@ class Run:
         for row in rows:
             require_metrics(row.value, row.source)
         return [row.value for row in rows]
+
+    def best_row(self) -> dict[str, float] | None:
+        """Return the line of the metrics of the validation that was the best, if there is one."""
+        rows = [row for row in self.metrics() if "validation_nll" in row]
+        return min(rows, key=lambda row: row.get("score", row["validation_nll"]), default=None)
 
     def forget_after(self, update: int) -> None:
         """Drop what metrics.jsonl says of later updates, since they will be made again."""

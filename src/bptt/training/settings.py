@@ -119,12 +119,20 @@ class Settings:
     validate_every: int | None = None
     """Updates between two validations; by default such that they take little time."""
 
+    keep: Literal["best", "last"] = "best"
+    """Which weights the network has in the end: those of the best validation, or the last."""
+
+    patience: int | None = None
+    """Stop after so many validations in a row of which none is the best so far."""
+
     stop_when_solved: bool = True
     """Of a task: stop at the first validation at which it counts as solved."""
 
     def __post_init__(self) -> None:
         self._require_types()
-        for name, least in (("batch", 1), ("max_updates", 0), ("validate_every", 1)):
+        require_choice("keep", self.keep, ("best", "last"))
+        whole = (("batch", 1), ("max_updates", 0), ("validate_every", 1), ("patience", 1))
+        for name, least in whole:
             if getattr(self, name) is not None:
                 require_whole(name, getattr(self, name), least, 2**31)
         self._require_numbers()

@@ -23,11 +23,12 @@ from bptt.training.loss import with_loss
 from bptt.training.optimizers import Descent
 from bptt.training.penalties import with_settings
 from bptt.training.remedies import Omega, clip_gradient
-from bptt.training.run import CHECKPOINT, Run
+from bptt.training.run import BEST, CHECKPOINT, Run
 from bptt.training.settings import DEFAULT_EPOCHS, Settings
 from bptt.training.tasks import Task
 from bptt.training.training_state import TrainingState
 from bptt.training.updates import MOST_UPDATES, Fit, OnUpdate, Progress, Update
+from bptt.training.weights import every_weight, tied, weights_once
 
 LOG_EVERY = 10
 SECONDS_BETWEEN_SAVES = 60.0
@@ -63,9 +64,11 @@ class Trainer:
         makers = self.functions.optimizer, self.functions.schedule
         descent = Descent(trained, settings, self.total, *makers)
         self.state = TrainingState(net, descent, progress)
+        self._require_validation()
         self.validate_every = settings.validate_every or self._validation_interval()
         self.last_saved = (-1, -math.inf)
         self.score: float | None = None
+        self.best: dict[str, Tensor] | None = None
 
     @property
     def progress(self) -> Progress:
@@ -83,24 +86,32 @@ class Trainer:
         """Make the updates that are left."""
         progress = self.progress
         limit = progress.seconds + (self.settings.max_seconds or math.inf)
-        validation_nll = None
         with postponed() as signal_received:
-            while progress.update < self.total and progress.seconds < limit:
+            while progress.update < self.total and progress.seconds < limit and not self.is_stale:
                 update = self.update()
-                validation_nll = update.validation_nll
                 self._tell(update, signal_received)
                 if self.is_solved and self.settings.stop_when_solved:
                     break
             self.save()
-        if validation_nll is None:
-            validation_nll = self.validate()
-        self.score = self.score if self.score is not None else self._score()
-        why: Literal["updates", "seconds", "solved"] = "seconds"
-        if progress.update >= self.total:
-            why = "updates"
-        elif self.is_solved:
-            why = "solved"
-        return Fit(progress.update, progress.seconds, validation_nll, why, self.run, self.score)
+        why = self._stopped_by()
+        best, nll, score = progress.best, progress.best_nll, progress.best_score
+        if self.settings.keep == "last" or nll is None:
+            best, nll, score = progress.update, self.validate(), self._score()
+        elif best < progress.update:
+            self._use_best()
+        return Fit(progress.update, progress.seconds, nll, why, self.run, score, best)
+
+    def _stopped_by(self) -> Literal["updates", "seconds", "solved", "patience"]:
+        if self.progress.update >= self.total:
+            return "updates"
+        if self.is_solved:
+            return "solved"
+        return "patience" if self.is_stale else "seconds"
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether the validations have not become better for as long as patience allows."""
+        return self.settings.patience is not None and self.progress.worse >= self.settings.patience
 
     def _tell(self, update: Update, signal_received: Callable[[], int | None]) -> None:
         """Call `on_update`; save and raise if it fails, or if a signal has come."""
@@ -130,6 +141,8 @@ class Trainer:
         if validation_nll is not None:
             self.state.descent.validated(validation_nll)
         self.score = self._score() if is_due else None
+        if validation_nll is not None and progress.compare(validation_nll, self.score):
+            self._hold_best()
         progress.seconds += time.perf_counter() - began
         self._log(validation_nll)
         if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
@@ -189,6 +202,35 @@ class Trainer:
             return None
         return self._require_number("validation loss", evaluate(self.scored, self.validation))
 
+    def _hold_best(self) -> None:
+        """Hold the weights, whose validation is the best so far: in the run's folder, or here."""
+        if self.settings.keep == "last":
+            return
+        weights, progress = weights_once(self.net), self.progress
+        if self.run is None:
+            self.best = {name: weight.detach().clone() for name, weight in weights.items()}
+            return
+        notes = {"update": progress.best, "nll": progress.best_nll, "score": progress.best_score}
+        self.run.save_best(weights, notes)
+
+    def _find_best(self) -> None:
+        """Look whether the best weights are there, to be used in the end; else forget of them."""
+        assert self.run is not None
+        if self.settings.keep == "last":
+            return
+        if (self.run.path / BEST).exists():
+            self.run.weights()  # which raises if they are damaged
+        else:
+            progress = self.progress
+            progress.best, progress.best_nll, progress.best_score = 0, None, None
+
+    def _use_best(self) -> None:
+        """Give the network the weights whose validation was the best."""
+        if self.run is not None:
+            self.run.load_into(self.net)
+        elif self.best is not None:
+            self.net.load_state_dict(every_weight(self.best, tied(self.net), "the network"))
+
     def _score(self) -> float | None:
         """Return what the criterion of a task measures of a Network."""
         if not isinstance(self.data, Task) or not isinstance(self.net, Network):
@@ -215,12 +257,21 @@ class Trainer:
         if self.batches.carries:
             following = self.batches.at(self.progress.update)
             self.state.load_carried(tensors, notes, following, source)
+        self._find_best()
         self.run.forget_after(self.progress.update)
         self.last_saved = (self.progress.update, self.progress.seconds)
 
     def _read_batches(self, seed: int) -> None:
         self.batches = self.data.training_batches(self.batch, self.settings.steps, seed)
         self.validation = self.data.validation_batches(self.batch)
+
+    def _require_validation(self) -> None:
+        """Raise BpttError where settings need a validation, and there is nothing to validate on."""
+        if self.validation is None and self.settings.patience is not None:
+            raise BpttError(
+                f"patience is {self.settings.patience}, and there is nothing to validate on; "
+                "expected a validation: bptt.fit(..., validation=...)"
+            )
 
     def _validation_interval(self) -> int:
         """Return an interval in which validating takes about a tenth of the time, or less.

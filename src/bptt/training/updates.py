@@ -49,16 +49,18 @@ OnUpdate = Callable[[Update], None]
 class Fit:
     """What `fit` returns: where training ended, why, and how good the network then was.
 
-    validation_nll: None where there is nothing to validate on. score: of a task, what its criterion
-    measures on the held-out sequences.
+    best_update: after which update the network was as it is left: the best validated, or the last.
+    validation_nll: its loss then; None where there is nothing to validate on. score: of a task,
+    what its criterion measures of it on the held-out sequences.
     """
 
     updates: int
     seconds: float
     validation_nll: float | None
-    stopped_by: Literal["updates", "seconds", "solved"]
+    stopped_by: Literal["updates", "seconds", "solved", "patience"]
     run: Run | None
     score: float | None = None
+    best_update: int = 0
 
 
 @dataclass
@@ -66,6 +68,8 @@ class Progress:
     """What, besides weights and the optimizer's state, decides how training goes on.
 
     seed: of all that is drawn while training; each update draws from its own, seed + update.
+    best: after which update the validation was the best so far, by the score of a task and else by
+    the loss; best_nll, best_score: what they then were. worse: how many validations came since.
     """
 
     update: int = 0
@@ -73,11 +77,27 @@ class Progress:
     nll_sum: float = 0.0
     nll_count: int = 0
     seed: int = 0
+    best: int = 0
+    best_nll: float | None = None
+    best_score: float | None = None
+    worse: int = 0
+
+    def compare(self, nll: float, score: float | None) -> bool:
+        """Take a validation down, and return whether it is the best so far."""
+        before, now = (self.best_nll, nll) if score is None else (self.best_score, score)
+        if before is not None and now >= before:
+            self.worse += 1
+            return False
+        self.best, self.best_nll, self.best_score, self.worse = self.update, nll, score, 0
+        return True
 
     def require(self, source: str) -> None:
         """Raise BpttError unless training could have come so far."""
-        for name in ("update", "nll_count", "seed"):
+        for name in ("update", "nll_count", "seed", "best", "worse"):
             require_whole(f"{source}: {name}", getattr(self, name), 0, MOST_UPDATES)
+        for name in ("best_nll", "best_score"):
+            if not math.isfinite(getattr(self, name) or 0.0):
+                raise BpttError(f"{source}: {name} is no finite number; expected one, or null")
         if not math.isfinite(self.seconds + self.nll_sum) or self.seconds < 0:
             raise BpttError(
                 f"{source}: seconds are {self.seconds} and nll_sum is {self.nll_sum}; expected "
