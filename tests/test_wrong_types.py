@@ -558,6 +558,21 @@ CASES = [
         {"x": {"None"}, "/y": {"list"}},
     ),
     Case(
+        "Labelled.of",
+        bptt.Labelled.of,
+        {"/x": lambda: [np.arange(6)[: 3 + k] for k in range(4)], "/labels": value([0, 1, 0, 1])},
+    ),
+    Case(
+        "read_labelled",
+        bptt.read_labelled,
+        {
+            "/path": value("nowhere"),
+            "tokens": value("characters"),
+            "vocabulary": value(None),
+            "classes": value(None),
+        },
+    ),
+    Case(
         "read_collection",
         bptt.read_collection,
         {"/path": value("nowhere.npz"), "symbols": value(None)},
@@ -822,6 +837,11 @@ def plots() -> list[Case]:
                 "/criterion": lambda: bptt.Task.parse("copy", 20).criterion,
             },
         ),
+        Case(
+            "plot_confusion",
+            bptt.plots.plot_confusion,
+            {"/confusion": value(np.eye(2, dtype=int)), "/classes": value(("a", "b"))},
+        ),
         Case("plot_costs", bptt.plots.plot_costs, {"/costs": value([])}, {}),
         Case("plot_horizon", bptt.plots.plot_horizon, {"/snapshots": value([])}, {}),
         Case("plot_snapshots", bptt.plots.plot_snapshots, {"/snapshots": value([])}, {}),
@@ -837,6 +857,7 @@ CHANCE = [case.by_chance() for case in CASES if {"/net", "forcing"} & set(case.a
 """Those that a network can draw random numbers in, when it does."""
 NOT_VALID = {
     "read_collection",
+    "read_labelled",
     "read_table",
     "resume",
     "diagnose_run",
@@ -859,6 +880,7 @@ ITEMS = {
     ("fit", "seed"): {"-1"},
     ("Run.open", "/path"): {"str", "Path"},
     ("write_report", "/path"): {"str", "Path"},
+    ("plot_confusion", "/classes"): {"list", "tuple"},
     ("plot_unfolded", "ways"): {"list", "tuple", "set", "DataLoader"},
     **{
         (f"plot_{name}", f"/{rows}"): {"list", "tuple"}

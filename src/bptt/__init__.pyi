@@ -72,6 +72,8 @@ from .training.exposure import exposure as exposure
 from .training.fit import fit as fit
 from .training.fit import resume as resume
 from .training.interruption import Interrupted as Interrupted
+from .training.labels import Labelled as Labelled
+from .training.labels import read_labelled as read_labelled
 from .training.run import Run as Run
 from .training.sample import Sample as Sample
 from .training.settings import Settings as Settings

@@ -122,10 +122,10 @@ def _resume(run: Run) -> Any:
 
 def test_of_a_task_the_score_decides(tmp_path: Path) -> None:
     progress = Progress(update=1)
-    assert progress.compare(2.0, 0.5)
+    assert progress.compare(2.0, 0.5, by_score=True)
     progress.update = 2
-    assert not progress.compare(1.0, 0.6)
-    assert progress.compare(3.0, 0.4)
+    assert not progress.compare(1.0, 0.6, by_score=True)
+    assert progress.compare(3.0, 0.4, by_score=True)
     assert (progress.best, progress.best_nll, progress.best_score, progress.worse) == (2, 3, 0.4, 0)
     task = bptt.Task.parse("task:order", "10")
     torch.manual_seed(0)

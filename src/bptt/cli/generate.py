@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 BY_KIND = {
     "sequences": "a collection of sequences",
+    "labelled": "sequences with labels",
     "task": "a task",
     "loader": "batches of a loader",
 }

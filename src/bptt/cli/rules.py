@@ -22,6 +22,7 @@ from bptt.cli.train_options import InitialOptions, NetworkOptions
 from bptt.errors import BpttError, shown
 
 TEXT, TABLE, SEQUENCES, TASK, TOML = "text", "table", "sequences", "task", "TOML file"
+LABELLED = "labelled"
 TABLE_WITHOUT_INPUTS = "table without inputs"
 TABLES = (".csv", ".tsv", ".parquet")
 TASK_PREFIX = "task:"
@@ -29,6 +30,7 @@ WORDS = {
     TEXT: "texts",
     TABLE: f"tables ({', '.join(TABLES)})",
     SEQUENCES: "collections (.npz)",
+    LABELLED: "folders of texts, with a folder or a file for each class",
     TASK: f"tasks ({TASK_PREFIX}NAME)",
     "data": "data with settings as flags",
 }
@@ -47,7 +49,7 @@ def flag(name: str) -> str:
 
 BELONGS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
-        "--tokens": (TEXT,),
+        "--tokens": (TEXT, LABELLED),
         **dict.fromkeys(map(flag, OF_TABLES), (TABLE,)),
         "--length": (TASK,),
         "--standardise": (SEQUENCES,),
@@ -62,7 +64,7 @@ BELONGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--data": (TABLE,),
         "--future": (TABLE,),
     },
-    "flow": {"--sequences": (TEXT, SEQUENCES, TASK)},
+    "flow": {"--sequences": (TEXT, SEQUENCES, LABELLED, TASK)},
     "compare": {"--setting": ("data",), "--common": ("data",), "--seeds": ("data",)},
     "bench": {},
 }
@@ -106,7 +108,7 @@ def check(command: str, arguments: ArgumentCollection) -> None:
 
 
 def kind_of_data(path: str | None) -> str:
-    """Return what data is, by its name: a text, a table, sequences or a task.
+    """Return what data is, by its name: a text, a table, sequences, a folder of them, or a task.
 
     >>> kind_of_data("a.csv"), kind_of_data("task:copy"), kind_of_data(None)
     ('table', 'task', 'text')
@@ -115,10 +117,19 @@ def kind_of_data(path: str | None) -> str:
         return TEXT
     if path.startswith(TASK_PREFIX):
         return TASK
+    if _is_folder(path):
+        return LABELLED
     ending = Path(path).suffix.lower()
     if ending in TABLES:
         return TABLE
     return SEQUENCES if ending == ".npz" else TEXT
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except (OSError, ValueError):  # what cannot be a path is complained of when it is read
+        return False
 
 
 def _subject(typed: dict[str, Argument]) -> str | None:

@@ -15,7 +15,7 @@ from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
 from bptt.cli.options import MOST_SEED, TEMPERATURE
-from bptt.cli.rules import SEQUENCES, TABLE, TASK, check, complaint, kind_of_data
+from bptt.cli.rules import LABELLED, SEQUENCES, TABLE, TASK, check, complaint, kind_of_data
 from bptt.cli.table_options import TableOptions
 from bptt.cli.train_options import DataOptions, InitialOptions, NetworkOptions
 from bptt.cli.words import shell_word
@@ -59,7 +59,9 @@ def train(
     ----------
     data
         A UTF-8 text file; a table (.csv, .tsv, .parquet), a row a step; or a collection of
-        sequences (.npz with y, and x and lengths if there are any, time first); or a task, drawn on
+        sequences (.npz with y, and x and lengths if there are any, time first; or with x and
+        labels); or texts to tell apart, in a folder with a folder for each class, a text a file, or
+        a file for each class, a text a line; or a task, drawn on
         the fly: task:adding, copy, order, order3, parity, flipflop, sine, lorenz. Without any, the
         language documentation that every Python carries.
     seed
@@ -210,8 +212,10 @@ def _read(
     path: Path | None, options: DataOptions, table: TableOptions, settings: Settings
 ) -> Dataset:
     """Read the data, of the kind that its name says."""
+    from bptt.training.archive import names_in  # noqa: PLC0415
     from bptt.training.collection import read_collection  # noqa: PLC0415
     from bptt.training.data import read_text  # noqa: PLC0415
+    from bptt.training.labels import read_labelled  # noqa: PLC0415
     from bptt.training.tables import read_table  # noqa: PLC0415
     from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
 
@@ -220,9 +224,24 @@ def _read(
         return read_table(path, table.columns(settings.reach))
     if kind == TASK:
         return Task.parse(str(path), options.length or DEFAULT_LENGTH)
+    if kind == LABELLED and path is not None:
+        return read_labelled(path, options.tokens)
     if kind == SEQUENCES and path is not None:
+        if "labels" in names_in(path):
+            return _labelled_arrays(path, options)
         return read_collection(path, standardise=options.standardise)
     return read_text(path, options.tokens)
+
+
+def _labelled_arrays(path: Path, options: DataOptions) -> Dataset:
+    """Read sequences with labels from arrays, of which no option says in what units they are."""
+    from bptt.training.labels import read_labelled  # noqa: PLC0415
+
+    if options.standardise is not None:
+        raise BpttError(
+            f"--standardise is for collections without labels; {path} has labels: leave it out"
+        )
+    return read_labelled(path)
 
 
 def _network(
@@ -230,6 +249,7 @@ def _network(
 ) -> Network:
     """Return a fresh network for the data."""
     from bptt.model.initial import Initial  # noqa: PLC0415
+    from bptt.training.labels import Labelled  # noqa: PLC0415
     from bptt.training.tasks import Task  # noqa: PLC0415
 
     likelihood, inputs = data.likelihood, data.inputs
@@ -238,7 +258,8 @@ def _network(
         raise BpttError(f"--scale is for numbers; {data.source} has {likelihood}: leave it out")
     if isinstance(likelihood, bptt.Gaussian) and not is_task:
         likelihood = bptt.Gaussian(likelihood.d, scale=options.scale or "learned")
-    recurrence = network.recurrence or ("hidden" if is_task and inputs != 0 else "both")
+    is_told_at_the_end = isinstance(data, Labelled) or (is_task and inputs != 0)
+    recurrence = network.recurrence or ("hidden" if is_told_at_the_end else "both")
     if recurrence == "hidden" and inputs == 0:
         inputs = likelihood.encoding  # x is then the value before
     init = Initial(
@@ -301,6 +322,9 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
         _say_one_step_ahead(net, data)
         if data is not None and data.inputs:
             next_steps = ["generate {} --steps 100 --future INPUTS_AHEAD.csv"]
+    elif run.kind == "labelled":
+        _say_how_often_it_is_right(net, data, done)
+        next_steps = []
     elif run.kind == "task":
         _say_whether_it_is_solved(data, done)
         next_steps = []
@@ -326,6 +350,32 @@ def _prompt(vocabulary: Vocabulary) -> str:
     """Return a prompt to try, as it is typed, if the text has its characters."""
     knows_all = vocabulary.kind == "bytes" or set(PROMPT) <= set(vocabulary.characters)
     return f" --prompt '{PROMPT}'" if knows_all else ""
+
+
+def _say_how_often_it_is_right(net: Network, data: Dataset | None, done: Fit) -> None:
+    import numpy as np  # noqa: PLC0415
+
+    from bptt.training.labels import Labelled  # noqa: PLC0415
+
+    assert isinstance(data, Labelled)
+    assert done.score is not None
+    if not data.classes:
+        print(
+            f"mean squared error {done.score:.4g} on held-out sequences; the mean label for all "
+            f"would have {data.criterion.baseline:.4g}\n"
+        )
+        return
+    print(
+        f"{1 - done.score:.1%} of the held-out sequences are told right; naming the commonest for "
+        f"all would be right of {1 - data.criterion.baseline:.1%}"
+    )
+    confusion = data.confusion(net)
+    np.fill_diagonal(confusion, 0)
+    right, wrong = np.unravel_index(confusion.argmax(), confusion.shape)
+    if confusion[right, wrong] > 0:
+        names = printable(data.classes[right]), printable(data.classes[wrong])
+        print(f"most often {names[0]} is taken for {names[1]}: {confusion[right, wrong]} times")
+    print()
 
 
 def _say_whether_it_is_solved(data: Dataset | None, done: Fit) -> None:

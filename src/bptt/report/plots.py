@@ -19,6 +19,7 @@ from bptt.report.flow_plots import (
 )
 from bptt.report.graphs import plot_architecture, plot_unfolded
 from bptt.report.series_plots import (
+    plot_confusion,
     plot_criterion,
     plot_exposure,
     plot_forecast,
@@ -29,6 +30,7 @@ from bptt.report.series_plots import (
 __all__ = [
     "plot_architecture",
     "plot_by_lag",
+    "plot_confusion",
     "plot_costs",
     "plot_criterion",
     "plot_eigenvalues",

@@ -12,7 +12,12 @@ from bptt.model.architecture import Architecture
 from bptt.report import flow_plots as draw
 from bptt.report.graphs import plot_architecture, plot_unfolded
 from bptt.report.page import Section, write_page
-from bptt.report.series_plots import plot_criterion, plot_exposure, plot_learning
+from bptt.report.series_plots import (
+    plot_confusion,
+    plot_criterion,
+    plot_exposure,
+    plot_learning,
+)
 from bptt.report.words import headline, summary
 from bptt.training.diagnosis import Diagnosis
 
@@ -164,6 +169,16 @@ def _training(diagnosis: Diagnosis) -> list[Section]:
                 "What counts as success, on held-out sequences, beside what a network without "
                 "memory reaches.",
                 plot_criterion(diagnosis.metrics, diagnosis.criterion),
+            )
+        )
+    if diagnosis.confusion is not None:
+        right = diagnosis.confusion.trace() / max(1, diagnosis.confusion.sum())
+        sections.append(
+            Section(
+                "What it takes for what",
+                f"{right:.1%} of the held-out sequences are told right. A row is what they are, a "
+                "column what they are told to be.",
+                plot_confusion(diagnosis.confusion, diagnosis.classes),
             )
         )
     if diagnosis.snapshots:

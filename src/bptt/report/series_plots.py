@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
+from jaxtyping import Int
 from plotly.subplots import make_subplots
 
 import bptt
-from bptt.errors import counted
+from bptt.errors import BpttError, counted, shown
 from bptt.report.style import BLUE, GREEN, GREY, RED, draws, styled
 from bptt.training import files
 from bptt.training.exposure import Exposure
@@ -20,6 +21,8 @@ from bptt.training.series import SeriesForecast
 from bptt.training.tables import Table
 from bptt.training.task_kinds import Criterion
 
+MOST_NUMBERS = 20
+"""Classes up to which a confusion has its counts written into it."""
 STEPS_SHOWN = 3
 """Of the past as many steps are shown as this times those ahead, and at least a hundred."""
 TRUE, FORECAST, SPREAD = GREY, BLUE, "rgba(61, 116, 230, 0.2)"
@@ -102,11 +105,45 @@ def draw_criterion(figure: go.Figure, criterion: Criterion) -> None:
         (criterion.baseline, "without memory", RED),
         (criterion.solved, "solved", GREEN),
     ):
+        if level == 0:  # which is no line to reach
+            continue
         figure.add_hline(
             level, line_dash="dash", line_color=color, annotation_text=f"{label}: {level:.3g}"
         )
     figure.update_xaxes(title="update")
     figure.update_yaxes(title=criterion.measure, rangemode="tozero")
+
+
+@draws(np.ndarray, Sequence)
+def plot_confusion(
+    confusion: Int[np.ndarray, "classes classes"], classes: Sequence[str]
+) -> go.Figure:
+    """Return how often sequences of each class (a row) were told to be of each (a column)."""
+    K = len(classes)
+    if confusion.shape != (K, K) or confusion.dtype.kind not in "iu":
+        raise BpttError(
+            f"the confusion is {shown(confusion)} and there are {counted(K, 'class')}; expected "
+            "whole numbers, (classes, classes)"
+        )
+    shares = confusion / np.maximum(confusion.sum(1, keepdims=True), 1)
+    names = [escape(str(name)) for name in classes]
+    figure = go.Figure(
+        go.Heatmap(
+            z=shares,
+            x=names,
+            y=names,
+            text=confusion,
+            texttemplate="%{text}" if len(names) <= MOST_NUMBERS else None,
+            colorscale=[[0, "rgba(36, 89, 211, 0)"], [1, BLUE]],
+            zmin=0,
+            zmax=1,
+            colorbar={"title": "share", "tickformat": ".0%"},
+            hovertemplate="%{y} told as %{x}: %{text}, %{z:.0%}<extra></extra>",
+        )
+    )
+    figure.update_xaxes(title="told", type="category")
+    figure.update_yaxes(title="is", type="category", autorange="reversed")
+    return styled(figure, height=180 + max(240, 28 * len(names)), hover="closest")
 
 
 @draws(Exposure)

@@ -84,6 +84,15 @@ def read_arrays(path: Path, names: Sequence[str]) -> tuple[str, dict[str, np.nda
             raise BpttError(f"cannot read {path}: {error}; write it with numpy.savez") from None
 
 
+def names_in(path: Path) -> set[str]:
+    """Return the names of the arrays in a .npz file; none where it cannot be read."""
+    try:
+        with open_regular(path, "a .npz file") as file, zipfile.ZipFile(file) as archive:
+            return {member.filename.removesuffix(".npy") for member in archive.infolist()}
+    except (*BAD_ARCHIVE, OSError):  # BpttError among them; who reads the arrays says why
+        return set()
+
+
 def _members(
     path: Path, archive: zipfile.ZipFile, names: Sequence[str]
 ) -> dict[str, zipfile.ZipInfo]:

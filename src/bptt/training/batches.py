@@ -16,6 +16,7 @@ from bptt.errors import BpttError
 from bptt.model.encodings import Encoding, as_encoding
 from bptt.model.likelihoods.likelihood import Likelihood
 from bptt.model.network import Network
+from bptt.training.task_kinds import Criterion
 
 
 class Batch(NamedTuple):
@@ -101,8 +102,9 @@ class Data(ABC):
     source: what to call it. unit: what a step is called. default_batch: sequences side by side.
     sha256: of the file. least_updates: how many there are at least, unless told. default_window:
     how many steps the gradient reaches back, unless told; None for all. about: what else there is
-    to know before training on it, in sentences. whole: whether an update takes sequences from start
-    to end, and not part by part.
+    to know before training on it, in sentences. criterion: what is measured of a network besides
+    its loss, and is_best_by_score: whether that says which weights are the best. whole: whether an
+    update takes sequences from start to end, and not part by part.
     """
 
     source: str
@@ -110,9 +112,15 @@ class Data(ABC):
     sha256: str
     default_batch: int
     least_updates: int = 1000
+    criterion: Criterion | None = None
+    is_best_by_score: bool = False
     default_window: int | None = 100
     about: tuple[str, ...] = ()
     whole: bool = False
+
+    def score(self, net: Network) -> float | None:
+        """Return what the criterion measures of a network, if there is one."""
+        return None
 
     @abstractmethod
     def training_batches(self, batch: int, steps: int | None, seed: int) -> Batches:
@@ -192,9 +200,9 @@ class Streams(Batches):
     def get(self, epoch: int, index: int) -> Batch:
         """Return a part; every epoch is the same."""
         start, stop = (len(self.y) * i // self.count for i in (index, index + 1))
-        x = None if self.x is None else _tensor(self.x[start:stop])
+        x = None if self.x is None else as_tensor(self.x[start:stop])
         unscored = min(max(0, self.warm_up - start), stop - start)
-        return Batch(_tensor(self.y[start:stop]), x, None, index == 0, unscored)
+        return Batch(as_tensor(self.y[start:stop]), x, None, index == 0, unscored)
 
 
 class Padded(Batches):
@@ -228,15 +236,19 @@ class Padded(Batches):
 
     def get(self, epoch: int, index: int) -> Batch:
         """Return a batch; with a seed every epoch has its own, in its own order."""
-        if epoch != self.epoch:
-            self.epoch, self.order = epoch, self._order(epoch)
-        rows = np.sort(self.order[index])
+        rows = self.rows_of(epoch, index)
         lengths = self.lengths[rows]
         T = max(1, int(lengths.max()))
-        y = _tensor(self.y[:T, rows])
-        x = None if self.x is None else _tensor(self.x[:T, rows]).float()
+        y = as_tensor(self.y[:T, rows])
+        x = None if self.x is None else as_tensor(self.x[:T, rows]).float()
         is_ragged = int(lengths.min()) < T
         return Batch(y, x, torch.from_numpy(lengths.copy()) if is_ragged else None, True)
+
+    def rows_of(self, epoch: int, index: int) -> np.ndarray:
+        """Return which sequences make a batch of an epoch."""
+        if epoch != self.epoch:
+            self.epoch, self.order = epoch, self._order(epoch)
+        return np.sort(self.order[index])
 
     def _order(self, epoch: int) -> list[np.ndarray]:
         """Return which sequences make each batch of an epoch."""
@@ -263,7 +275,7 @@ def streams(
     return series[: length * batch].reshape(batch, length, *series.shape[1:]).swapaxes(0, 1)
 
 
-def _tensor(rows: Tensor | np.ndarray) -> Tensor:
+def as_tensor(rows: Tensor | np.ndarray) -> Tensor:
     """Return the rows as a tensor of their own, numbers as float32."""
     if isinstance(rows, Tensor):
         return rows

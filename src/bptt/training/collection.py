@@ -67,7 +67,7 @@ class Collection(Dataset):
         """
         for name, several in (("y", y), ("x", x)):
             if name == "y" or several is not None:
-                _require_arrays(name, several)
+                require_arrays(name, several)
         require_kind("standardise", standardise, (bool, NoneType), "True, False or None")
         if x is not None and [len(one) for one in x] != [len(one) for one in y]:
             raise BpttError(
@@ -242,7 +242,7 @@ def _require_numbers(source: str, name: str, values: np.ndarray, lengths: np.nda
             )
 
 
-def _require_arrays(name: str, several: object) -> None:
+def require_arrays(name: str, several: object) -> None:
     """Raise BpttError unless these are sequences: arrays of numbers, each (T,) or (T, d)."""
     is_array = isinstance(several, np.ndarray) and several.ndim > 1
     if not isinstance(several, list | tuple) and not is_array:

@@ -7,7 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from jaxtyping import Int
 from torch import Tensor
 
 from bptt.errors import BpttError, require_kind, require_whole, require_window
@@ -20,12 +22,13 @@ from bptt.gradient.exact.plan import plan
 from bptt.model.architecture import Architecture
 from bptt.model.hidden import parts
 from bptt.model.network import Network
+from bptt.training.batches import Dataset
 from bptt.training.exposure import Exposure, exposure
+from bptt.training.labels import Labelled
 from bptt.training.run import Run
 from bptt.training.sample import Sample, held_out
 from bptt.training.snapshots import read_snapshots
 from bptt.training.task_kinds import Criterion
-from bptt.training.tasks import Task
 
 SEQUENCES = 16
 LEAST_STEPS, MOST_STEPS = 200, 400
@@ -57,7 +60,8 @@ class Diagnosis:
 
     name: of what was looked at. unit: what a step is called. trained: the window that it is trained
     with; others: windows that might do. snapshots: the flow at earlier updates.
-    criterion: when the task that it is trained on counts as solved.
+    criterion: when the task that it is trained on counts as solved, or what is measured of labels.
+    classes, confusion: of labels, how many held-out sequences of each were told to be of each.
     """
 
     name: str = "a network"
@@ -71,6 +75,8 @@ class Diagnosis:
     exposure: Exposure | None = None
     metrics: tuple[dict[str, float], ...] = ()
     criterion: Criterion | None = None
+    classes: tuple[str, ...] = ()
+    confusion: Int[np.ndarray, "classes classes"] | None = None
     snapshots: tuple[Snapshot, ...] = ()
     architecture: Architecture | None = None
 
@@ -116,8 +122,16 @@ def diagnose_run(
         unit=run.unit,
         metrics=tuple(run.metrics()),
         snapshots=tuple(read_snapshots(run)),
-        criterion=dataset.criterion if isinstance(dataset, Task) else None,
+        criterion=dataset.criterion,
+        **_confusion(dataset, net),
     )
+
+
+def _confusion(data: Dataset, net: Network) -> dict[str, Any]:
+    """Return which classes there are, and how often one was told for another, where there are."""
+    if not isinstance(data, Labelled) or not data.classes:
+        return {}
+    return {"classes": data.classes, "confusion": data.confusion(net)}
 
 
 def _require_so_much(what: str, asked: int | None, available: int, run: Run) -> None:

@@ -17,8 +17,8 @@ def losses_in(unit: str) -> tuple[str, float]:
     >>> losses_in("character")[0], losses_in("step")
     ('bits per character', ('nats per step', 1.0))
     """
-    if unit == "step":
-        return "nats per step", 1.0
+    if unit in ("step", "label"):
+        return f"nats per {unit}", 1.0
     return f"bits per {unit}", 1 / math.log(2)
 
 

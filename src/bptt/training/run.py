@@ -17,6 +17,7 @@ from bptt.training.collection import read_collection
 from bptt.training.columns import Columns
 from bptt.training.data import Text, Vocabulary, read_text
 from bptt.training.input_files import parse_json, read_bytes, system_errors
+from bptt.training.labels import Labelled, read_labelled
 from bptt.training.run_config import require_config, require_sizes
 from bptt.training.run_lines import drop_cut_off, read_lines, require_metrics
 from bptt.training.scaling import Scaling
@@ -72,7 +73,7 @@ class Run:
 
     @property
     def kind(self) -> str:
-        """What it was trained on: "text", "table", "sequences" or "task"."""
+        """What it was trained on: "text", "table", "sequences", "labelled", "task" or "loader"."""
         return str(self.config["data"]["kind"])
 
     @property
@@ -83,7 +84,11 @@ class Run:
     @property
     def unit(self) -> str:
         """What a step is called."""
-        return self.vocabulary.unit if self.kind == "text" else "step"
+        return {"text": self._unit_of_text, "labelled": "label"}.get(self.kind, "step")
+
+    @property
+    def _unit_of_text(self) -> str:
+        return str(self.config["data"].get("tokens", "")).removesuffix("s")
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -118,6 +123,8 @@ class Run:
             data = read_text(source, vocabulary.kind, vocabulary)
         elif kind == "table":
             data = self.read_table(source)
+        elif kind == "labelled":
+            data = self._read_labelled(source)
         else:
             units = config.get("standardise", False)
             data = read_collection(source, config["symbols"], standardise=units)
@@ -137,6 +144,8 @@ class Run:
         config = self.config["data"]
         if self.kind == "text":
             return self._known(read_text(path, self.vocabulary.kind, self.vocabulary))
+        if path is not None and self.kind == "labelled":
+            return self._read_labelled(path)
         if path is None or self.kind not in ("table", "sequences"):
             raise BpttError(
                 f"{self.path} was trained on a {self.kind}, of which there is no other file; "
@@ -150,6 +159,15 @@ class Run:
                 "not hold; expected a run without (--standardise)"
             )
         return read_collection(path, config["symbols"], standardise=False)
+
+    def _read_labelled(self, path: str | Path) -> Labelled:
+        """Read labelled sequences with the run's own tokens and classes."""
+        config = self.config["data"]
+        vocabulary = None
+        if config["tokens"] is not None:
+            vocabulary = Vocabulary(config["tokens"], config["characters"])
+        classes = config["classes"] or None
+        return read_labelled(path, vocabulary=vocabulary, classes=classes)
 
     def _known(self, text: Text) -> Text:
         """Return a text that says how much of it the vocabulary lacks, or raise BpttError."""
@@ -257,7 +275,8 @@ class Run:
     def best_row(self) -> dict[str, float] | None:
         """Return the line of the metrics of the validation that was the best, if there is one."""
         rows = [row for row in self.metrics() if "validation_nll" in row]
-        return min(rows, key=lambda row: row.get("score", row["validation_nll"]), default=None)
+        key = "score" if self.kind == "task" else "validation_nll"
+        return min(rows, key=lambda row: row.get(key, row["validation_nll"]), default=None)
 
     def forget_after(self, update: int) -> None:
         """Drop what metrics.jsonl says of later updates, since they will be made again."""

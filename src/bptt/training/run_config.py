@@ -13,7 +13,7 @@ from bptt.errors import BpttError, require_whole
 from bptt.model.initial import Initial
 from bptt.model.likelihoods.likelihood import likelihood_from_config
 from bptt.training.columns import Columns
-from bptt.training.data import Vocabulary
+from bptt.training.data import TokenKind, Vocabulary
 from bptt.training.plain_values import as_dataclass
 from bptt.training.scaling import Scaling
 from bptt.training.settings import Settings
@@ -87,6 +87,17 @@ class _Sequences:
 
 
 @dataclass(frozen=True)
+class _Labelled:
+    kind: Literal["labelled"]
+    path: str | None
+    sha256: str
+    tokens: Literal["characters", "bytes"] | None
+    characters: str | None
+    classes: tuple[str, ...]
+    symbols: int
+
+
+@dataclass(frozen=True)
 class _Task:
     kind: Literal["task"]
     path: None
@@ -115,6 +126,7 @@ DATA = {
     "table": _Table,
     "sequences": _Sequences,
     "task": _Task,
+    "labelled": _Labelled,
     "loader": _Loader,
 }
 
@@ -161,9 +173,13 @@ def _of_kind(kinds: dict[str, type[Any]], value: object, source: str) -> Any:
     return as_dataclass(kinds[kind], value, source)
 
 
-def _require_data(data: _Text | _Table | _Sequences | _Task | _Loader) -> None:
+def _require_data(data: _Text | _Table | _Sequences | _Task | _Labelled | _Loader) -> None:
     if isinstance(data, _Text):
-        _require_vocabulary(data)
+        _require_vocabulary(data.characters, data.tokens)
+    elif isinstance(data, _Labelled):
+        if data.tokens is not None:
+            _require_vocabulary(data.characters or "", data.tokens)
+        require_whole("symbols", data.symbols, 0, MOST_SIZE)
     elif isinstance(data, _Task):
         Task(data.name, data.lengths)
     elif isinstance(data, _Table):
@@ -174,9 +190,8 @@ def _require_data(data: _Text | _Table | _Sequences | _Task | _Loader) -> None:
         require_whole("symbols", data.symbols, 1, MOST_SIZE)
 
 
-def _require_vocabulary(data: _Text) -> None:
-    characters = data.characters
-    if characters != Vocabulary.of(characters, data.tokens).characters:
+def _require_vocabulary(characters: str, tokens: TokenKind) -> None:
+    if characters != Vocabulary.of(characters, tokens).characters:
         raise BpttError("the characters are not sorted, each once; is the file another's?")
     if not characters.isascii() and any("\ud800" <= c <= "\udfff" for c in characters):
         raise BpttError("the characters have halves of one, surrogates; expected Unicode text")

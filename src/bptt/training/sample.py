@@ -33,6 +33,8 @@ def held_out(batches: Batches, steps: int, sequences: int) -> Sample:
     as many are read as there are losses.
     """
     first = batches.get(0, 0)
+    if first.loss_weights is not None:  # the steps that count may be the last ones
+        steps = max(steps, len(first.y))
     several, unscored = [first], first.unscored
     while sum(len(b.y) for b in several) - unscored < steps and len(several) < len(batches):
         following = batches.get(0, len(several))
@@ -45,6 +47,8 @@ def held_out(batches: Batches, steps: int, sequences: int) -> Sample:
     y = torch.cat([b.y for b in several])[shown]
     x = None if first.x is None else torch.cat([b.x for b in several if b.x is not None])[shown]
     lengths = None if first.lengths is None else first.lengths[:sequences].clamp(max=len(y))
+    if first.loss_weights is not None:
+        return Sample(y, x, lengths, first.loss_weights[shown])
     if unscored == 0:
         return Sample(y, x, lengths)
     weights = torch.ones(y.shape[:2])

@@ -43,6 +43,7 @@ class Task(Dataset):
     default_batch = 20
     default_window = None
     whole = True
+    is_best_by_score = True
 
     def __post_init__(self) -> None:
         require_kind("the task", self.name, str, f"one of {', '.join(TASKS)}")
@@ -95,7 +96,7 @@ class Task(Dataset):
         return self.kind.inputs
 
     @property
-    def criterion(self) -> Criterion:
+    def criterion(self) -> Criterion:  # type: ignore[override]
         """When it counts as solved, at its longest."""
         return self.kind.criterion(self.lengths[1])
 

@@ -25,7 +25,6 @@ from bptt.training.penalties import with_settings
 from bptt.training.remedies import Omega, clip_gradient
 from bptt.training.run import BEST, CHECKPOINT, Run
 from bptt.training.settings import DEFAULT_EPOCHS, Settings
-from bptt.training.tasks import Task
 from bptt.training.training_state import TrainingState
 from bptt.training.updates import MOST_UPDATES, Fit, OnUpdate, Progress, Update
 from bptt.training.weights import every_weight, tied, weights_once
@@ -78,9 +77,8 @@ class Trainer:
     @property
     def is_solved(self) -> bool:
         """Whether the last update ended with the task solved."""
-        if not isinstance(self.data, Task) or self.score is None:
-            return False
-        return self.score < self.data.criterion.solved
+        criterion = self.data.criterion
+        return criterion is not None and self.score is not None and self.score < criterion.solved
 
     def train(self) -> Fit:
         """Make the updates that are left."""
@@ -141,8 +139,10 @@ class Trainer:
         if validation_nll is not None:
             self.state.descent.validated(validation_nll)
         self.score = self._score() if is_due else None
-        if validation_nll is not None and progress.compare(validation_nll, self.score):
-            self._hold_best()
+        if validation_nll is not None:
+            by_score = self.data.is_best_by_score
+            if progress.compare(validation_nll, self.score, by_score=by_score):
+                self._hold_best()
         progress.seconds += time.perf_counter() - began
         self._log(validation_nll)
         if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
@@ -232,10 +232,8 @@ class Trainer:
             self.net.load_state_dict(every_weight(self.best, tied(self.net), "the network"))
 
     def _score(self) -> float | None:
-        """Return what the criterion of a task measures of a Network."""
-        if not isinstance(self.data, Task) or not isinstance(self.net, Network):
-            return None
-        return self.data.score(self.net)
+        """Return what the data's criterion measures of a Network."""
+        return self.data.score(self.net) if isinstance(self.net, Network) else None
 
     def save(self) -> None:
         """Replace the run's checkpoint, if there is a run."""

@@ -82,9 +82,11 @@ class Progress:
     best_score: float | None = None
     worse: int = 0
 
-    def compare(self, nll: float, score: float | None) -> bool:
+    def compare(self, nll: float, score: float | None, *, by_score: bool) -> bool:
         """Take a validation down, and return whether it is the best so far."""
-        before, now = (self.best_nll, nll) if score is None else (self.best_score, score)
+        is_score = by_score and score is not None
+        before, now = (self.best_score, score) if is_score else (self.best_nll, nll)
+        assert now is not None
         if before is not None and now >= before:
             self.worse += 1
             return False
