@@ -49,6 +49,7 @@ bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/named_remedies.py
 	$(BIN)/python benchmarks/parity.py
 	$(BIN)/python benchmarks/series.py
+	$(BIN)/python benchmarks/names.py
 
 sanitize: $(READY)  ## run the kernel's tests once under AddressSanitizer and UBSan
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \

@@ -2,10 +2,9 @@
 
     python benchmarks/names.py [--seeds 1] [--cell gru]
 
-Faker's family names of fifteen languages that are written in Latin letters, a file for each; a tenth
-of the names is held out, none of them in both parts. The same as `bptt train FOLDER` with the
-options that are printed. Beside it: naming the commonest language, and a logistic regression on
-pairs of letters.
+Faker's family names of fifteen languages that are written in Latin letters, a file for each; a
+tenth of the names is held out, none of them in both parts. It is what `bptt train FOLDER` does.
+Beside it: naming the commonest language, and a logistic regression on pairs of letters.
 """
 
 from __future__ import annotations

@@ -54,6 +54,16 @@ def bptt_says(
     return run
 
 
+def test_a_torn_checkpoint_is_said_in_a_line(here: Path, bptt_says: Callable[..., tuple]) -> None:
+    path = here / "run/checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:-9])
+    status, out, err = bptt_says("train", "--resume", "run")
+    assert (status, err.count("\n")) == (0, 1)
+    assert "is no checkpoint, or damaged" in err
+    assert "; the one before, of update " in err
+    assert "after 20 updates" in out
+
+
 def test_train_generate_and_resume(here: Path, bptt_says: Callable[..., tuple]) -> None:
     status, out, err = bptt_says("train", "text.txt", *SMALL)
     assert (status, err) == (0, "")
@@ -112,7 +122,7 @@ def test_bytes_and_tensorboard(here: Path, bptt_says: Callable[..., tuple]) -> N
     ("arguments", "complaint"),
     [
         (["absent.txt"], "no such file: absent.txt; give the path of a text file"),
-        (["."], ". is a folder; give the path of a text file in it"),
+        (["."], ". has folders, and beside them empty; expected a folder for each class"),
         (["empty"], "empty is empty; expected some text to learn from"),
         (["latin"], "latin is not UTF-8: byte 0xe9 at position 3, line 1; convert it, or train on"),
         (["text.txt"], "has 1548 characters to train on; expected at least batch · window = 32"),
@@ -149,6 +159,7 @@ def test_bad_input_is_one_line_status_2_and_nothing_lost(
     (here / "folder").mkdir()
     shutil.copytree("run", "damaged")
     (here / "damaged/checkpoint.safetensors").write_bytes(b"not tensors")
+    (here / "damaged/checkpoint-before.safetensors").unlink()
     before = {path: path.read_bytes() for path in here.rglob("*") if path.is_file()}
 
     status, _, err = bptt_says("train", *arguments)

@@ -22,6 +22,7 @@ PLACES = {
     "new/metrics.jsonl": TRAIN,
     "new/checkpoint.safetensors": TRAIN,
     "new/best.safetensors": TRAIN,
+    "new/checkpoint-before.safetensors": TRAIN,
     "new/flow.jsonl": TRAIN,
     "new/report.html": TRAIN,
     "new/.bptt.lock": TRAIN,
@@ -30,6 +31,7 @@ PLACES = {
     "run/metrics.jsonl": RESUME,
     "run/checkpoint.safetensors": RESUME,
     "run/best.safetensors": RESUME,
+    "run/checkpoint-before.safetensors": RESUME,
     "run/flow.jsonl": RESUME,
     "run/report.html": RESUME,
     "run/.bptt.lock": RESUME,
@@ -143,7 +145,7 @@ def test_a_stranger_beside_our_files_is_unharmed(
     assert main([argument for argument in command if argument != "--report"]) == 0
     after = contents(here)
     ours = {"run/config.json", "run/metrics.jsonl", "run/checkpoint.safetensors"}
-    ours |= {"run/best.safetensors"}
+    ours |= {"run/best.safetensors", "run/checkpoint-before.safetensors"}
     assert {path: after[path] for path in before if path not in ours} == {
         path: content for path, content in before.items() if path not in ours
     }

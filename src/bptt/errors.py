@@ -27,6 +27,10 @@ class BpttError(ValueError):
         super().__init__(line if len(line) <= MOST_LINE else f"{line[:half]} … {line[-half:]}")
 
 
+class BpttWarning(UserWarning):
+    """What went otherwise than asked, and was dealt with."""
+
+
 def printable(text: object) -> str:
     r"""Return a text with all that is not printable escaped, as terminals obey some of it.
 

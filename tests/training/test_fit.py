@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from safetensors.torch import load_file, save_file
 
 import bptt
 from bptt.training.batches import streams
+from bptt.training.checkpoint import load
 from bptt.training.evaluation import evaluate
 from bptt.training.optimizers import cosine
 from bptt.training.run import Run
@@ -260,6 +262,43 @@ def test_a_loss_that_is_no_number_stops_and_keeps_the_last_good_checkpoint(
     assert all(tensor.isfinite().all() for tensor in kept.values())
 
 
+@pytest.mark.parametrize("tear", ["cut", "flipped", "gone"])
+def test_a_torn_checkpoint_gives_way_to_the_one_before(
+    text_file: Path, tmp_path: Path, tear: str
+) -> None:
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole", tmp_path / "torn")
+    path = tmp_path / "torn/checkpoint.safetensors"
+    whole = path.read_bytes()
+    if tear == "gone":
+        path.unlink()
+    else:
+        ends = {"cut": whole[:-40], "flipped": whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:]}
+        path.write_bytes(ends[tear])
+    with pytest.warns(bptt.errors.BpttWarning, match=r"; the one before, of update 30, is taken"):
+        _, done = bptt.resume(tmp_path / "torn")
+    assert done.updates == 40
+    assert_same_run(tmp_path / "whole", tmp_path / "torn")
+    for name in ("checkpoint.safetensors", "checkpoint-before.safetensors"):
+        (tmp_path / "torn" / name).write_bytes(whole[:200])
+    with pytest.raises(bptt.BpttError, match=r"/checkpoint.safetensors is no checkpoint, or dam"):
+        bptt.resume(tmp_path / "torn")
+
+
+def test_the_checkpoint_before_is_there_where_files_have_one_name(
+    text_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError("no links here")
+
+    monkeypatch.setattr(Path, "hardlink_to", refuse)
+    text = bptt.read_text(text_file)
+    bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
+    tensors, notes = load(tmp_path / "run/checkpoint-before.safetensors")
+    assert (len(tensors) > 5, notes["update"]) == (True, 30)
+
+
 def test_another_run_is_never_overwritten(text_file: Path, tmp_path: Path) -> None:
     text = bptt.read_text(text_file)
     bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
@@ -279,6 +318,7 @@ def test_what_cannot_be_resumed_says_why(text_file: Path, tmp_path: Path) -> Non
     bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
     checkpoint = tmp_path / "run/checkpoint.safetensors"
     whole = checkpoint.read_bytes()
+    (tmp_path / "run/checkpoint-before.safetensors").unlink()  # which would stand in for it
 
     checkpoint.write_bytes(whole[: len(whole) // 2])
     refused("is no checkpoint, or damaged")

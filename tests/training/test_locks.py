@@ -27,6 +27,7 @@ from bptt.training.updates import Update
 
 SETTINGS = bptt.Settings(batch=2, window=5, max_updates=3)
 RUN_FILES = {"config.json", "metrics.jsonl", "checkpoint.safetensors", "best.safetensors"}
+RUN_FILES |= {"checkpoint-before.safetensors"}
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from bptt import BpttError
 from bptt.cli import main
 from bptt.training import checkpoint
 from bptt.training.batches import Batches
-from bptt.training.run import BEST, CHECKPOINT, CONFIG, FLOW, METRICS, Run
+from bptt.training.run import BEFORE, BEST, CHECKPOINT, CONFIG, FLOW, METRICS, Run
 from bptt.training.snapshots import Snapshots, read_snapshots
 
 COMMANDS = {
@@ -48,7 +48,9 @@ def _validation(text: Any) -> Batches:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
-    return Path(shutil.copytree(trained / "run", tmp_path / "run"))
+    copy = Path(shutil.copytree(trained / "run", tmp_path / "run"))
+    (copy / BEFORE).unlink()  # which would stand in for a damaged one
+    return copy
 
 
 def change(run: Path, *keys: str | int, value: Any) -> None:

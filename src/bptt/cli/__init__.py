@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import io
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
 
 from cyclopts import App, CycloptsError
 
@@ -20,7 +23,7 @@ from bptt.cli.generate import generate
 from bptt.cli.rules import check, complaint
 from bptt.cli.train import train
 from bptt.cli.words import shell_word
-from bptt.errors import BpttError, printable
+from bptt.errors import BpttError, BpttWarning, printable
 from bptt.training.interruption import Ended, Interrupted, ending
 
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
@@ -66,7 +69,8 @@ def _run(arguments: Sequence[str]) -> int:
     """Run a command; return the exit status."""
     command = arguments[0] if arguments else ""
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        with _warnings_as_lines():
+            app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except (BpttError, CycloptsError) as error:
         print("bptt:", printable(complaint(error, command, app)), file=sys.stderr)
@@ -80,6 +84,23 @@ def _run(arguments: Sequence[str]) -> int:
             discard_output()
         return 128 + interrupt.signum if isinstance(interrupt, Ended) else INTERRUPTED
     return 0
+
+
+@contextmanager
+def _warnings_as_lines() -> Iterator[None]:
+    """Print warnings of ours as one line each, as errors are; others as Python does."""
+    before = warnings.showwarning
+
+    def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+        if category is BpttWarning:
+            print("bptt:", printable(message), file=sys.stderr)
+        else:
+            before(message, category, *where, **more)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", BpttWarning)
+        warnings.showwarning = show
+        yield
 
 
 def _print_resume_command(interrupt: KeyboardInterrupt) -> None:

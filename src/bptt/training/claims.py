@@ -12,7 +12,7 @@ from pathlib import Path
 from bptt.errors import BpttError
 from bptt.training import checkpoint, files
 from bptt.training.locks import locked
-from bptt.training.run import BEST, CHECKPOINT, CONFIG, FLOW, METRICS
+from bptt.training.run import BEFORE, BEST, CHECKPOINT, CONFIG, FLOW, METRICS
 
 LONGEST_NAME = 60
 """Characters of a folder's name that come from the data's: as bytes, a system allows 255."""
@@ -20,6 +20,7 @@ MARKS = {
     CONFIG: files.JSON,
     METRICS: files.METRICS,
     CHECKPOINT: files.CHECKPOINT,
+    BEFORE: files.CHECKPOINT,
     BEST: files.CHECKPOINT,
     FLOW: files.FLOW,
 }
@@ -86,7 +87,7 @@ def _require_vacant(folder: Path) -> None:
             f"{folder} holds a run already; give another folder with out (--out), "
             "or go on with that run by resuming it (--resume)"
         )
-    for name in (METRICS, FLOW, BEST, CHECKPOINT):
+    for name in (METRICS, FLOW, BEFORE, BEST, CHECKPOINT):
         path = folder / name
         is_free = not os.path.lexists(path) or (
             _is_untrained(path) if name == CHECKPOINT else path.stat().st_size == 0

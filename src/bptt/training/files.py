@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
 from collections.abc import Iterator
@@ -108,6 +109,27 @@ def replacing(path: Path, mark: Mark) -> Iterator[BinaryIO]:
             sync(path.parent)
     except OSError as error:
         raise cannot_write(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def keep_as(path: Path, name: Path, mark: Mark) -> None:
+    """Let a file of ours, if it is there, stay under another name as well, in place of what we had.
+
+    It is the same file under both names until one is replaced, where the system can do that.
+    """
+    require_ours(name, mark)
+    temporary = path.with_name(f".bptt-{os.getpid()}-{secrets.token_hex(8)}.tmp")
+    try:
+        if not path.exists():
+            return
+        try:
+            temporary.hardlink_to(path)
+        except (OSError, NotImplementedError):  # not on every file system
+            shutil.copyfile(path, temporary)
+        temporary.replace(name)
+    except OSError as error:
+        raise cannot_write(name, error) from None
     finally:
         temporary.unlink(missing_ok=True)
 

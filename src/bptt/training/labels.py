@@ -76,7 +76,8 @@ class Labelled(Dataset):
         labels: a text or whole number each, for classes; or real numbers, one or several each.
         """
         require_arrays("x", x)
-        labels = labels.tolist() if hasattr(labels, "tolist") else labels
+        if type(labels).__name__ == "ndarray":  # of which mypy holds that it is no Sequence
+            labels = np.asarray(labels).tolist()
         require_several("labels", labels, "a list: a text, a whole number or a number each")
         return _checked("the labelled sequences", [np.asarray(one) for one in x], list(labels))
 

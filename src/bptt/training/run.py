@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
-from bptt.errors import BpttError, require_path
+from bptt.errors import BpttError, BpttWarning, require_path
 from bptt.model.network import Network
 from bptt.training import checkpoint, files
 from bptt.training.batches import Dataset
@@ -27,6 +28,8 @@ from bptt.training.tasks import Task
 from bptt.training.weights import every_weight, tie
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
+BEFORE = "checkpoint-before.safetensors"
+"""The checkpoint before the last one, to go on from if that is damaged."""
 BEST = "best.safetensors"
 """The weights whose validation was the best, to use; the checkpoint has the last, to go on from."""
 FLOW = "flow.jsonl"
@@ -246,15 +249,34 @@ class Run:
         checkpoint.save(self.path / BEST, tensors, notes)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return the checkpoint's tensors and notes."""
-        if not (self.path / CHECKPOINT).exists():
-            raise BpttError(f"{self.path} has no {CHECKPOINT}; nothing can be loaded from it")
-        return checkpoint.load(self.path / CHECKPOINT)
+        """Return the checkpoint's tensors and notes; with a warning the one before if it is torn.
+
+        BpttError is raised where neither can be read.
+        """
+        try:
+            if not (self.path / CHECKPOINT).exists():
+                raise BpttError(f"{self.path} has no {CHECKPOINT}; nothing can be loaded from it")
+            return checkpoint.load(self.path / CHECKPOINT)
+        except BpttError as torn:
+            if not (self.path / BEFORE).exists():
+                raise
+            files.require_ours(self.path / CHECKPOINT, files.CHECKPOINT)
+            try:
+                tensors, notes = checkpoint.load(self.path / BEFORE)
+            except BpttError:
+                raise torn from None
+            warnings.warn(
+                f"{torn}; the one before, of update {notes.get('update')}, is taken",
+                BpttWarning,
+                stacklevel=2,
+            )
+            return tensors, notes
 
     def save(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Replace the checkpoint; the metrics up to it are on the disk before it is."""
         if (self.path / METRICS).exists():
             files.sync(self.path / METRICS)
+        files.keep_as(self.path / CHECKPOINT, self.path / BEFORE, files.CHECKPOINT)
         checkpoint.save(self.path / CHECKPOINT, tensors, notes)
 
     def log(self, row: dict[str, float]) -> None:
