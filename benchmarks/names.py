@@ -1,6 +1,6 @@
 """Family names to languages: a folder of labelled texts, read, trained on and told apart.
 
-    python benchmarks/names.py [--seeds 1] [--cell gru]
+    python benchmarks/names.py [--seeds 1] [--cell gru] [--figure docs/figures/labels.png]
 
 Faker's family names of fifteen languages that are written in Latin letters, a file for each; a
 tenth of the names is held out, none of them in both parts. It is what `bptt train FOLDER` does.
@@ -78,6 +78,7 @@ def main() -> None:
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--dropout", type=float, default=0.3)
     parser.add_argument("--epochs", type=float, default=20)
+    parser.add_argument("--figure", type=Path, help="where to draw what is taken for what")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for language, locale in LOCALES.items():
@@ -112,6 +113,10 @@ def main() -> None:
                 f"{1 - done.score:.1%}, {time.perf_counter() - began:.0f} s",
                 flush=True,
             )
+        if options.figure is not None:
+            figure = bptt.plots.plot_confusion(data.confusion(net), data.classes)
+            figure.update_layout(width=820, height=640, paper_bgcolor="white", font_color="black")
+            figure.write_image(options.figure, scale=2)
 
 
 if __name__ == "__main__":
