@@ -132,18 +132,19 @@ def plot_confusion(
             z=shares,
             x=names,
             y=names,
-            text=confusion,
-            texttemplate="%{text}" if len(names) <= MOST_NUMBERS else None,
+            text=np.where(confusion > 0, confusion.astype(str), ""),
+            customdata=confusion,
+            texttemplate="%{text}" if K <= MOST_NUMBERS else None,
             colorscale=[[0, "rgba(36, 89, 211, 0)"], [1, BLUE]],
             zmin=0,
             zmax=1,
             colorbar={"title": "share", "tickformat": ".0%"},
-            hovertemplate="%{y} told as %{x}: %{text}, %{z:.0%}<extra></extra>",
+            hovertemplate="%{y} taken for %{x}: %{customdata}, %{z:.0%}<extra></extra>",
         )
     )
-    figure.update_xaxes(title="told", type="category")
-    figure.update_yaxes(title="is", type="category", autorange="reversed")
-    return styled(figure, height=180 + max(240, 28 * len(names)), hover="closest")
+    figure.update_xaxes(title="predicted class", type="category")
+    figure.update_yaxes(title="true class", type="category", autorange="reversed")
+    return styled(figure, height=180 + max(240, 28 * K), hover="closest")
 
 
 @draws(Exposure)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError, counted, shown
 from bptt.training.batches import Batch, Batches, Data
+from bptt.training.seeds import seeded
 
 NAMES = ("y", "x", "lengths", "loss_weights", "resets")
 EXPECTED = f"y (T, B, ...), a tuple ({', '.join(NAMES)}) or less of it, or a dict of these"
@@ -110,8 +111,7 @@ class Loaded(Batches):
         """Return what the iterable yields next, or _END where an epoch ends."""
         if self.in_epoch == self.count:
             return _END
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.seed + self.number)
+        with seeded(self.seed + self.number):
             if self.iterator is None:
                 self.iterator = iter(self.iterable)
             item = next(self.iterator, _END)

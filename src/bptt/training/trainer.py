@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bptt.errors import BpttError
 from bptt.gradient.exact.backward import backward
+from bptt.gradient.sequences import device_of
 from bptt.model.network import Network
 from bptt.training.batches import Batches, Data
 from bptt.training.checks import require_alike, require_effects
@@ -24,6 +25,7 @@ from bptt.training.optimizers import Descent
 from bptt.training.penalties import with_settings
 from bptt.training.remedies import Omega, clip_gradient
 from bptt.training.run import BEST, CHECKPOINT, Run
+from bptt.training.seeds import seeded
 from bptt.training.settings import DEFAULT_EPOCHS, Settings
 from bptt.training.training_state import TrainingState
 from bptt.training.updates import MOST_UPDATES, Fit, OnUpdate, Progress, Update
@@ -172,8 +174,7 @@ class Trainer:
         remedy: Any = nullcontext()
         if omega > 0 and isinstance(self.net, Network):
             remedy = Omega(self.net, omega, sequences=batch.y.shape[1])
-        with torch.random.fork_rng(), remedy:
-            torch.manual_seed(self.progress.seed + number)
+        with seeded(self.progress.seed + number, device_of(self.net)), remedy:
             done = backward(
                 self.scored,
                 batch.y,
