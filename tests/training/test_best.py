@@ -87,6 +87,10 @@ def test_patience_ends_training(tmp_path: Path) -> None:
     again, more = _resume(Run.open(tmp_path / "run"))
     assert (more.updates, more.stopped_by) == (done.updates, "patience")
     assert torch.equal(weights(again), weights(net))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Run, "read_data", lambda *_: noise())
+        _, more = bptt.resume(tmp_path / "run", max_updates=100, progress=False)
+    assert more.updates == done.updates + 3 * 4  # as patient as before, from there
 
 
 @pytest.mark.parametrize("stop", [2, 7, 30, 40])
@@ -218,7 +222,10 @@ def test_a_run_that_cannot_begin_so_says_why(says: Says, tmp_path: Path) -> None
             ["c.txt", "--from", "first"],
             "of the characters in c.txt are unknown to first, whose vocabulary is kept; exp",
         ),
-        (["a.csv", "--from", "first"], "was trained on a text, and a.csv is a table; expected"),
+        (
+            ["a.csv", "--from", "first"],
+            "was trained on texts, and a.csv is of tables (.csv, .tsv, .parquet); expected",
+        ),
         (["b.txt", "--from", "first", "--hidden", "3"], "--from brings the network and how its d"),
         (["b.txt", "--from", "nowhere"], "nowhere holds no run; expected a folder"),
     ):

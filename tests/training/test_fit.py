@@ -276,8 +276,15 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(
     else:
         ends = {"cut": whole[:-40], "flipped": whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:]}
         path.write_bytes(ends[tear])
-    with pytest.warns(bptt.errors.BpttWarning, match=r"; the one before, of update 30, is taken"):
-        _, done = bptt.resume(tmp_path / "torn")
+    torn = tmp_path / "torn"
+    with (
+        pytest.warns(bptt.errors.BpttWarning, match=r"; the one before, of update 30, is taken"),
+        mock.patch("bptt.training.checkpoint.serialize", side_effect=OSError("the disk is full")),
+        pytest.raises(OSError, match="full"),
+    ):
+        bptt.resume(torn)  # what it has taken is not lost by what it cannot write
+    assert Run.open(torn).load()[1]["update"] == 30
+    _, done = bptt.resume(torn)
     assert done.updates == 40
     assert_same_run(tmp_path / "whole", tmp_path / "torn")
     for name in ("checkpoint.safetensors", "checkpoint-before.safetensors"):

@@ -162,6 +162,39 @@ def test_labels_in_arrays(tmp_path: Path) -> None:
     assert set(data.lengths) == {6}
 
 
+def test_bytes_need_no_utf8_and_lines_end_at_line_ends_alone(tmp_path: Path) -> None:
+    for name, lines in (("a", b"na\xefve\nb\x0cb\r\nc\xc2\x85c\n"), ("b", b"x\ny\n")):
+        (tmp_path / f"{name}.txt").write_bytes(lines)
+    data = read_labelled(tmp_path, "bytes")
+    texts = [part.astype(np.uint8).tobytes() for part in np.split(data.x, data.lengths.cumsum())]
+    assert texts[:-1] == [b"na\xefve", b"b\x0cb", b"c\xc2\x85c", b"x", b"y"]
+
+
+def test_a_folder_in_another_order_is_another_one(folder: Path) -> None:
+    before = read_labelled(folder).sha256
+    lines = (folder / "vowels.txt").read_text().split()
+    (folder / "vowels.txt").write_text("\n".join(lines[::-1]))
+    assert read_labelled(folder).sha256 != before
+
+
+def test_arrays_begin_from_a_run_of_arrays_and_y_makes_a_collection(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    draws = np.random.default_rng(0)
+    for name, tokens in (("a", 6), ("b", 4)):
+        x = draws.integers(tokens, size=(5, 40))
+        np.savez(tmp_path / f"{name}.npz", x=x, labels=x[0] % 2)
+    small = ["--max-updates", "2"]
+    assert main(["train", "a.npz", *small, "--hidden", "4", "--out", "first"]) == 0
+    assert main(["train", "b.npz", *small, "--from", "first", "--out", "then"]) == 0
+    y = draws.integers(3, size=(5, 40))
+    np.savez(tmp_path / "c.npz", y=y, labels=np.zeros(40))
+    assert main(["train", "c.npz", *small, "--hidden", "4", "--out", "more"]) == 0
+    assert bptt.Run.open(tmp_path / "more").kind == "sequences"
+    assert capsys.readouterr().err == ""
+
+
 def test_the_command_trains_tells_and_shows(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -196,7 +229,7 @@ def test_the_command_trains_tells_and_shows(
 X = [np.arange(3), np.arange(4), np.arange(5)]
 WRONG: list[tuple[Any, Any, str]] = [
     (X, ["a", "b"], "3 sequences and 2 labels; expected a label each"),
-    (X, ["a", "a", "a"], "has 1 classes, such as 'a'; expected from 2"),
+    (X, ["a", "a", "a"], "has 1 class, such as 'a'; expected from 2"),
     (X, [1.0, 2.0, np.nan], "has labels that are not finite"),
     (X, [None, 1, 2], "the labels of .* are .*; expected for each a text or a whole number"),
     ([*X[:2], np.zeros((3, 2))], ["a", "b", "a"], r"x\[2\] of .* is a ndarray .*; expected \(T,\)"),
@@ -236,6 +269,15 @@ def test_folders_and_files_that_do_not_fit(folder: Path, tmp_path: Path) -> None
     refused("has one class; expected at least two", empty)
     (empty / "two.txt").write_bytes(b"\xff\xfe\xff")
     refused("two.txt is not UTF-8", empty)
+    for name in ("one.txt", "two.txt"):
+        (empty / name).write_text("the same\n")
+    refused("are all the same; expected different ones", empty)
+    (empty / "two.txt").write_text("\n \n")
+    refused("two.txt has no text in it; expected some of its class, or no two", empty)
+    (empty / "one.csv").write_text("more\n")
+    refused("has two files called one; expected one for each class", empty)
+    (empty / "config.json").write_text("{}")
+    refused("empty holds a run; expected a folder of texts", empty)
     refused("no such file", tmp_path / "nowhere")
     np.savez(tmp_path / "a.npz", x=np.zeros((4, 3, 2)), labels=np.zeros(4))
     refused(r"labels in .* are a ndarray .*; expected \(3,\)", tmp_path / "a.npz")

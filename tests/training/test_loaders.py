@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -356,6 +356,15 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"loss": lambda out, y: out.nll.mean()}, "the loss returned a Tensor .*; expected one number"),
     ({"validation": 3}, "validation is 3; expected an iterable of batches"),
     ({"progress": 3}, "progress is 3; expected True or False"),
+    (
+        {"schedule": "plateau"},
+        "the schedule goes by the validation's loss, and there is nothing to",
+    ),
+    ({"loss": nn.AdaptiveLogSoftmaxWithLoss(4, 9, [3])}, "with weights of its own, which nobody"),
+    (
+        {"settings": bptt.Settings(weight_decay=0.1), "optimizer": sgd},
+        "weight_decay is given in the settings, and an optimizer of your own beside them",
+    ),
     ({"settings": bptt.Settings(batch=3)}, "batch is 3; expected none, since the loader makes"),
     ({"settings": bptt.Settings(steps_per_update=300)}, "expected none, since an update takes"),
 ]
@@ -371,6 +380,7 @@ def test_what_needs_a_network_or_batches_is_refused_without(tmp_path: Path) -> N
     torch.manual_seed(1)
     for settings, message in (
         (bptt.Settings(omega=1.0), "omega is given with a Last; expected a bptt.Network"),
+        (bptt.Settings(activity_penalty=1.0), "activity_penalty is given with a Last; expected a"),
         (bptt.Settings(forcing=0.5), "forcing is below 1 with a Last; expected a bptt.Network"),
     ):
         with pytest.raises(bptt.BpttError, match=message):
@@ -402,6 +412,88 @@ def test_the_display_is_there_and_can_be_left_out(capsys: pytest.CaptureFixture[
     assert "update 4 of 10, training" in capsys.readouterr().out
     bptt.fit(network(), batches(), SETTINGS, validation=batches(1), progress=False)
     assert capsys.readouterr().out == ""
+
+
+class Counting(Last):
+    """With buffers: a count, a mask, and numbers that are not finite."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm1d(2)
+        self.register_buffer("mask", torch.tensor([True, False]))
+        self.register_buffer("least", torch.tensor([-torch.inf]))
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        outputs, state = super().forward(x, state)
+        return self.norm(outputs.flatten(0, 1)).view_as(outputs), state
+
+
+def test_a_module_with_buffers_of_any_kind_is_saved_and_goes_on(tmp_path: Path) -> None:
+    functions: dict[str, Any] = {"optimizer": sgd, "loss": squared, "validation": batches(1)}
+    net = Counting()
+    bptt.fit(net, batches(), SETTINGS, out=tmp_path / "run", **functions)
+    again = bptt.Run.open(tmp_path / "run").load_into(Counting())
+    for name, value in net.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    more = {"net": Counting(), "data": batches(), "max_updates": 12}
+    assert bptt.resume(tmp_path / "run", **more, **functions)[1].updates == 12
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    y: Tensor
+
+
+def test_the_fields_of_a_named_tuple_are_what_they_are_called() -> None:
+    net = network()
+    settings = bptt.Settings(max_updates=2, clip=float("inf"))
+    bptt.fit(net, [Pair(x, y) for y, x in batches()], settings, optimizer=sgd)
+    torch.testing.assert_close(weights(net), by_hand(network(), batches(), 2))
+
+
+def test_data_and_network_draw_different_numbers() -> None:
+    drawn = []
+
+    class Drawing(IterableDataset[Any]):
+        def __iter__(self) -> Iterator[Any]:
+            while True:
+                drawn.append(torch.rand(T, B))
+                yield (drawn[-1] < 0.5).long()
+
+    masks = []
+    net = bptt.Network(bptt.Categorical(2), hidden=3)
+    run = net.forward
+
+    def forward(*inputs: Any, **options: Any) -> Any:
+        masks.append(torch.rand(T, B))
+        return run(*inputs, **options)
+
+    net.forward = forward  # type: ignore[method-assign]
+    bptt.fit(net, Drawing(), bptt.Settings(max_updates=3))
+    for mask in masks:
+        assert not any(torch.equal(mask, one) for one in drawn)
+
+
+def test_a_penalty_beside_a_loss_is_of_what_the_net_returned() -> None:
+    seen = []
+
+    def penalty(out: Any) -> Tensor:
+        seen.append(type(out))
+        return out.hidden.square().mean()
+
+    def loss(out: Any, y: Tensor) -> Tensor:
+        return out.nll * 2
+
+    settings = bptt.Settings(max_updates=2, activity_penalty=0.1)
+    bptt.fit(network(), batches(), settings, loss=loss, penalty=penalty)
+    assert set(seen) == {bptt.Output}
+
+
+def test_a_run_goes_on_with_a_validation_as_it_began(tmp_path: Path) -> None:
+    for out, begun, then in (("a", batches(1), None), ("b", None, batches(1))):
+        bptt.fit(network(), batches(), SETTINGS, validation=begun, out=tmp_path / out)
+        with pytest.raises(bptt.BpttError, match="a validation; expected the same"):
+            bptt.resume(tmp_path / out, data=batches(), validation=then, max_updates=12)
 
 
 class Noisy(Dataset[Any]):

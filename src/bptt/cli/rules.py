@@ -64,7 +64,10 @@ BELONGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--data": (TABLE,),
         "--future": (TABLE,),
     },
-    "flow": {"--sequences": (TEXT, SEQUENCES, LABELLED, TASK)},
+    "flow": {
+        "--sequences": (TEXT, SEQUENCES, LABELLED, TASK),
+        "--steps": (TEXT, TABLE, SEQUENCES, TASK),
+    },
     "compare": {"--setting": ("data",), "--common": ("data",), "--seeds": ("data",)},
     "bench": {},
 }

@@ -15,7 +15,7 @@ from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
 from bptt.cli.options import MOST_SEED, TEMPERATURE
-from bptt.cli.rules import LABELLED, SEQUENCES, TABLE, TASK, check, complaint, kind_of_data
+from bptt.cli.rules import LABELLED, SEQUENCES, TABLE, TASK, WORDS, check, complaint, kind_of_data
 from bptt.cli.table_options import TableOptions
 from bptt.cli.train_options import DataOptions, InitialOptions, NetworkOptions
 from bptt.cli.words import shell_word
@@ -150,10 +150,12 @@ def _brought(begun: Path, path: Path | None, options: DataOptions) -> tuple[Data
     from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
 
     run, kind = Run.open(begun), kind_of_data(None if path is None else str(path))
+    if kind == SEQUENCES and path is not None and _has_labels(path):
+        kind = LABELLED
     if kind != run.kind:
         raise BpttError(
-            f"{begun} was trained on a {run.kind}, and {path or 'the built-in text'} is a {kind}; "
-            "expected the same kind of data"
+            f"{begun} was trained on {WORDS[run.kind]}, and {path or 'the built-in text'} is of "
+            f"{WORDS[kind]}; expected the same kind of data"
         )
     if kind == TASK:
         data: Dataset = Task.parse(str(path), options.length or DEFAULT_LENGTH)
@@ -212,7 +214,6 @@ def _read(
     path: Path | None, options: DataOptions, table: TableOptions, settings: Settings
 ) -> Dataset:
     """Read the data, of the kind that its name says."""
-    from bptt.training.archive import names_in  # noqa: PLC0415
     from bptt.training.collection import read_collection  # noqa: PLC0415
     from bptt.training.data import read_text  # noqa: PLC0415
     from bptt.training.labels import read_labelled  # noqa: PLC0415
@@ -227,10 +228,18 @@ def _read(
     if kind == LABELLED and path is not None:
         return read_labelled(path, options.tokens)
     if kind == SEQUENCES and path is not None:
-        if "labels" in names_in(path):
+        if _has_labels(path):
             return _labelled_arrays(path, options)
         return read_collection(path, standardise=options.standardise)
     return read_text(path, options.tokens)
+
+
+def _has_labels(path: Path) -> bool:
+    """Return whether arrays are sequences with labels, and no collection of y."""
+    from bptt.training.archive import names_in  # noqa: PLC0415
+
+    names = names_in(path)
+    return "labels" in names and "y" not in names
 
 
 def _labelled_arrays(path: Path, options: DataOptions) -> Dataset:

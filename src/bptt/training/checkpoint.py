@@ -16,6 +16,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
 from bptt.errors import BpttError
+from bptt.model.network import Network
 from bptt.training import files
 from bptt.training.input_files import open_regular, parse_json
 
@@ -50,19 +51,22 @@ def load(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load_weights(net: nn.Module, tensors: dict[str, Tensor], source: Path) -> None:
-    """Put the weights in `tensors` into the network, or raise BpttError if they do not fit it.
+    """Put the weights in `tensors` into a module, or raise BpttError if they do not fit it.
 
-    The network takes on their dtype.
+    A module whose weights are all of one dtype takes on theirs. Its buffers may hold anything.
     """
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    if len(dtypes) != 1 or not dtypes < WEIGHTS:
+    buffers = {name for name, _ in net.named_buffers()}
+    weights = {name: tensor for name, tensor in tensors.items() if name not in buffers}
+    dtypes = {tensor.dtype for tensor in weights.values()}
+    if not dtypes or not dtypes <= WEIGHTS or (len(dtypes) > 1 and isinstance(net, Network)):
         raise BpttError(
             f"{source} has weights of {', '.join(sorted(map(str, dtypes))) or 'no dtype'}; "
             "expected floating point numbers, all of one kind"
         )
-    if not all(bool(tensor.isfinite().all()) for tensor in tensors.values()):
+    if not all(bool(tensor.isfinite().all()) for tensor in weights.values()):
         raise BpttError(f"{source} has weights that are not finite")
-    net.to(dtypes.pop())
+    if len(dtypes) == 1:
+        net.to(dtypes.pop())
     try:
         net.load_state_dict(tensors)
     except RuntimeError as error:

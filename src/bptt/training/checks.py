@@ -25,6 +25,11 @@ def require_alike(net: nn.Module, data: Data, settings: Settings) -> None:
         require_omega(net)
     if isinstance(net, Network):
         require_precision(net, "be trained with fit")
+    elif settings.activity_penalty > 0:
+        raise BpttError(
+            f"activity_penalty is given with a {type(net).__name__}; expected a bptt.Network, or a "
+            "penalty of what the module returns: bptt.fit(..., penalty=...)"
+        )
     elif not settings.is_forced:
         raise BpttError(
             f"forcing is below 1 with a {type(net).__name__}; expected a bptt.Network, which knows "

@@ -90,7 +90,7 @@ def _require_vacant(folder: Path) -> None:
     for name in (METRICS, FLOW, BEFORE, BEST, CHECKPOINT):
         path = folder / name
         is_free = not os.path.lexists(path) or (
-            _is_untrained(path) if name == CHECKPOINT else path.stat().st_size == 0
+            _is_untrained(path) if name in (CHECKPOINT, BEFORE) else path.stat().st_size == 0
         )
         if not is_free:
             raise BpttError(

@@ -115,6 +115,8 @@ def diagnose_run(
     sample = sample.of(net)
     if sample.lengths is not None and window is not None:
         window = min(window, len(sample.y))  # longer than any sequence
+    if max_lag is None and sample.loss_weights is not None:
+        max_lag = min(len(sample.y) - 1, usual)  # of long sequences that are whole
     seen = diagnose(net, sample, window=window, stride=settings.stride, max_lag=max_lag)
     return replace(
         seen,

@@ -118,6 +118,7 @@ def keep_as(path: Path, name: Path, mark: Mark) -> None:
 
     It is the same file under both names until one is replaced, where the system can do that.
     """
+    require_ours(path, mark)
     require_ours(name, mark)
     temporary = path.with_name(f".bptt-{os.getpid()}-{secrets.token_hex(8)}.tmp")
     try:

@@ -129,6 +129,12 @@ def resume(
     _require_hooks(on_update, penalty, progress)
     if net is not None:
         _require_net(net)
+    for name, one in (("optimizer", optimizer), ("schedule", schedule)):
+        if isinstance(one, str):
+            raise BpttError(
+                f"{name} is {one!r}; expected the function that the run was begun with, or none: "
+                "names are in the run's settings"
+            )
     run = run if isinstance(run, Run) else Run.open(run)
     with ExitStack() as stack:
         stack.enter_context(locked(run.path))
@@ -140,12 +146,13 @@ def resume(
             run = run.with_training(max_updates=max_updates, epochs=None)
         settings, *_ = require_makers(run.settings(), optimizer, schedule)
         settings = replace(settings, max_seconds=max_seconds)
-        tensors, notes = run.load()
+        tensors, notes = run.load(to_go_on=True)
         require_files_ours(run.path)
         net = run.network(tensors) if net is None else run.load_into(net, tensors)
         trainer = Trainer(net, source, settings, functions, run=run, on_update=on_update)
         trainer.load(tensors, notes)
         if max_updates is not None:
+            trainer.progress.worse = 0  # who asks for more has the patience anew
             if max_updates < trainer.progress.update:
                 raise BpttError(
                     f"max_updates is {max_updates}; expected at least {trainer.progress.update}, "
@@ -203,8 +210,14 @@ def _is_iterable(batches: object) -> bool:
 def _data_of(run: Run, data: Any, validation: Any) -> Data:
     """Return what a run was trained on, read again or as it is given."""
     if run.kind == "loader" and data is not None:
+        begun = run.config.get("validated", False)
+        if begun != (validation is not None):
+            raise BpttError(
+                f"the run was begun {'with' if begun else 'without'} a validation; expected the "
+                "same: bptt.resume(run, validation=...)"
+            )
         return _as_data(data, validation)
-    if validation is not None:
+    if validation is not None and run.kind != "loader":
         raise BpttError(
             f"validation is given, and {run.path} has a validation part of its own; expected none"
         )
@@ -243,5 +256,6 @@ def _config(trainer: Trainer, seed: int | None) -> dict[str, Any]:
         "trained": [name for name, p in net.named_parameters() if p.requires_grad],
         "training": asdict(trainer.settings),
         "seed": seed,
+        "validated": trainer.validation is not None,
         **trainer.functions.names(),
     }

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from bptt.errors import (
     BpttError,
+    counted,
     require_choice,
     require_kind,
     require_path,
@@ -126,34 +127,36 @@ class Labelled(Dataset):
     @torch.no_grad()
     def answers(self, net: Network) -> tuple[Tensor, Tensor]:
         """Return the mean or likeliest label of each held-out sequence, and the right one."""
-        said, right = [], []
+        predicted, right = [], []
         with every_unit(net):
             for each in self.validation_batches(self.default_batch).first_epoch():
                 batch = each.of(net)
                 ends = _ends(batch), torch.arange(batch.y.shape[1])
                 outputs = net(batch.y, x=batch.x, lengths=batch.lengths).outputs[ends]
                 mean = net.likelihood.mean(outputs)
-                said.append(mean.argmax(-1) if self.classes else mean)
+                predicted.append(mean.argmax(-1) if self.classes else mean)
                 right.append(batch.y[ends])
-        return torch.cat(said), torch.cat(right)
+        return torch.cat(predicted), torch.cat(right)
 
     def score(self, net: Network) -> float:
         """Return what the criterion measures of the held-out sequences."""
-        said, right = self.answers(net)
+        predicted, right = self.answers(net)
         if self.classes:
-            return float((said != right).double().mean())
-        return float((said - right).double().square().mean())
+            return float((predicted != right).double().mean())
+        return float((predicted - right).double().square().mean())
 
     def confusion(self, net: Network) -> Int[np.ndarray, "classes classes"]:
-        """Return how many held-out sequences of each class (row) were told to be of each (column).
+        """Return how many held-out sequences of each class (row) are taken for each (column).
 
         BpttError is raised where labels are numbers.
         """
         if not self.classes:
             raise BpttError(f"the labels of {self.source} are numbers; expected classes")
-        said, right = self.answers(net)
+        predicted, right = self.answers(net)
         K = len(self.classes)
-        counts: np.ndarray = torch.bincount(right * K + said, minlength=K * K).view(K, K).numpy()
+        counts: np.ndarray = (
+            torch.bincount(right * K + predicted, minlength=K * K).view(K, K).cpu().numpy()
+        )
         return counts
 
     def config(self) -> dict[str, Any]:
@@ -201,13 +204,15 @@ def read_labelled(
     *,
     vocabulary: Vocabulary | None = None,
     classes: Sequence[str] | None = None,
+    symbols: int = 0,
 ) -> Labelled:
     """Read texts with labels from a folder, or sequences with labels from a .npz file.
 
     A folder has a folder for each class, with its texts, a file each; or a file for each class,
     with its texts, a line each. A .npz file has x, (T, N) of tokens or (T, N, d) of numbers, and
     labels, and lengths if they differ.
-    tokens: "characters", or "bytes". vocabulary, classes: in place of those that are found.
+    tokens: "characters", or "bytes". vocabulary, classes: in place of those that there are.
+    symbols: how many tokens arrays may have, if that is more than they show.
     """
     require_path("the labelled sequences", path)
     require_choice("tokens", tokens, ("characters", "bytes"))
@@ -218,8 +223,13 @@ def read_labelled(
     with system_errors("read", path):
         is_folder = path.is_dir()
     if not is_folder:
-        return _read_arrays(path, classes)
-    named = _texts_of(path)
+        return _read_arrays(path, classes, symbols)
+    if (path / "config.json").exists():
+        raise BpttError(
+            f"{path} holds a run; expected a folder of texts: a run is gone on with by resuming it "
+            "(--resume), and begun from with (--from)"
+        )
+    named = _texts_of(path, tokens if vocabulary is None else vocabulary.kind)
     known = sorted(named) if classes is None else list(classes)
     if unknown := sorted(set(named) - set(known)):
         raise BpttError(
@@ -229,16 +239,17 @@ def read_labelled(
     texts = [text for name in sorted(named) for text in named[name]]
     labels = [name for name in sorted(named) for _ in named[name]]
     held_out = _held_out([text.encode(errors="surrogateescape") for text in texts])
+    _require_both_parts(str(path), held_out)
     if vocabulary is None:
         trained = (text for text, held in zip(texts, held_out, strict=True) if not held)
         vocabulary = Vocabulary.of("".join(sorted(set("".join(trained)))), tokens)
     coded = [vocabulary.encode(text).numpy() for text in texts]
-    digest = hashlib.sha256(repr(sorted(zip(labels, texts, strict=True))).encode())
+    digest = hashlib.sha256(repr(list(zip(labels, texts, strict=True))).encode())
     data = _checked(str(path), coded, labels, known, vocabulary.size, held_out)
     return replace(data, path=path, sha256=digest.hexdigest(), vocabulary=vocabulary)
 
 
-def _texts_of(folder: Path) -> dict[str, list[str]]:
+def _texts_of(folder: Path, tokens: TokenKind) -> dict[str, list[str]]:
     """Return the texts of each class, or raise BpttError."""
     with system_errors("read", folder):
         inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -249,15 +260,15 @@ def _texts_of(folder: Path) -> dict[str, list[str]]:
             f"{folder} has folders, and beside them {loose.name}; expected a folder for each "
             "class, with a text in each file, or a file for each class, with a text in each line"
         )
-    texts = {}
+    texts: dict[str, list[str]] = {}
     for place in inside:
-        if place in folders:
-            with system_errors("read", place):
-                files = sorted(p for p in place.iterdir() if not p.name.startswith("."))
-            each = ["".join(TextFile(file).pieces()) for file in files]
-        else:
-            each = "".join(TextFile(place).pieces()).splitlines()
-        texts[place.name if folders else place.stem] = [text for text in each if text.strip()]
+        name = place.name if folders else place.stem
+        if name in texts:
+            raise BpttError(f"{folder} has two files called {name}; expected one for each class")
+        each = _files_in(place, tokens) if folders else _text_of(place, tokens).split("\n")
+        texts[name] = [text for text in (one.removesuffix("\r") for one in each) if text.strip()]
+        if not texts[name]:
+            raise BpttError(f"{place} has no text in it; expected some of its class, or no {name}")
     if len(texts) < 2:
         raise BpttError(
             f"{folder} has {'one class' if texts else 'nothing in it'}; expected at least two: a "
@@ -266,7 +277,21 @@ def _texts_of(folder: Path) -> dict[str, list[str]]:
     return texts
 
 
-def _read_arrays(path: Path, classes: Sequence[str] | None) -> Labelled:
+def _files_in(folder: Path, tokens: TokenKind) -> list[str]:
+    """Return the texts of a folder's files."""
+    with system_errors("read", folder):
+        files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
+    return [_text_of(file, tokens) for file in files]
+
+
+def _text_of(file: Path, tokens: TokenKind) -> str:
+    """Return a file's text; of bytes that are no UTF-8 each as a character that stands for it."""
+    if tokens == "bytes":
+        return b"".join(TextFile(file).blocks()).decode(errors="surrogateescape")
+    return "".join(TextFile(file).pieces())
+
+
+def _read_arrays(path: Path, classes: Sequence[str] | None, symbols: int) -> Labelled:
     """Return the labelled sequences of a .npz file."""
     sha256, arrays = read_arrays(path, ("labels", "x", "lengths"))
     x, labels = arrays.get("x"), arrays["labels"]
@@ -283,7 +308,7 @@ def _read_arrays(path: Path, classes: Sequence[str] | None) -> Labelled:
         raise BpttError(f"labels in {path} are {shown(labels)}; expected ({N},) or ({N}, d)")
     sequences = [np.asarray(x[: lengths[i], i]) for i in range(N)]
     known = None if classes is None or labels.dtype.kind not in "iu" else list(classes)
-    data = _checked(str(path), sequences, list(labels), known)
+    data = _checked(str(path), sequences, list(labels), known, symbols if x.ndim == 2 else 0)
     return replace(data, path=path, sha256=sha256)
 
 
@@ -327,8 +352,7 @@ def _checked(
     if held_out is None:
         held_out = _held_out([one.tobytes() for one in x])
     lengths = np.array([len(one) for one in x], dtype=np.int64)
-    if held_out.all():
-        raise BpttError(f"the sequences of {source} are all the same; expected different ones")
+    _require_both_parts(source, held_out)
     return Labelled(flat, lengths, values, held_out, names, symbols)
 
 
@@ -354,8 +378,9 @@ def _labels(
     known = order if classes is None else classes
     if len(known) < 2 or len(known) > MOST_CLASSES or not set(order) <= set(known):
         raise BpttError(
-            f"{source} has {len(order)} classes, such as {shown(order[0])}; expected from 2 to "
-            f"{MOST_CLASSES:,}" + (f" of {', '.join(known[:8])}" if classes is not None else "")
+            f"{source} has {counted(len(order), 'class')}, such as {shown(order[0])}; expected "
+            f"from 2 to {MOST_CLASSES:,}"
+            + (f" of {', '.join(known[:8])}" if classes is not None else "")
         )
     place = {name: number for number, name in enumerate(known)}
     return np.array([place[name] for name in texts], dtype=np.int64), tuple(known)
@@ -365,6 +390,12 @@ def _by_number(name: str) -> tuple[bool, int, str]:
     """Return what to sort names by: whole numbers first, by their size."""
     is_number = name.removeprefix("-").isdecimal()
     return not is_number, int(name) if is_number else 0, name
+
+
+def _require_both_parts(source: str, held_out: Bool[np.ndarray, " N"]) -> None:
+    """Raise BpttError unless there is something to train on."""
+    if held_out.all():
+        raise BpttError(f"the sequences of {source} are all the same; expected different ones")
 
 
 def _held_out(contents: list[bytes]) -> Bool[np.ndarray, " N"]:

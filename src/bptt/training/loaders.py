@@ -15,6 +15,8 @@ from bptt.training.seeds import seeded
 
 NAMES = ("y", "x", "lengths", "loss_weights", "resets")
 EXPECTED = f"y (T, B, ...), a tuple ({', '.join(NAMES)}) or less of it, or a dict of these"
+OF_TRAINING, OF_VALIDATION = 2**31, 2**31 + 2**30
+"""Where the seeds of data begin: beyond those of updates, within the 32 bits that torch takes."""
 _END = object()
 
 
@@ -37,11 +39,15 @@ class Loader(Data):
 
     def training_batches(self, batch: int, steps: int | None, seed: int) -> Loaded:
         """Return the batches to train on."""
-        return Loaded(self.batches, "the loader", seed)
+        return Loaded(self.batches, "the loader", OF_TRAINING + seed)
 
     def validation_batches(self, batch: int) -> Loaded | None:
         """Return the batches to validate on, if there are any."""
-        return None if self.validation is None else Loaded(self.validation, "validation", 0)
+        return (
+            None
+            if self.validation is None
+            else Loaded(self.validation, "validation", OF_VALIDATION)
+        )
 
     def config(self) -> dict[str, Any]:
         """Return that a user has it."""
@@ -138,6 +144,8 @@ class Loaded(Batches):
 def as_batch(item: Any, name: str, number: int) -> Batch:
     """Return what a user's iterable yielded as a batch, or raise BpttError."""
     where = f"batch {number} of {name}"
+    if isinstance(item, tuple) and hasattr(item, "_asdict"):
+        item = item._asdict()
     if isinstance(item, Tensor | np.ndarray):
         parts = {"y": item}
     elif isinstance(item, Mapping):

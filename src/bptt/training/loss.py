@@ -10,6 +10,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from bptt.errors import BpttError, require_callable, shown
+from bptt.gradient.sequences import Penalty
 
 Loss = Callable[[Any, Tensor], Tensor]
 """Of what a net returned and y, (T, B, ...), to the loss of each step, (T, B)."""
@@ -36,6 +37,11 @@ class WithLoss(nn.Module):
     def __init__(self, net: nn.Module, loss: Loss) -> None:
         super().__init__()
         require_callable("loss", loss, "a function of what the net returned and y")
+        if isinstance(loss, nn.Module) and any(p.requires_grad for p in loss.parameters()):
+            raise BpttError(
+                f"loss is a {type(loss).__name__} with weights of its own, which nobody would "
+                "train; expected one without, or a net that has them inside"
+            )
         self.net, self.loss = net, loss
         known = inspect.signature(net.forward).parameters
         self.takes_y, self.takes_state = "y" in known, len(known) > 1
@@ -79,6 +85,11 @@ class WithLoss(nn.Module):
             )
         out = self.net(x, state, **named) if self.takes_state else self.net(x, **named)
         return out if isinstance(out, tuple) and len(out) == 2 else (out, None)
+
+
+def of_what_it_returned(penalty: Penalty) -> Penalty:
+    """Return a penalty of what a module with a loss itself returned."""
+    return lambda scored: penalty(scored.out)
 
 
 def with_loss(net: nn.Module, loss: Loss | None) -> nn.Module:

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from bptt.errors import BpttError, require_callable, require_choice, shown
-from bptt.training.settings import OPTIMIZERS, RATES, Settings
+from bptt.training.settings import OPTIMIZERS, OPTIONS, RATES, Settings
 
 MakeOptimizer = Callable[[list[nn.Parameter]], Optimizer]
 MakeSchedule = Callable[[Optimizer], LRScheduler]
@@ -49,6 +49,12 @@ class Descent:
         optimizer: MakeOptimizer | None = None,
         schedule: MakeSchedule | None = None,
     ) -> None:
+        for name in OPTIONS:
+            if optimizer is not None and getattr(settings, name) is not None:
+                raise BpttError(
+                    f"{name} is given in the settings, and an optimizer of your own beside them; "
+                    "expected it in that optimizer"
+                )
         self.named = named_optimizer(settings) if optimizer is None else None
         self.optimizer = _made(optimizer or named_optimizer(settings), parameters)
         name = settings.schedule or ("constant" if optimizer is not None else settings.rates)
@@ -60,6 +66,11 @@ class Descent:
     def parameters(self) -> list[nn.Parameter]:
         """What is changed."""
         return [p for group in self.optimizer.param_groups for p in group["params"]]
+
+    @property
+    def goes_by_loss(self) -> bool:
+        """Whether the schedule takes its steps by the losses of validations."""
+        return isinstance(self.schedule, ReduceLROnPlateau)
 
     @property
     def learning_rate(self) -> float:

@@ -1,4 +1,4 @@
-"""A run is one folder: config.json, metrics.jsonl and checkpoint.safetensors."""
+"""A run is one folder: config.json, metrics.jsonl, two checkpoints, and the best weights."""
 
 from __future__ import annotations
 
@@ -170,7 +170,8 @@ class Run:
         if config["tokens"] is not None:
             vocabulary = Vocabulary(config["tokens"], config["characters"])
         classes = config["classes"] or None
-        return read_labelled(path, vocabulary=vocabulary, classes=classes)
+        known = {"vocabulary": vocabulary, "classes": classes, "symbols": config["symbols"]}
+        return read_labelled(path, **known)
 
     def _known(self, text: Text) -> Text:
         """Return a text that says how much of it the vocabulary lacks, or raise BpttError."""
@@ -248,21 +249,23 @@ class Run:
         tensors = {f"network.{name}": tensor for name, tensor in tensors.items()}
         checkpoint.save(self.path / BEST, tensors, notes)
 
-    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    def load(self, *, to_go_on: bool = False) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Return the checkpoint's tensors and notes; with a warning the one before if it is torn.
 
-        BpttError is raised where neither can be read.
+        to_go_on: the one before then takes its place, before anything is written; the caller holds
+        the run's lock. BpttError is raised where neither can be read.
         """
+        last, before = self.path / CHECKPOINT, self.path / BEFORE
         try:
-            if not (self.path / CHECKPOINT).exists():
+            if not last.exists():
                 raise BpttError(f"{self.path} has no {CHECKPOINT}; nothing can be loaded from it")
-            return checkpoint.load(self.path / CHECKPOINT)
+            return checkpoint.load(last)
         except BpttError as torn:
-            if not (self.path / BEFORE).exists():
+            if not before.exists():
                 raise
-            files.require_ours(self.path / CHECKPOINT, files.CHECKPOINT)
+            files.require_ours(last, files.CHECKPOINT)
             try:
-                tensors, notes = checkpoint.load(self.path / BEFORE)
+                tensors, notes = checkpoint.load(before)
             except BpttError:
                 raise torn from None
             warnings.warn(
@@ -270,7 +273,9 @@ class Run:
                 BpttWarning,
                 stacklevel=2,
             )
-            return tensors, notes
+        if to_go_on:
+            files.keep_as(before, last, files.CHECKPOINT)
+        return tensors, notes
 
     def save(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
         """Replace the checkpoint; the metrics up to it are on the disk before it is."""

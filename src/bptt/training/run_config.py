@@ -115,6 +115,7 @@ class _Config:
     training: Settings
     seed: int | None
     tied: Any = None
+    validated: bool = True
     optimizer: str | None = None
     schedule: str | None = None
     loss: str | None = None

@@ -47,7 +47,13 @@ class Snapshots:
         path = self.path = self.path or _begun(update)
         y, x, lengths, weights = self.sample.of(update.net)
         flow = gradient_flow(
-            update.net, y, x=x, window=self.window, lengths=lengths, loss_weights=weights
+            update.net,
+            y,
+            x=x,
+            window=self.window,
+            lengths=lengths,
+            loss_weights=weights,
+            max_lag=min(len(y) - 1, STEPS),
         )
         row = Snapshot.of(update.number, flow)
         try:

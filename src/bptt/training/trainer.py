@@ -20,7 +20,7 @@ from bptt.training.checks import require_alike, require_effects
 from bptt.training.evaluation import evaluate
 from bptt.training.functions import Functions
 from bptt.training.interruption import Interrupted, postponed
-from bptt.training.loss import with_loss
+from bptt.training.loss import of_what_it_returned, with_loss
 from bptt.training.optimizers import Descent
 from bptt.training.penalties import with_settings
 from bptt.training.remedies import Omega, clip_gradient
@@ -56,6 +56,8 @@ class Trainer:
         self.functions, self.on_update = functions or Functions(), on_update
         self.scored = with_loss(net, self.functions.loss)
         self.penalty = with_settings(self.functions.penalty, settings, net)
+        if self.functions.loss is not None and self.penalty is not None:
+            self.penalty = of_what_it_returned(self.penalty)
         self.batch = settings.batch or data.default_batch
         progress = Progress(seed=int(torch.randint(2**31, ())))
         self._read_batches(progress.seed)
@@ -220,7 +222,10 @@ class Trainer:
         if self.settings.keep == "last":
             return
         if (self.run.path / BEST).exists():
-            self.run.weights()  # which raises if they are damaged
+            try:
+                self.run.weights()
+            except BpttError as error:
+                raise BpttError(f"{error}; move it away to go on without it") from None
         else:
             progress = self.progress
             progress.best, progress.best_nll, progress.best_score = 0, None, None
@@ -256,6 +261,7 @@ class Trainer:
         if self.batches.carries:
             following = self.batches.at(self.progress.update)
             self.state.load_carried(tensors, notes, following, source)
+            self.state.carry_to(device_of(self.net))
         self._find_best()
         self.run.forget_after(self.progress.update)
         self.last_saved = (self.progress.update, self.progress.seconds)
@@ -266,10 +272,13 @@ class Trainer:
 
     def _require_validation(self) -> None:
         """Raise BpttError where settings need a validation, and there is nothing to validate on."""
-        if self.validation is None and self.settings.patience is not None:
+        wants = [] if self.settings.patience is None else [f"patience is {self.settings.patience}"]
+        if self.state.descent.goes_by_loss:
+            wants.append("the schedule goes by the validation's loss")
+        if self.validation is None and wants:
             raise BpttError(
-                f"patience is {self.settings.patience}, and there is nothing to validate on; "
-                "expected a validation: bptt.fit(..., validation=...)"
+                f"{wants[0]}, and there is nothing to validate on; expected a validation: "
+                "bptt.fit(..., validation=...)"
             )
 
     def _validation_interval(self) -> int:

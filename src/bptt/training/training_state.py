@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
@@ -73,6 +74,10 @@ class TrainingState:
             self.carried = _carried(self.net, parts, following, source)
         else:
             self.carried = unpack(parts, notes.get(CARRIED), f"{source}, state,")
+
+    def carry_to(self, device: torch.device) -> None:
+        """Put the state that the next update starts from on a device."""
+        self.carried = pytree.tree_map_only(Tensor, lambda part: part.to(device), self.carried)
 
 
 def _carried(net: Network, tensors: dict[str, Tensor], following: Batch, source: str) -> Any:
