@@ -76,7 +76,7 @@ def test_the_page_has_every_part_and_fits_in_a_mail(page: Path, found: Diagnosis
         "Eigenvalues of W",
         "Lyapunov exponents",
         "How it learnt",
-        "How near it is to solving the task",
+        "How near it is to what is asked",
         "How the horizon grew",
         "The gradient by lag, while it was trained",
         "What teacher forcing costs",

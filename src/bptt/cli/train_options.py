@@ -24,7 +24,7 @@ class NetworkOptions:
 
     recurrence: Literal["hidden", "output", "both"] | None = None
     """Where the loop runs: hidden to hidden, output to hidden, or both; by default both, and for
-    tasks that have inputs hidden."""
+    labels and tasks that have inputs hidden."""
 
     leak: Annotated[tuple[float, ...], comma_separated(float)] = ()
     """Leaky units (tanh and relu): how much of a unit's state is new at each step, such as 0.1; or

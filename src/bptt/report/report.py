@@ -165,9 +165,9 @@ def _training(diagnosis: Diagnosis) -> list[Section]:
     if diagnosis.criterion is not None and any("score" in row for row in diagnosis.metrics):
         sections.append(
             Section(
-                "How near it is to solving the task",
-                "What counts as success, on held-out sequences, beside what a network without "
-                "memory reaches.",
+                "How near it is to what is asked",
+                "What counts as success, on held-out sequences, beside what is reached without "
+                "looking at them.",
                 plot_criterion(diagnosis.metrics, diagnosis.criterion),
             )
         )

@@ -23,9 +23,9 @@ class Update:
 
     number: which update it is, from 1; total: the number at which training ends; train_nll: of
     this update's tokens; validation_nll, score: None unless this update ended with a validation,
-    the score a task's; seconds: of training so far; gradient_norm: before it was clipped;
-    learning_rate: of this update. net: the network, as this update has left it; run: None if
-    nothing is saved.
+    the score a task's or that of labels; seconds: of training so far; gradient_norm: before it was
+    clipped; learning_rate: of this update. net: the network, as this update has left it; run: None
+    if nothing is saved.
     """
 
     number: int
@@ -50,8 +50,8 @@ class Fit:
     """What `fit` returns: where training ended, why, and how good the network then was.
 
     best_update: after which update the network was as it is left: the best validated, or the last.
-    validation_nll: its loss then; None where there is nothing to validate on. score: of a task,
-    what its criterion measures of it on the held-out sequences.
+    validation_nll: its loss then; None where there is nothing to validate on. score: of a task
+    or of labels, what is measured of it on the held-out sequences.
     """
 
     updates: int
