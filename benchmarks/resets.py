@@ -69,7 +69,7 @@ def main() -> None:
     torch.set_num_threads(parser.parse_args().threads)
     print(f"{bptt.kernel.info()['kernel']}, {torch.get_num_threads()} threads, {torch.__version__}")
     print(
-        "ms a training step        resets=   without   between   padded   ratios to resets=   products"
+        "ms a training step        resets=   without   between   padded   ratios to it   products"
     )
     large = torch.randn(1024, 1024)
     for kind in ("GRU", "LSTM"):
