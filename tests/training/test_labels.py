@@ -215,7 +215,10 @@ def test_the_command_trains_tells_and_shows(
     assert "consonants" in page
     assert main(["generate", "run"]) == 2
     assert "was trained on sequences with labels" in capsys.readouterr().err
-    assert "window" in says("flow", "run", "--sequences", "8")
+    text = says("flow", "run", "--sequences", "8")
+    assert "characters" in text
+    assert "label" not in text
+    assert "in nats per label" in page
     np.savez(
         tmp_path / "a.npz", x=np.zeros((4, 30, 2)) + np.arange(30)[:, None], labels=[0, 1] * 15
     )

@@ -315,7 +315,7 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
     assert run is not None
     assert done.validation_nll is not None
     folder, next_steps = shell_word(run.path), ["generate {} --steps 100"]
-    measure, per_nat = losses_in(run.unit)
+    measure, per_nat = losses_in(run.loss_unit)
     print(
         f"validation {loss_text(done.validation_nll * per_nat)} {measure} "
         f"after {counted(done.updates, 'update')} in {clock(done.seconds)}{_which(done)}\n"

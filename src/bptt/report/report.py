@@ -158,7 +158,7 @@ def _training(diagnosis: Diagnosis) -> list[Section]:
             Section(
                 "How it learnt",
                 f"The loss on the data that it trains on, and on what was held out, in nats per "
-                f"{diagnosis.unit}; a gap that widens is overfitting.",
+                f"{diagnosis.loss_unit}; a gap that widens is overfitting.",
                 plot_learning(diagnosis.metrics),
             )
         )

@@ -58,14 +58,16 @@ class Truncated(NamedTuple):
 class Diagnosis:
     """What was measured. Every part may be missing: a report shows what there is.
 
-    name: of what was looked at. unit: what a step is called. trained: the window that it is trained
-    with; others: windows that might do. snapshots: the flow at earlier updates.
+    name: of what was looked at. unit: what a step is called; loss_unit: what has a loss. trained:
+    the window that it is trained with; others: windows that might do. snapshots: the flow at
+    earlier updates.
     criterion: when the task that it is trained on counts as solved, or what is measured of labels.
     classes, confusion: of labels, how many held-out sequences of each were told to be of each.
     """
 
     name: str = "a network"
     unit: str = "step"
+    loss_unit: str = "step"
     flow: GradientFlow | None = None
     trained: Truncated | None = None
     others: tuple[Truncated, ...] = ()
@@ -122,6 +124,7 @@ def diagnose_run(
         seen,
         name=run.path.resolve().name,
         unit=run.unit,
+        loss_unit=run.loss_unit,
         metrics=tuple(run.metrics()),
         snapshots=tuple(read_snapshots(run)),
         criterion=dataset.criterion,

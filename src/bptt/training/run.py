@@ -87,11 +87,12 @@ class Run:
     @property
     def unit(self) -> str:
         """What a step is called."""
-        return {"text": self._unit_of_text, "labelled": "label"}.get(self.kind, "step")
+        return str(self.config["data"].get("tokens") or "steps").removesuffix("s")
 
     @property
-    def _unit_of_text(self) -> str:
-        return str(self.config["data"].get("tokens", "")).removesuffix("s")
+    def loss_unit(self) -> str:
+        """What has a loss: a step, or a label."""
+        return "label" if self.kind == "labelled" else self.unit
 
     @property
     def vocabulary(self) -> Vocabulary:

@@ -34,6 +34,7 @@ def held_out(batches: Batches, steps: int, sequences: int) -> Sample:
     """
     first = batches.get(0, 0)
     if first.loss_weights is not None:  # the steps that count may be the last ones
+        first = batches.get(0, max(0, len(batches) - 2))  # long ones; the last may be few
         steps = max(steps, len(first.y))
     several, unscored = [first], first.unscored
     while sum(len(b.y) for b in several) - unscored < steps and len(several) < len(batches):
