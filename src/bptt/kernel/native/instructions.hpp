@@ -47,12 +47,13 @@ template <class F, class Mask> static inline Vec<F> as_numbers(Mask mask) {
 }
 
 // out = op(args) over `rows` rows, which lie end to end where no array has more columns than are used.
-template <int N, class F, class Op>
+// Spreads: some arguments have one number a row, which is read from a vector full of it again and again.
+template <int N, bool Spreads, class F, class Op>
 static inline __attribute__((always_inline)) void each(const Instruction &i, const Frame<F> &f, int64_t row,
                                                        int64_t rows, Op op) {
   constexpr int L = lanes<F>;
   int64_t width = i.width;
-  bool is_flat = f.stride[i.out.array] == width;
+  bool is_flat = !Spreads && f.stride[i.out.array] == width;
   F *out = f.of(i.out, row);
   const F *from[3];
   for (int k = 0; k < N; k++) {
@@ -61,54 +62,34 @@ static inline __attribute__((always_inline)) void each(const Instruction &i, con
   }
   if (is_flat) width *= rows, rows = 1;
   for (int64_t r = 0; r < rows; r++) {
+    Vec<F> spread[3];
+    const F *at[3];
+    int64_t moves[3];
+    for (int k = 0; k < N; k++) {
+      bool is_spread = Spreads && i.spread >> k & 1;
+      if (is_spread) spread[k] = splat<F>(*from[k]);
+      at[k] = is_spread ? reinterpret_cast<const F *>(spread + k) : from[k];
+      moves[k] = is_spread ? 0 : 1;
+    }
     int64_t c = 0;
     for (; c + 2 * L <= width; c += 2 * L) {  // two at a time, whose latencies overlap
       Vec<F> v[2][3];
-      for (int k = 0; k < N; k++) v[0][k] = load<F>(from[k] + c, L), v[1][k] = load<F>(from[k] + c + L, L);
+      for (int k = 0; k < N; k++) {
+        v[0][k] = load<F>(at[k] + c * moves[k], L);
+        v[1][k] = load<F>(at[k] + (c + L) * moves[k], L);
+      }
       Vec<F> first = op(v[0]), second = op(v[1]);
       store<F>(out + c, first, L);
       store<F>(out + c + L, second, L);
     }
-    for (; c + L <= width; c += L) {
+    for (; c < width; c += L) {
+      const int count = width - c < L ? int(width - c) : L;
       Vec<F> v[3];
-      for (int k = 0; k < N; k++) v[k] = load<F>(from[k] + c, L);
-      store<F>(out + c, op(v), L);
-    }
-    if (c < width) {
-      Vec<F> v[3];
-      for (int k = 0; k < N; k++) v[k] = load<F>(from[k] + c, int(width - c));
-      store<F>(out + c, op(v), int(width - c));
+      for (int k = 0; k < N; k++) v[k] = load<F>(at[k] + c * moves[k], count);
+      store<F>(out + c, op(v), count);
     }
     out += f.stride[i.out.array];
     for (int k = 0; k < N; k++) from[k] += f.stride[i.args[k].array];
-  }
-}
-
-// The same where some arguments have one number a row.
-template <int N, class F, class Op>
-static void each_spread(const Instruction &i, const Frame<F> &f, int64_t row, int64_t rows, Op op) {
-  constexpr int L = lanes<F>;
-  for (int64_t r = 0; r < rows; r++) {
-    const F *from[3];
-    Vec<F> v[3];
-    bool is_spread[3];
-    for (int k = 0; k < N; k++) {
-      from[k] = f.of(i.args[k], row) + r * f.stride[i.args[k].array];
-      is_spread[k] = i.spread >> k & 1;
-      v[k] = splat<F>(*from[k]);
-    }
-    F *out = f.of(i.out, row) + r * f.stride[i.out.array];
-    int64_t c = 0;
-    for (; c + L <= i.width; c += L) {
-      for (int k = 0; k < N; k++)
-        if (!is_spread[k]) v[k] = load<F>(from[k] + c, L);
-      store<F>(out + c, op(v), L);
-    }
-    if (c < i.width) {
-      for (int k = 0; k < N; k++)
-        if (!is_spread[k]) v[k] = load<F>(from[k] + c, int(i.width - c));
-      store<F>(out + c, op(v), int(i.width - c));
-    }
   }
 }
 
@@ -201,9 +182,9 @@ static void execute(const Instruction &i, const Frame<F> &f, int64_t row, int64_
   do {                                                         \
     auto op = [&](const V *v) -> V { return expression; };     \
     if constexpr (N > 1) {                                     \
-      if (i.spread) return each_spread<N>(i, f, row, rows, op); \
+      if (i.spread) return each<N, true>(i, f, row, rows, op); \
     }                                                          \
-    return each<N>(i, f, row, rows, op);                       \
+    return each<N, false>(i, f, row, rows, op);                \
   } while (0)
   switch (i.op) {
     case COPY:
