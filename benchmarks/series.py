@@ -23,7 +23,8 @@ import torch
 from statsmodels.tsa.ar_model import AutoReg, ar_select_order
 
 import bptt
-from bptt.training.series import SeriesForecast, forecast_table, one_step_ahead
+from bptt.training.forecasting import SeriesForecast, forecast
+from bptt.training.series import one_step_ahead
 
 SEEDS = range(5)
 HIDDEN, STEPS, LEARNING_RATE = (8, 16), (150, 300, 600), 0.01
@@ -82,6 +83,7 @@ def chosen(task: Task, table: bptt.Table, folder: Path) -> tuple[int, int]:
     first = folder / f"{task.name}-training.csv"
     first.write_text("".join(rows[: 1 + table.cut + task.columns.difference]))
     inner = bptt.read_table(first, replace(task.columns, validation_share=0.2))
+    assert isinstance(inner, bptt.Table)
     found = {
         (hidden, steps): statistics.median(errors(inner, hidden, steps))
         for hidden, steps in itertools.product(HIDDEN, STEPS)
@@ -104,6 +106,7 @@ def autoregression(task: Task, table: bptt.Table) -> tuple[int, float]:
 def run(task: Task, folder: Path) -> tuple[bptt.Table, bptt.Network]:
     """Print what each side's error is; return the table and the network of median error."""
     table = bptt.read_table(task.file, task.columns)
+    assert isinstance(table, bptt.Table)
     hidden, steps = chosen(task, table, folder)
     nets = [trained(table, hidden, steps, seed) for seed in SEEDS]
     found = [one_step_ahead(net, table) for net in nets]
@@ -167,7 +170,9 @@ def from_the_cut(table: bptt.Table, net: bptt.Network) -> SeriesForecast:
     """Return the forecast of the test part from the end of the training part."""
     known = slice(None, table.cut)
     short = replace(table, y=table.y[known], levels=table.levels[known], times=table.times[known])  # type: ignore[index]
-    return forecast_table(net, short, len(table.y) - table.cut, seed=0)
+    ahead = forecast(net, short, len(table.y) - table.cut, quantiles=(0.05, 0.95), seed=0)
+    assert isinstance(ahead, SeriesForecast)
+    return ahead
 
 
 @torch.no_grad()

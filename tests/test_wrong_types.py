@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import torch
 from torch import nn
 
@@ -44,6 +45,10 @@ def dropping() -> bptt.Network:
 def numbers(inputs: int = 0) -> bptt.Network:
     seed(0)
     return bptt.Network(bptt.Gaussian(2), hidden=H, inputs=inputs)
+
+
+def table() -> bptt.Table | bptt.Panel:
+    return bptt.read_table(pl.DataFrame({"a": np.sin(np.arange(20))}))
 
 
 def collection() -> bptt.Collection:
@@ -593,11 +598,19 @@ CASES = [
             "fill": value("linear"),
             "difference": value(False),
             "validation_share": value(0.5),
+            "categories": value(("c",)),
+            "calendar": value(("hour",)),
+            "series": value("s"),
+            "validation_by": value("time"),
+            "units": value("common"),
         },
         {
             "target": {"str"},
             "inputs": {"str"},
-            "time": {"None", "str"},
+            "categories": {"str"},
+            "series": {"str"},
+            "units": {"None"},
+            "time": {"str"},
             "fill": {"None"},
             "difference": {"True"},
         },
@@ -627,7 +640,26 @@ CASES = [
     Case(
         "read_table",
         bptt.read_table,
-        {"/path": value("nowhere.csv"), "columns": bptt.Columns, "scaling": value(None)},
+        {"/data": value("nowhere.csv"), "columns": bptt.Columns, "measures": value(None)},
+    ),
+    Case(
+        "forecast",
+        bptt.forecast,
+        {
+            "/model": lambda: bptt.Network(bptt.Gaussian(1), hidden=2),
+            "/table": table,
+            "/steps": value(2),
+            "future": value(None),
+            "quantiles": value((0.1, 0.9)),
+            "paths": value(3),
+            "seed": value(0),
+        },
+        {
+            "future": {"None"},
+            "paths": {"5"},
+            "/steps": {"5"},
+            "seed": {"None", "5"},
+        },
     ),
     Case(
         "fit",
@@ -968,13 +1000,23 @@ def test_every_public_name_is_walked() -> None:
         "Watch",
         "Watched",
         "Forecast",
+        "PanelForecast",
+        "SeriesForecast",
         "Output",
         "State",
         "Diagnosis",
         "Exposure",
         "Explanation",
     }
-    results |= {"Interrupted", "Run", "Sample", "Text", "Table", "Dataset"}  # made by us: values
+    results |= {
+        "Interrupted",
+        "Run",
+        "Sample",
+        "Text",
+        "Table",
+        "Panel",
+        "Dataset",
+    }  # made by us: values
     torchs = {"RNN", "GRU", "LSTM", "RNNCell", "GRUCell", "LSTMCell"}  # whose errors are torch.nn's
     not_called = {"BpttError", "Likelihood", "kernel", "plots", "cells"}
     walked = {case.name.split(".")[0] for case in CASES}

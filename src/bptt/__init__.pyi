@@ -71,14 +71,18 @@ from .training.exposure import Exposure as Exposure
 from .training.exposure import exposure as exposure
 from .training.fit import fit as fit
 from .training.fit import resume as resume
+from .training.forecasting import PanelForecast as PanelForecast
+from .training.forecasting import SeriesForecast as SeriesForecast
+from .training.forecasting import forecast as forecast
 from .training.interruption import Interrupted as Interrupted
 from .training.labels import Labelled as Labelled
 from .training.labels import read_labelled as read_labelled
+from .training.panels import Panel as Panel
 from .training.run import Run as Run
 from .training.sample import Sample as Sample
 from .training.settings import Settings as Settings
+from .training.table_reader import read_table as read_table
 from .training.tables import Table as Table
-from .training.tables import read_table as read_table
 from .training.tasks import Task as Task
 
 __version__: str

@@ -81,7 +81,8 @@ def counted(count: int, noun: str) -> str:
     >>> counted(1, "row"), counted(2000, "row"), counted(2, "batch")
     ('1 row', '2,000 rows', '2 batches')
     """
-    plural = f"{noun}es" if noun.endswith(("ch", "ss")) else f"{noun}s"
+    ending = "es" if noun.endswith(("ch", "ss")) else "" if noun.endswith("series") else "s"
+    plural = noun + ending
     return f"{count:,} {noun if count == 1 else plural}"
 
 

@@ -19,7 +19,7 @@ import pytest
 from bptt.cli import app
 from bptt.cli.rules import BELONGS
 from bptt.errors import BpttError
-from bptt.training import checks, diagnosis, fit, series
+from bptt.training import checks, diagnosis, fit
 from tests.commands import DATA, says, write_runs
 
 TRAIN = {
@@ -56,6 +56,11 @@ TRAIN = {
     "--fill": "--fill linear",
     "--difference": "--difference",
     "--validation-share": "--validation-share 0.4",
+    "--categories": "--categories wind",
+    "--calendar": "--calendar weekday | --time day",
+    "--series": "--series wind",
+    "--validation-by": "--validation-by series | --series wind",
+    "--units": "--units common | --series wind",
     "--length": "--length 30",
     "--scale": "--scale fixed",
     "--batch": "--batch 3",
@@ -89,6 +94,7 @@ TRAIN = {
     "--out": "--out there",
 }
 """What is given of each option of bptt train, and after | what it needs."""
+OF_SERIES = ("--validation-by", "--units")
 KINDS = ("text", "table", "sequences", "task")
 ELSEWHERE = ("--tensorboard", "--report", "--resume", "--from")
 """What these write, or go on with, has its tests in test_cli.py."""
@@ -164,7 +170,7 @@ def test_every_option_of_train_has_an_effect_or_is_refused(
         typed, _, needed = (part.split() for part in case.partition("|"))
         if option == "--stride" and kind in ("sequences", "task"):
             needed = []  # of whole sequences an update has all steps
-        if option in ("--time-format", "--time-zone") and kind != "table":
+        if option in ("--time-format", "--time-zone", "--calendar", *OF_SERIES) and kind != "table":
             needed = []
         usual = {"--hidden": "3", "--max-updates": "1", **USUAL[kind]}
         if option == "--epochs":
@@ -201,6 +207,7 @@ OTHERS = {
         "--out": "--out there.csv",
         "--data": "--data other.csv",
         "--future": "--future ahead.csv",
+        "--quantiles": "--quantiles 0.3,0.7",
         "--last": "--last",
     },
     "flow": {
@@ -243,7 +250,6 @@ def test_every_option_of_generate_has_an_effect_or_is_refused(
     for name, days in (("other.csv", range(60)), ("ahead.csv", range(60, 70))):
         rows = "".join(f"{i},{i % 5},{i % 3}\n" for i in days)
         (here / name).write_text("day,load,wind\n" + rows)
-    monkeypatch.setattr(series, "QUANTILES", (0.4, 0.6))
     needed = FUTURE if kind == "inputs" and option != "--future" else []
     usual = {"--steps": "5", "--seed": "1"}
     if kind == "inputs" and option in ("--prompt", "--temperature"):
@@ -252,7 +258,10 @@ def test_every_option_of_generate_has_an_effect_or_is_refused(
     without = traces(here, "generate", kind, *beside, *needed)
     with_it = traces(here, "generate", kind, *beside, *needed, *OTHERS["generate"][option].split())
     assert with_it != without
-    refused = {"text": ("--out", "--data", "--future"), "table": ("--prompt", "--temperature")}
+    refused = {
+        "text": ("--out", "--data", "--future", "--quantiles"),
+        "table": ("--prompt", "--temperature"),
+    }
     refused["inputs"], refused["table"] = refused["table"], (*refused["table"], "--future")
     assert with_it[0].startswith("bptt: ") == (option in refused[kind]), with_it
     if option in refused[kind]:

@@ -33,7 +33,7 @@ from bptt.training.compare import Comparison, _claim, read_comparison
 from bptt.training.files import JSON
 from bptt.training.run import CHECKPOINT, CONFIG, FLOW, METRICS, Run
 from bptt.training.snapshots import Snapshots, read_snapshots
-from bptt.training.tables import read_table
+from bptt.training.table_reader import read_table
 from tests.fuzz.campaign import fuzz
 
 T = TypeVar("T")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from bptt.training.cells import text_cell
-from bptt.training.series import SeriesForecast
+from bptt.training.forecasting import SeriesForecast
 
 FORMULAS = [
     "=1+1",

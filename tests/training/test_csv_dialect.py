@@ -10,7 +10,8 @@ import pytest
 from bptt.errors import BpttError
 from bptt.training.columns import Columns
 from bptt.training.csv_dialect import Dialect
-from bptt.training.tables import Table, read_table
+from bptt.training.table_reader import read_table
+from bptt.training.tables import Table
 
 VALUES = [[1234.5, 3.0], [2.25, 4.0], [17.125, 5.0], [8.0, 1.0], [1.5, 9.0]]
 

@@ -13,7 +13,7 @@ import bptt
 from bptt import BpttError
 from bptt.training import input_files
 from bptt.training.input_files import UnchangedFile, open_regular, parse_json, read_bytes
-from bptt.training.tables import read_table
+from bptt.training.table_reader import read_table
 
 READERS: dict[str, Callable[[Path], object]] = {
     "text": bptt.read_text,

@@ -11,8 +11,9 @@ import torch
 
 import bptt
 from bptt.report.series_plots import plot_forecast
+from bptt.training.forecasting import forecast
 from bptt.training.run import Run
-from bptt.training.series import forecast_table, one_step_ahead
+from bptt.training.series import one_step_ahead
 
 N = 300
 
@@ -74,7 +75,7 @@ def test_the_forecast_goes_on_from_the_last_row(
         "day,drive\n"
         + "".join(f"{np.datetime64('2026-01-01') + N - 1 + k},{k / 9}\n" for k in range(1, 13))
     )
-    ahead = forecast_table(net, table, 12, future=later, seed=1)
+    ahead = forecast(net, table, 12, future=later, seed=1)
     y, x = (torch.from_numpy(np.array(part)).unsqueeze(1) for part in (table.y, table.x))
     future = np.arange(1, 13)[:, None] / 9
     future = torch.from_numpy(table.x_scaling.standard(future)).float().unsqueeze(1)
@@ -103,7 +104,7 @@ def test_the_forecast_goes_on_from_the_last_row(
 @pytest.mark.parametrize("time", [None, "day"])
 def test_a_forecast_of_one_step_can_be_seen(file: Path, time: str | None) -> None:
     table = bptt.read_table(file, bptt.Columns(target=("a", "b"), time=time))
-    ahead = forecast_table(bptt.Network(table.likelihood, hidden=3), table, 1, seed=0)
+    ahead = forecast(bptt.Network(table.likelihood, hidden=3), table, 1, seed=0)
     for trace in plot_forecast(table, ahead).data[2::3]:
         assert trace.mode == "lines"
         assert len(trace.x) == len(trace.y) == 2
@@ -132,6 +133,6 @@ def test_a_killed_run_on_a_table_goes_on_bit_for_bit(file: Path, tmp_path: Path)
 def test_bad_input(file: Path) -> None:
     net, table = trained(file)
     with pytest.raises(bptt.BpttError, match="the network has the inputs drive; expected a table"):
-        forecast_table(net, table, 3)
+        forecast(net, table, 3)
     with pytest.raises(bptt.BpttError, match=r"row 1 of .*waves.csv is at 2026-01-01; expected"):
-        forecast_table(net, table, 301, future=file)
+        forecast(net, table, 301, future=file)

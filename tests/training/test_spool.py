@@ -21,7 +21,7 @@ from bptt import BpttError
 from bptt.training import data
 from bptt.training import spool as spool_module
 from bptt.training.spool import require_room, spool
-from bptt.training.tables import read_table
+from bptt.training.table_reader import read_table
 
 READERS: dict[str, Callable[[], object]] = {
     "text": bptt.read_text,

@@ -11,9 +11,10 @@ import pytest
 import bptt
 from bptt.errors import BpttError
 from bptt.training.columns import Columns
-from bptt.training.series import forecast_table
+from bptt.training.forecasting import forecast
 from bptt.training.steps_ahead import steps_ahead
-from bptt.training.tables import Table, read_table
+from bptt.training.table_reader import read_table
+from bptt.training.tables import Table
 
 DAYS = [date(2024, 1, 1) + timedelta(days=k) for k in range(20)]
 
@@ -84,7 +85,7 @@ def test_numbers_of_steps_that_cannot_be(tmp_path: Path, wrong: int) -> None:
     table = read(tmp_path, DAYS, inputs=())
     net = bptt.Network(table.likelihood, hidden=2)
     with pytest.raises(BpttError, match=r"steps"):
-        forecast_table(net, table, wrong)
+        forecast(net, table, wrong)
 
 
 def test_a_future_without_its_times_is_refused(tmp_path: Path) -> None:

@@ -22,8 +22,11 @@ from hypothesis import strategies as st
 from bptt.errors import BpttError
 from bptt.training import table_rows
 from bptt.training.columns import Columns
+from bptt.training.measures import Measures
+from bptt.training.plain_values import as_dataclass
 from bptt.training.scaling import Scaling
-from bptt.training.tables import Table, read_table
+from bptt.training.table_reader import read_table
+from bptt.training.tables import Table
 
 Write = Callable[..., Path]
 SQUARES = [float(k * k) for k in range(20)]
@@ -182,7 +185,7 @@ def test_the_scaling_of_another_table_is_taken(write: Write) -> None:
     path = write({"a": [10.0, 10, 14], "u": [1.0, 1, 1]})  # constant, which does not matter here
     given_scaling = (Scaling((10.0,), (2.0,)), Scaling((0.0,), (0.5,)))
     columns = Columns(("a",), ("u",), validation_share=0.4)
-    table = read_table(path, columns, scaling=given_scaling)
+    table = read_table(path, columns, measures=Measures(*given_scaling))
     assert table.y[:, 0].tolist() == [0, 0, 2]
     assert table.x is not None
     assert table.x[:, 0].tolist() == [2, 2, 2]
@@ -193,9 +196,9 @@ def test_the_scaling_of_another_table_is_taken(write: Write) -> None:
 def test_a_scaling_of_other_columns_is_refused(write: Write, x: Scaling | None) -> None:
     path = write({"a": [10.0, 10, 14], "u": [1.0, 1, 1]})
     columns = Columns(("a",), ("u",), validation_share=0.4)
-    message = rf"scaling is for 1 target and {2 if x else 0} input columns; .*t\.csv .* 1 and 1: "
+    message = rf"measures are of 1 target and {2 if x else 0} input columns; .*t\.csv .* 1 and 1: "
     with pytest.raises(BpttError, match=message):
-        read_table(path, columns, scaling=(Scaling((10.0,), (2.0,)), x))
+        read_table(path, columns, measures=Measures(Scaling((10.0,), (2.0,)), x))
 
 
 def test_a_config_goes_through_json(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -208,9 +211,9 @@ def test_a_config_goes_through_json(write: Write, monkeypatch: pytest.MonkeyPatc
     assert config["sha256"] == table.sha256
     columns = Columns(**config["columns"])
     assert columns == table.columns
-    scaling = (Scaling(**config["y_scaling"]), Scaling(**config["x_scaling"]))
-    assert scaling == (table.y_scaling, table.x_scaling)
-    assert read_table(write({"a": SQUARES}), Columns(("a",))).config()["x_scaling"] is None
+    measures = as_dataclass(Measures, config["measures"], "config.json")
+    assert measures == Measures(table.y_scaling, table.x_scaling)
+    assert read_table(write({"a": SQUARES}), Columns(("a",))).config()["measures"]["x"] is None
 
 
 def test_one_name_need_not_be_a_tuple() -> None:

@@ -13,7 +13,8 @@ import pytest
 from bptt.errors import BpttError
 from bptt.training.columns import Columns
 from bptt.training.steps_ahead import steps_ahead
-from bptt.training.tables import Table, read_table
+from bptt.training.table_reader import read_table
+from bptt.training.tables import Table
 
 
 def table_of(folder: Path, times: list[str], **columns: object) -> Table:

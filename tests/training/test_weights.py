@@ -14,7 +14,8 @@ from torch.nn.utils import parametrizations, prune
 
 import bptt
 from bptt.training.evaluation import evaluate
-from bptt.training.series import forecast_table, one_step_ahead
+from bptt.training.forecasting import forecast
+from bptt.training.series import one_step_ahead
 from bptt.training.trainer import Trainer
 
 SETTINGS = bptt.Settings(max_updates=5, batch=2, window=5, validate_every=2)
@@ -86,7 +87,7 @@ def test_float64_tables_are_forecast(tmp_path: Path) -> None:
     assert np.isfinite(one_step_ahead(net, data).network).all()
     future = tmp_path / "future.csv"
     future.write_text("b\n1\n0\n1\n")
-    assert np.isfinite(forecast_table(net, data, 3, future=future, paths=4, seed=0).mean).all()
+    assert np.isfinite(forecast(net, data, 3, future=future, paths=4, seed=0).mean).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

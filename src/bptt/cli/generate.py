@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Any
 
-from bptt.cli.options import MOST_SEED, TEMPERATURE
+from bptt.cli.options import MOST_SEED, TEMPERATURE, comma_separated
 from bptt.errors import BpttError, counted, printable, require_whole
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ def generate(
     out: Path | None = None,
     data: Path | None = None,
     future: Path | None = None,
+    quantiles: Annotated[tuple[float, ...], comma_separated(float)] = (0.05, 0.95),
     last: bool = False,
 ) -> None:
     """Let a trained network write, or forecast the table that it was trained on.
@@ -55,6 +56,8 @@ def generate(
         Of a table: where it is now, if it was moved, or a newer one with the same columns.
     future
         Of a table: one that has its inputs for the steps ahead.
+    quantiles
+        Of a table: which shares of the sampled paths are to lie below what is written.
     last
         Take the last weights, and not those whose validation was the best.
     """
@@ -68,7 +71,8 @@ def generate(
         write_sample(net, saved_run.vocabulary, prompt, steps, temperature, seed)
     elif saved_run.kind == "table":
         out = out or saved_run.path / "forecast.csv"
-        _forecast(saved_run, steps, out, data, future, seed, last=last)
+        ahead = {"steps": steps, "future": future, "quantiles": quantiles, "seed": seed}
+        _forecast(saved_run, out, data, ahead, last=last)
     else:
         raise BpttError(
             f"{run} was trained on {BY_KIND[saved_run.kind]}; expected a text or a table: "
@@ -77,34 +81,27 @@ def generate(
 
 
 def _forecast(
-    run: Run,
-    steps: int,
-    out: Path,
-    data: Path | None,
-    future: Path | None,
-    seed: int | None,
-    *,
-    last: bool,
+    run: Run, out: Path, data: Path | None, options: dict[str, Any], *, last: bool
 ) -> None:
     from bptt.report.series_plots import plot_forecast, write_figure  # noqa: PLC0415
     from bptt.training import files  # noqa: PLC0415
-    from bptt.training.series import forecast_table  # noqa: PLC0415
+    from bptt.training.forecasting import forecast  # noqa: PLC0415
 
     files.require_ours(out, files.FORECAST)
     figure = out.with_suffix(".html")
     if figure == out:
         raise BpttError(f"--out is {out}, but the figure goes there; expected a .csv file")
     files.require_ours(figure, files.PAGE)
-    table = run.read_table(data or run.config["data"]["path"])
+    table = run.read_table(data or run.table_path())
     net = run.network(last=last).eval()
-    ahead = forecast_table(net, table, steps, future=future, seed=seed)
+    ahead = forecast(net, table, **options)
     ahead.write(out)
     write_figure(plot_forecast(table, ahead), figure)
     if ahead.note:
         print(printable(ahead.note))
-    verb = "is" if steps == 1 else "are"
-    ahead_is = f"{counted(steps, 'step')} ahead {verb}"
-    print(f"{ahead_is} in {printable(out)}; the figure is {printable(figure)}")
+    steps = counted(options["steps"], "step")
+    verb = "is" if options["steps"] == 1 else "are"
+    print(f"{steps} ahead {verb} in {printable(out)}; the figure is {printable(figure)}")
 
 
 def write_sample(

@@ -63,6 +63,7 @@ BELONGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--out": (TABLE,),
         "--data": (TABLE,),
         "--future": (TABLE,),
+        "--quantiles": (TABLE,),
     },
     "flow": {
         "--sequences": (TEXT, SEQUENCES, LABELLED, TASK),

@@ -44,8 +44,24 @@ class TableOptions:
     difference: bool = False
     """Model the change from row to row, for series with a trend."""
 
+    categories: Annotated[tuple[str, ...], comma_separated(str)] = ()
+    """Columns that are known at the step that is predicted, and hold one of several classes."""
+
+    calendar: Annotated[tuple[str, ...], comma_separated(str)] = ()
+    """What the date says, as inputs: some of hour,weekday,day,month."""
+
+    series: str | None = None
+    """The column that tells several series apart, each with its rows in order."""
+
     validation_share: float = 0.1
-    """How much of the table, at its end, is not to train on."""
+    """How much of the table is not to train on: the end of it, or of each series."""
+
+    validation_by: Literal["time", "series"] = "time"
+    """Of several series: whether the end of each is held out, or some of them whole."""
+
+    units: Literal["series", "common"] | None = None
+    """Of several series: whether each is put in units of its own, or all in the same; by default of
+    its own, unless some are held out whole."""
 
     separator: str | None = None
     """What stands between the fields of a row, such as ; or tab; by default what fits the file."""

@@ -217,7 +217,7 @@ def _read(
     from bptt.training.collection import read_collection  # noqa: PLC0415
     from bptt.training.data import read_text  # noqa: PLC0415
     from bptt.training.labels import read_labelled  # noqa: PLC0415
-    from bptt.training.tables import read_table  # noqa: PLC0415
+    from bptt.training.table_reader import read_table  # noqa: PLC0415
     from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
 
     kind = kind_of_data(None if path is None else str(path))
@@ -329,7 +329,7 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
         next_steps = [f"generate {{}}{_prompt(run.vocabulary)}"]
     elif run.kind == "table":
         _say_one_step_ahead(net, data)
-        if data is not None and data.inputs:
+        if run.inputs:
             next_steps = ["generate {} --steps 100 --future INPUTS_AHEAD.csv"]
     elif run.kind == "labelled":
         _say_how_often_it_is_right(net, data, done)
@@ -415,10 +415,11 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
 
 
 def _say_one_step_ahead(net: Network, data: Dataset | None) -> None:
+    from bptt.training.panels import Panel  # noqa: PLC0415
     from bptt.training.series import one_step_ahead  # noqa: PLC0415
     from bptt.training.tables import Table  # noqa: PLC0415
 
-    assert isinstance(data, Table)
+    assert isinstance(data, Table | Panel)
     errors = one_step_ahead(net, data)
     print("One step ahead, root mean square error on the validation part:")
     for name, mine, its in zip(errors.names, errors.network, errors.persistence, strict=True):

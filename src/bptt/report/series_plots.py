@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from html import escape
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import plotly.graph_objects as go
@@ -16,52 +16,102 @@ import bptt
 from bptt.errors import BpttError, counted, shown
 from bptt.report.style import BLUE, GREEN, GREY, RED, draws, styled
 from bptt.training import files
+from bptt.training.clock import Clock
 from bptt.training.exposure import Exposure
-from bptt.training.series import SeriesForecast
+from bptt.training.forecasting import PanelForecast, SeriesForecast
+from bptt.training.panels import Panel
 from bptt.training.tables import Table
 from bptt.training.task_kinds import Criterion
 
 MOST_NUMBERS = 20
 """Classes up to which a confusion has its counts written into it."""
+MOST_PARTS = 12
+"""Of a figure that shows several series."""
 STEPS_SHOWN = 3
 """Of the past as many steps are shown as this times those ahead, and at least a hundred."""
 TRUE, FORECAST, SPREAD = GREY, BLUE, "rgba(61, 116, 230, 0.2)"
 
 
-@draws(Table, SeriesForecast)
-def plot_forecast(table: Table, ahead: SeriesForecast) -> go.Figure:
-    """Return the end of a table, and how it goes on: a panel for each column of the target."""
-    names, shown = ahead.names, max(100, STEPS_SHOWN * len(ahead.mean))
+@draws(Table | Panel, SeriesForecast | PanelForecast)
+def plot_forecast(table: Table | Panel, ahead: SeriesForecast | PanelForecast) -> go.Figure:
+    """Return the end of a table, and how it goes on: a part for each column of the target.
+
+    Of a panel the first series are shown.
+    """
+    several = _ends(table, ahead)
+    parts = [(name, k, end) for name, end in several for k in range(end.levels.shape[1])]
+    parts = parts[: max(MOST_PARTS, len(table.columns.target))]
+    titles = [
+        escape(f"{name}, {column}" if name else column)
+        for name, k, _ in parts
+        for column in table.columns.target[k : k + 1]
+    ]
     figure = make_subplots(
-        len(names), 1, shared_xaxes=True, subplot_titles=list(map(escape, names))
+        len(parts),
+        1,
+        shared_xaxes=isinstance(table, Table),
+        subplot_titles=titles,
+        vertical_spacing=0.3 / len(parts),
     )
-    count = len(ahead.mean)
-    past: Any = np.arange(-min(shown, len(table.levels)) + 1, 1)
-    past = past if table.times is None else table.clock.wall(table.times[-shown:])
-    times = np.concatenate([past[-1:], table.clock.wall(ahead.times)])
-    now = table.levels[-1:]  # where the forecast begins: a line, even if it has one step
-    low, high = (np.concatenate([now, ahead.quantiles[q]]) for q in sorted(ahead.quantiles))
-    mean = np.concatenate([now, ahead.mean])
-    for i in range(len(names)):
-        around = np.concatenate([low[:, i], high[::-1, i]])
-        there_and_back = np.concatenate([times, times[::-1]])
-        traces = (
-            {"x": past, "y": table.levels[-shown:, i], "name": "the table", "line_color": TRUE},
-            {
-                "x": there_and_back,
-                "y": around,
-                "name": "90% of the sampled paths",
+    for row, (_, k, end) in enumerate(parts, 1):
+        for trace in end.traces(k, table.clock):
+            figure.add_scatter(**trace, mode="lines", showlegend=row == 1, row=row, col=1)
+    what = table.source if table.path is None else table.path.name
+    count = counted(len(several[0][1].ahead.mean), "step")
+    title = f"{escape(what)}, {count} ahead"
+    if isinstance(table, Panel) and len(table) * len(table.columns.target) > len(parts):
+        shown = len({name for name, _, _ in parts})
+        title += f": the first {shown} of {counted(len(table), 'series')}"
+    return styled(figure, height=180 + 260 * len(parts), title=title)
+
+
+class _End(NamedTuple):
+    """The last levels of a series, their times, and how it goes on."""
+
+    levels: np.ndarray
+    times: np.ndarray | None
+    ahead: SeriesForecast
+
+    def traces(self, k: int, clock: Clock) -> Iterator[dict[str, Any]]:
+        """Yield what is drawn of one column: the past, where most paths lie, and the mean."""
+        ahead, count = self.ahead, max(100, STEPS_SHOWN * len(self.ahead.mean))
+        levels = self.levels[-count:, k]
+        past: Any = np.arange(1 - len(levels), 1)
+        past = past if self.times is None else clock.wall(self.times[-count:])
+        times = np.concatenate([past[-1:], clock.wall(ahead.times)])
+        now = levels[-1:]  # where the forecast begins: a line, even if it has one step
+        yield {"x": past, "y": levels, "name": "the table", "line_color": TRUE}
+        low, high = min(ahead.quantiles, default=1.0), max(ahead.quantiles, default=0.0)
+        if low < high:
+            bounds = ahead.quantiles[low][:, k], ahead.quantiles[high][::-1, k]
+            yield {
+                "x": np.concatenate([times, times[::-1]]),
+                "y": np.concatenate([now, *bounds, now]),
+                "name": f"{100 * (high - low):g}% of the sampled paths",
                 "fill": "toself",
                 "fillcolor": SPREAD,
                 "line_width": 0,
                 "hoverinfo": "skip",
-            },
-            {"x": times, "y": mean[:, i], "name": "forecast", "line_color": FORECAST},
+            }
+        mean = np.concatenate([now, ahead.mean[:, k]])
+        yield {"x": times, "y": mean, "name": "forecast", "line_color": FORECAST}
+
+
+def _ends(table: Table | Panel, ahead: SeriesForecast | PanelForecast) -> list[tuple[str, _End]]:
+    """Return each series' end, with what it is called if there are several."""
+    if isinstance(table, Table) and isinstance(ahead, SeriesForecast):
+        return [("", _End(table.levels, table.times, ahead))]
+    if not (isinstance(table, Panel) and isinstance(ahead, PanelForecast)):
+        raise BpttError(
+            f"the forecast is a {type(ahead).__name__} and the table a {type(table).__name__}; "
+            "expected the forecast of that table"
         )
-        for trace in traces:
-            figure.add_scatter(**trace, mode="lines", showlegend=i == 0, row=i + 1, col=1)
-    title = f"{escape(table.path.name)}, {counted(count, 'step')} ahead"
-    return styled(figure, height=180 + 260 * len(names), title=title)
+    ends = []
+    for one, name in enumerate(table.ids[:MOST_PARTS]):
+        rows = table.rows(one)
+        times = None if table.times is None else table.times[rows]
+        ends.append((name, _End(table.levels[rows], times, ahead[name])))
+    return ends
 
 
 @draws(Sequence)

@@ -90,12 +90,12 @@ class Dialect:
         """How its numbers are written."""
         return Notation(self.decimal or ".", self.thousands or "", (*MISSING, *self.missing))
 
-    def require_none(self, path: Path) -> None:
+    def require_none(self, source: str) -> None:
         """Raise BpttError if anything is set, for a file that is no text."""
         for name, default in Dialect().__dict__.items():
             if getattr(self, name) != default:
                 raise BpttError(
-                    f"{name} (--{name}) is for .csv and .tsv files; {path} is none: leave it out"
+                    f"{name} (--{name}) is for .csv and .tsv files; {source} is none: leave it out"
                 )
 
 

@@ -52,8 +52,8 @@ METRICS = Mark(re.compile(rb'\{"update": \d+, "seconds": '))
 FLOW = Mark(re.compile(rb'\{"update": \d+, "horizon": '))
 CHECKPOINT = Mark(re.compile(rb'.{8}\{"__metadata__":\{"bptt":', re.DOTALL))
 PAGE = Mark(re.compile(rb'.{0,500}<meta name="generator" content="bptt ', re.DOTALL))
-FORECAST = Mark(re.compile(rb'[^,]*,.* mean"?,.* 5%"?,.* 95%"?', re.DOTALL))
-"""The heads of a forecast: of each column its mean and two quantiles."""
+FORECAST = Mark(re.compile(rb'[^,\n]*,[^\n]* mean"?,[^\n]* [\d.e-]+%"?'))
+"""The heads of a forecast: of each column its mean and its quantiles."""
 FINISHED = Mark(re.compile(rb"bptt compare"))
 EMPTY = Mark(re.compile(rb"(?!)"))
 """A file that never has any content."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -40,14 +39,14 @@ class MissingSteps:
         first, longest = int(np.flatnonzero(gaps)[0]), int(gaps.argmax())
         return cls(int(gaps.sum()), first, int(gaps[longest]), longest)
 
-    def require_short(self, path: Path, longest: int, times: np.ndarray, clock: Clock) -> None:
+    def require_short(self, source: str, longest: int, times: np.ndarray, clock: Clock) -> None:
         """Raise BpttError if more steps on end are missing than are allowed."""
         if self.longest > longest:
             [after] = clock.write(times[self.before_longest][None])
             raise BpttError(
-                f"{self.longest:,} steps on end are missing in {path}, after {after}; fill covers "
-                f"{longest:,} at most (the window, unless told): take the rows before or after, or "
-                f"allow it with longest_gap (--longest-gap {self.longest})"
+                f"{self.longest:,} steps on end are missing in {source}, after {after}; fill "
+                f"covers {longest:,} at most (the window, unless told): take the rows before or "
+                f"after, or allow it with longest_gap (--longest-gap {self.longest})"
             )
 
     def __str__(self) -> str:
@@ -111,12 +110,12 @@ def _longest_gap(column: np.ndarray) -> tuple[int, int, int]:
     return len(rows), int(sizes[longest]), int(rows[starts[longest]]) + 1
 
 
-def require_short(path: Path, filled: Sequence[Gap], longest: int) -> None:
+def require_short(source: str, filled: Sequence[Gap], longest: int) -> None:
     """Raise BpttError if a gap is longer than is allowed."""
     for one in filled:
         if one.longest > longest:
             raise BpttError(
-                f"column {one.name!r} of {path} has a gap of {one.longest:,} rows, from row "
+                f"column {one.name!r} of {source} has a gap of {one.longest:,} rows, from row "
                 f"{one.row:,} on; fill covers {longest:,} at most (the window, unless told): leave "
                 f"the column or the rows out, or allow it with longest_gap (--longest-gap "
                 f"{one.longest})"

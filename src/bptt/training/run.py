@@ -15,15 +15,18 @@ from bptt.model.network import Network
 from bptt.training import checkpoint, files
 from bptt.training.batches import Dataset
 from bptt.training.collection import read_collection
-from bptt.training.columns import Columns
+from bptt.training.columns import UNKNOWN, Columns
 from bptt.training.data import Text, Vocabulary, read_text
 from bptt.training.input_files import parse_json, read_bytes, system_errors
 from bptt.training.labels import Labelled, read_labelled
+from bptt.training.measures import Measures
+from bptt.training.panels import Panel
+from bptt.training.plain_values import as_dataclass
 from bptt.training.run_config import require_config, require_sizes
 from bptt.training.run_lines import drop_cut_off, read_lines, require_metrics
-from bptt.training.scaling import Scaling
 from bptt.training.settings import Settings
-from bptt.training.tables import Table, read_table
+from bptt.training.table_reader import read_table
+from bptt.training.tables import Table
 from bptt.training.tasks import Task
 from bptt.training.weights import every_weight, tie
 
@@ -82,7 +85,10 @@ class Run:
     @property
     def inputs(self) -> tuple[str, ...]:
         """The columns of the table that are inputs, if it was trained on a table."""
-        return tuple(self.config["data"]["columns"]["inputs"]) if self.kind == "table" else ()
+        if self.kind != "table":
+            return ()
+        columns = self.config["data"]["columns"]
+        return (*columns["inputs"], *columns["categories"])
 
     @property
     def unit(self) -> str:
@@ -187,12 +193,23 @@ class Run:
             )
         return replace(text, about=(words,)) if share > 0 else text
 
-    def read_table(self, path: str | Path) -> Table:
-        """Read a table as the run's own was: the same columns, in the same units."""
+    def read_table(self, data: Any) -> Table | Panel:
+        """Read a table, from a file or a frame, as the run's own was: its columns, its units."""
         config = self.config["data"]
-        columns, y = Columns(**config["columns"]), Scaling(**config["y_scaling"])
-        x = None if config["x_scaling"] is None else Scaling(**config["x_scaling"])
-        return read_table(path, columns, scaling=(y, x))
+        measures = as_dataclass(Measures, config["measures"], str(self.path / CONFIG))
+        columns = Columns(**config["columns"])
+        if not isinstance(data, str | Path):
+            columns = replace(columns, dialect=UNKNOWN)
+        return read_table(data, columns, measures=measures)
+
+    def table_path(self) -> str:
+        """Return where the run's own table was, or raise BpttError if it came from memory."""
+        path = self.config["data"]["path"]
+        if path is None:
+            raise BpttError(
+                f"the table of {self.path} came from memory; expected it, or another like it"
+            )
+        return str(path)
 
     def network(self, tensors: dict[str, Tensor] | None = None, *, last: bool = False) -> Network:
         """Return the trained network.

@@ -14,6 +14,7 @@ from bptt.model.initial import Initial
 from bptt.model.likelihoods.likelihood import likelihood_from_config
 from bptt.training.columns import Columns
 from bptt.training.data import TokenKind, Vocabulary
+from bptt.training.measures import Measures
 from bptt.training.plain_values import as_dataclass
 from bptt.training.scaling import Scaling
 from bptt.training.settings import Settings
@@ -70,11 +71,10 @@ class _Text:
 @dataclass(frozen=True)
 class _Table:
     kind: Literal["table"]
-    path: str
+    path: str | None
     sha256: str
     columns: Columns
-    y_scaling: Scaling
-    x_scaling: Scaling | None
+    measures: Measures
 
 
 @dataclass(frozen=True)
@@ -184,7 +184,7 @@ def _require_data(data: _Text | _Table | _Sequences | _Task | _Labelled | _Loade
     elif isinstance(data, _Task):
         Task(data.name, data.lengths)
     elif isinstance(data, _Table):
-        for name, scaling in (("y_scaling", data.y_scaling), ("x_scaling", data.x_scaling)):
+        for name, scaling in (("measures.y", data.measures.y), ("measures.x", data.measures.x)):
             if scaling is not None:
                 _require_scaling(name, scaling)
     elif isinstance(data, _Sequences) and data.symbols is not None:

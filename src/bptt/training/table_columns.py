@@ -21,10 +21,20 @@ UNNAMED = re.compile(r"|Unnamed: \d+|_duplicated_\d+")
 """Names of columns without one: polars' and pandas' too."""
 
 
+CLASSES = ("Categorical", "Enum", "Date", "Null")
+ALSO = {"time": ("Date",), "categories": CLASSES, "series": CLASSES}
+WANTED = {
+    "time": "numbers, dates or datetimes",
+    "categories": "texts or numbers",
+    "series": "texts or numbers",
+}
+"""What columns of a role hold besides numbers and texts, and what to call that."""
+
+
 def require_columns(file: TableFile, roles: Sequence[tuple[str, str]]) -> None:
     """Raise BpttError if a column that is named, and what for, cannot be used."""
     if not len(file.head):
-        raise BpttError(f"{file.path} has no rows; expected some to learn from")
+        raise BpttError(f"{file.source} has no rows; expected some to learn from")
     schema = file.kinds
     for name, role in roles:
         if name not in schema:
@@ -32,13 +42,13 @@ def require_columns(file: TableFile, roles: Sequence[tuple[str, str]]) -> None:
             near = difflib.get_close_matches(name.lower(), lower, 1)
             hint = f": did you mean {lower[near[0]]!r}?" if near else ""
             raise BpttError(
-                f"{file.path} has no column {name!r} ({role}); it has {names_in(file)}{hint}"
+                f"{file.source} has no column {name!r} ({role}); it has {names_in(file)}{hint}"
             )
-        kind, also = schema[name], "Date" if role == "time" else "Null"
-        if not (kind.is_numeric() or str(kind).startswith(("Boolean", "String", also))):
-            wanted = "numbers, dates or datetimes" if role == "time" else "numbers"
+        kind, also = schema[name], ALSO.get(role, ("Null",))
+        if not (kind.is_numeric() or str(kind).startswith(("Boolean", "String", *also))):
+            wanted = WANTED.get(role, "numbers")
             raise BpttError(
-                f"column {name!r} ({role}) of {file.path} holds {kind}; expected {wanted}"
+                f"column {name!r} ({role}) of {file.source} holds {kind}; expected {wanted}"
             )
 
 
@@ -72,7 +82,7 @@ def no_target(file: TableFile, left_out: dict[str, str]) -> BpttError:
         for name in file.head.columns[:SHOWN]
     ]
     return BpttError(
-        f"{file.path} has no column of numbers left for the target; it has "
+        f"{file.source} has no column of numbers left for the target; it has "
         f"{listed(columns, file.head.width)}{hint}"
     )
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from bptt.errors import BpttError
+from bptt.errors import BpttError, require_path
 from bptt.training.csv_dialect import SEPARATORS, Dialect, Layout, layout_of
 from bptt.training.csv_files import (
     long_row,
@@ -28,6 +28,7 @@ from bptt.training.csv_files import (
     utf8_copy,
 )
 from bptt.training.csv_numbers import Notation, unit_of
+from bptt.training.frames import as_polars, digest_of
 from bptt.training.input_files import open_regular
 from bptt.training.spool import require_unpackable, spool
 
@@ -63,9 +64,13 @@ Problems = dict[tuple[str, str], WrongRows]  # by column and what is wrong with 
 
 @dataclass(frozen=True)
 class TableFile:
-    """A table as it stands in its file."""
+    """A table as it stands in its file, or in memory.
 
-    path: Path
+    source: what to call it. path: of its file.
+    """
+
+    source: str
+    path: Path | None
     sha256: str
     frame: pl.LazyFrame
     head: pl.DataFrame  # its first rows
@@ -124,7 +129,7 @@ class TableFile:
 
     def read(self, names: Sequence[str]) -> tuple[np.ndarray, Problems]:
         """Return columns as float64 (N, columns), NaN where something is wrong, and what is."""
-        if self.layout is None:
+        if self.layout is None and self.path is not None:
             _require_unpackable(self.path, self.frame, len(names))
         problems: Problems = {}
         return spool(self.numbers(names, problems)), problems
@@ -188,14 +193,19 @@ def _numbers(column: pl.Series, notation: Notation, unit: str) -> pl.Series:
 
 
 @contextmanager
-def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
-    """Open a table, and make one line of what goes wrong in opening or in reading it."""
+def open_table(data: Any, dialect: Dialect) -> Iterator[TableFile]:
+    """Open a table, a file or a frame; make one line of what goes wrong in opening or reading."""
     try:
         import polars as pl  # noqa: PLC0415 (an extra, slow to import)
     except ImportError:
         hint = "in a checkout of bptt: pip install '.[tables]'"
         raise BpttError(f"polars is not installed; {hint}") from None
-    layout = None
+    if not isinstance(data, str | Path):
+        dialect.require_none("a frame")
+        yield _of_frame(as_polars(data))
+        return
+    require_path("the table", data)
+    path, layout = Path(data), None
     with ExitStack() as stack:
         try:
             sha256 = _digest(path)
@@ -210,11 +220,11 @@ def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
                     source = utf8_copy(path, layout, Path(folder))
                 frame = _scan_text(path, source, layout)
             else:
-                dialect.require_none(path)
+                dialect.require_none(str(path))
                 frame = pl.scan_parquet(path, glob=False, hive_partitioning=False)
             width = max(1, frame.collect_schema().len())
             head = frame.head(max(20, min(HEAD, MOST_CELLS // width))).collect()
-            yield TableFile(path, sha256, frame, head, layout, _examples(head, layout))
+            yield TableFile(str(path), path, sha256, frame, head, layout, _examples(head, layout))
         except OSError as error:
             raise BpttError(f"cannot read {path}: {error.strerror or error}") from None
         except UnicodeError as error:
@@ -226,6 +236,13 @@ def open_table(path: Path, dialect: Dialect) -> Iterator[TableFile]:
             raise BpttError(_what_is_wrong(path, layout, "it is damaged")) from None
         except (pl.exceptions.PolarsError, csv.Error) as error:
             raise BpttError(_what_is_wrong(path, layout, str(error).partition("\n")[0])) from None
+
+
+def _of_frame(frame: pl.DataFrame) -> TableFile:
+    """Return a frame as tables in files are read."""
+    head = frame.head(HEAD)
+    examples = _examples(head, None)
+    return TableFile("the table", None, digest_of(frame), frame.lazy(), head, None, examples)
 
 
 def _what_is_wrong(path: Path, layout: Layout | None, reason: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 from bptt.errors import counted
@@ -13,7 +14,7 @@ SHOWN = 8
 
 def about_rows(file: TableFile, rows: Rows) -> tuple[str, ...]:
     """Return what is modelled, what is left out, how the file is written, and what is missing."""
-    dialect = "" if file.layout is None else file.layout.words(file.path)
+    dialect = file.layout.words(file.path) if file.layout and file.path else ""
     return (
         *([f"written with {dialect}"] if dialect else []),
         *_columns(file, rows),
@@ -23,11 +24,52 @@ def about_rows(file: TableFile, rows: Rows) -> tuple[str, ...]:
     )
 
 
+def about_series(
+    file: TableFile, rows: Rows, series: Sequence[Rows], cuts: Sequence[int]
+) -> tuple[str, ...]:
+    """Return the same of several series, rows being those of all."""
+    lengths = [len(one.values) for one in series]
+    span = f"{min(lengths):,} to {max(lengths):,}" if len(set(lengths)) > 1 else f"{lengths[0]:,}"
+    lines = [f"{counted(len(series), 'series')} of {span} steps, by column {rows.columns.series}"]
+    if rows.columns.validation_by == "series":
+        held_out = sum(cut == 0 for cut in cuts)
+        lines.append(f"held out: {counted(held_out, 'series')} whole")
+    else:
+        lines.append(f"held out: the last {rows.columns.validation_share:.0%} of each series")
+    if rows.columns.units_of_each:
+        lines.append("each series is in units of its own (--units common takes the same for all)")
+    paces = Counter(str(one.step) if one.step else "not evenly spaced" for one in series)
+    if rows.times is not None:
+        lines.append(f"column {rows.columns.time}: {listed(list(paces)[:3], len(paces))}")
+    gaps = [one.missing_steps for one in series]
+    missing = sum(gap.count for gap in gaps if gap is not None)
+    if missing and not rows.columns.fill:
+        lines.append(
+            f"{missing:,} steps are missing; the rows around are taken as neighbours, or --fill "
+            "puts them in"
+        )
+    added = sum(len(one.values) - one.count for one in series)
+    values = sum(gap.count for one in series for gap in one.gaps)
+    if rows.columns.fill:
+        lines.append(f"filled: {counted(added, 'missing step')}, {counted(values, 'value')}")
+    dialect = file.layout.words(file.path) if file.layout and file.path else ""
+    return (
+        *([f"written with {dialect}"] if dialect else []),
+        *_columns(file, rows),
+        *lines,
+    )
+
+
 def _columns(file: TableFile, rows: Rows) -> list[str]:
     columns = rows.columns
     lines = [f"target: {names(columns.target)}"]
     if columns.inputs:
         lines.append(f"inputs: {names(columns.inputs)}")
+    if columns.categories or columns.calendar:
+        sizes = zip(columns.categories, rows.classes, strict=True)
+        classes = [f"{name} ({counted(len(known), 'class')})" for name, known in sizes]
+        dated = [f"{part} of {columns.time}" for part in columns.calendar]
+        lines.append(f"inputs that are classes: {names([*classes, *dated])}")
     if rows.left_out:
         reasons = [
             f"{name or 'the first column'} ({reason})" for name, reason in rows.left_out.items()

@@ -40,7 +40,7 @@ class TimeColumn:
     @property
     def title(self) -> str:
         """What to call it."""
-        return f"column {self.name!r} (time) of {self.file.path}"
+        return f"column {self.name!r} (time) of {self.file.source}"
 
     def read(self) -> tuple[np.ndarray, Clock]:
         """Return float64, or datetime64 in UTC if the clock has a zone, (N,), and its clock.
