@@ -47,8 +47,8 @@ def numbers(inputs: int = 0) -> bptt.Network:
     return bptt.Network(bptt.Gaussian(2), hidden=H, inputs=inputs)
 
 
-def table() -> bptt.Table | bptt.Panel:
-    return bptt.read_table(pl.DataFrame({"a": np.sin(np.arange(20))}))
+def table(rows: int = 20) -> bptt.Table | bptt.Panel:
+    return bptt.read_table(pl.DataFrame({"a": np.sin(np.arange(rows))}))
 
 
 def collection() -> bptt.Collection:
@@ -643,6 +643,27 @@ CASES = [
         {"/data": value("nowhere.csv"), "columns": bptt.Columns, "measures": value(None)},
     ),
     Case(
+        "backtest",
+        bptt.backtest,
+        {
+            "/model": lambda: bptt.Network(bptt.Gaussian(1), hidden=2),
+            "/table": lambda: table(100),
+            "/horizon": value(2),
+            "origins": value(2),
+            "season": value(None),
+            "quantiles": value((0.1, 0.9)),
+            "paths": value(3),
+            "seed": value(0),
+        },
+        {
+            "/horizon": {"5"},
+            "origins": {"5"},
+            "season": {"None", "5"},
+            "paths": {"5"},
+            "seed": {"None", "5"},
+        },
+    ),
+    Case(
         "forecast",
         bptt.forecast,
         {
@@ -877,6 +898,10 @@ def plots() -> list[Case]:
         Case("plot_costs", bptt.plots.plot_costs, {"/costs": value([])}, {}),
         Case("plot_horizon", bptt.plots.plot_horizon, {"/snapshots": value([])}, {}),
         Case("plot_snapshots", bptt.plots.plot_snapshots, {"/snapshots": value([])}, {}),
+        *(
+            Case(name, getattr(bptt.plots, name), {"/backtest": value(1)})
+            for name in ("plot_coverage", "plot_errors_ahead", "plot_examples")
+        ),
         Case("plot_forecast", bptt.plots.plot_forecast, {"/table": value(1), "/ahead": value(1)}),
         Case(
             "write_figure", bptt.plots.write_figure, {"/figure": value(1), "/path": value("x.html")}
@@ -894,6 +919,9 @@ NOT_VALID = {
     "resume",
     "diagnose_run",
     "Run.open",
+    "plot_coverage",
+    "plot_errors_ahead",
+    "plot_examples",
     "plot_forecast",
     "write_figure",
 }
@@ -1000,6 +1028,7 @@ def test_every_public_name_is_walked() -> None:
         "Watch",
         "Watched",
         "Forecast",
+        "Backtest",
         "PanelForecast",
         "SeriesForecast",
         "Output",

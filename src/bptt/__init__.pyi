@@ -57,6 +57,8 @@ from .report.advice import Remedy as Remedy
 from .report.advice import advice as advice
 from .report.report import write_report as write_report
 from .training import penalties as penalties
+from .training.backtest import Backtest as Backtest
+from .training.backtest import backtest as backtest
 from .training.batches import Dataset as Dataset
 from .training.collection import Collection as Collection
 from .training.collection import read_collection as read_collection

@@ -210,6 +210,15 @@ OTHERS = {
         "--quantiles": "--quantiles 0.3,0.7",
         "--last": "--last",
     },
+    "evaluate": {
+        "--horizon": "--horizon 3",
+        "--origins": "--origins 3",
+        "--season": "--season 3",
+        "--data": "--data other.csv",
+        "--seed": "--seed 8",
+        "--out": "--out there.html",
+        "--last": "--last",
+    },
     "flow": {
         "--steps": "--steps 4",
         "--sequences": "--sequences 2",
@@ -266,6 +275,30 @@ def test_every_option_of_generate_has_an_effect_or_is_refused(
     assert with_it[0].startswith("bptt: ") == (option in refused[kind]), with_it
     if option in refused[kind]:
         assert option in with_it[0]
+
+
+@pytest.mark.parametrize("option", OTHERS["evaluate"])
+def test_every_option_of_evaluate_has_an_effect(here: Path, option: str) -> None:
+    rows = "".join(f"{i},{i % 5},{i % 3}\n" for i in range(90))
+    (here / "other.csv").write_text("day,load,wind\n" + rows)
+    usual = {"--horizon": "2", "--origins": "2", "--season": "2"}
+    typed = [w for name, value in usual.items() if name != option for w in (name, value)]
+    beside = typed + ([option, "1"] if option in ("--horizon", "--origins") else [])
+
+    def page(*typed: str) -> str:
+        status, _, err = says("evaluate", "table", *typed)
+        assert (status, err) == (0, "")
+        out = here / ("there.html" if "--out" in typed else "table/evaluation.html")
+        return out.read_text().split("How far off", 1)[1]
+
+    without = page(*beside)
+    if option == "--out":
+        assert page(*beside, *OTHERS["evaluate"][option].split()) == without
+    else:
+        assert page(*typed, *OTHERS["evaluate"][option].split()) != without
+    status, _, err = says("evaluate", "text", "--horizon", "2")
+    assert (status, err.count("\n")) == (2, 1)
+    assert "was trained on a text; expected a run that was trained on a table" in err
 
 
 @pytest.mark.parametrize("kind", ["text", "table", "sequences", "task"])

@@ -18,6 +18,7 @@ import bptt
 from bptt.cli.bench import bench
 from bptt.cli.compare import compare
 from bptt.cli.console import discard_output, is_reader_gone
+from bptt.cli.evaluate import evaluate
 from bptt.cli.flow import flow
 from bptt.cli.generate import generate
 from bptt.cli.rules import check, complaint
@@ -36,7 +37,7 @@ app = App(
     suppress_keyboard_interrupt=False,
     config=lambda _, commands, typed: check(commands[0], typed) if commands else None,
 )
-for command in (train, generate, flow, compare, bench):
+for command in (train, generate, evaluate, flow, compare, bench):
     app.command(command)
 
 

@@ -70,6 +70,7 @@ BELONGS: dict[str, dict[str, tuple[str, ...]]] = {
         "--steps": (TEXT, TABLE, SEQUENCES, TASK),
     },
     "compare": {"--setting": ("data",), "--common": ("data",), "--seeds": ("data",)},
+    "evaluate": {},
     "bench": {},
 }
 """For each command, what those options are for that are not for everything."""

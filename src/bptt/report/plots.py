@@ -5,6 +5,7 @@
 >>> figure = bptt.plots.plot_by_lag(bptt.gradient_flow(net, torch.randint(5, (30, 4))))
 """
 
+from bptt.report.backtests import plot_coverage, plot_errors_ahead, plot_examples
 from bptt.report.costs import plot_costs
 from bptt.report.flow_plots import (
     plot_by_lag,
@@ -32,8 +33,11 @@ __all__ = [
     "plot_by_lag",
     "plot_confusion",
     "plot_costs",
+    "plot_coverage",
     "plot_criterion",
     "plot_eigenvalues",
+    "plot_errors_ahead",
+    "plot_examples",
     "plot_exposure",
     "plot_forecast",
     "plot_horizon",

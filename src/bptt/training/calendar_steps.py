@@ -248,6 +248,22 @@ def step_of(times: np.ndarray, clock: Clock) -> Spacing | None:
     return best
 
 
+def season_of(step: Spacing | None) -> int:
+    """Return how many steps make a season: a year of months, a week of days, a day of hours.
+
+    It is 1 where there is none.
+    """
+    if isinstance(step, Months):
+        return 12 // step.count if 12 % step.count == 0 else 1
+    if isinstance(step, Days):
+        return sum(step.weekdays) if step.count == 1 else 1
+    if isinstance(step, Durations):
+        size = np.timedelta64(step.count, step.unit)  # type: ignore[call-overload]
+        day, is_part = np.timedelta64(1, "D"), np.timedelta64(1, "D") % size == 0
+        return int(day // size) if is_part and size < day else 1
+    return 1
+
+
 def _with_count(calendar: Spacing, times: np.ndarray) -> Spacing | None:
     """Return the calendar with the step that most rows have, if all fit it."""
     gaps = np.diff(calendar.number(times))

@@ -199,16 +199,12 @@ def forecast(
     >>> ahead.mean.shape, list(ahead.columns())
     ((3, 1), ['load mean', 'load 10%', 'load 90%'])
     """
-    net, table = _net_and_table(model, table)
+    net, table = net_and_table(model, table)
     require_whole("steps", steps, 1)
     require_whole("paths", paths, 1)
     if seed is not None:
         require_whole("seed", seed, 0)
-    require_several("quantiles", quantiles, "numbers between 0 and 1")
-    for share in quantiles:
-        require_number("a quantile", share, "a number between 0 and 1")
-        if not 0 < share < 1:
-            raise BpttError(f"a quantile is {share}; expected a number between 0 and 1")
+    shares = require_shares(quantiles)
     d = len(table.columns.target)
     count = len(table) if isinstance(table, Panel) else 1
     at_once = min(count, SERIES_AT_ONCE)
@@ -217,7 +213,6 @@ def forecast(
     require_memory(f"{paths:,} paths of {steps:,} steps", size)
     generator = torch.Generator()
     _ = generator.seed() if seed is None else generator.manual_seed(seed)
-    shares = tuple(float(share) for share in quantiles)
     sampling = Sampling(steps, paths, generator)
     if isinstance(table, Panel):
         following = steps_ahead_of_each(table, steps, future)
@@ -252,7 +247,17 @@ class Sampling(NamedTuple):
         return ahead.mean.cpu().numpy(), np.moveaxis(ahead.paths.cpu().numpy(), 0, 1)
 
 
-def _net_and_table(model: Network | Run | str | Path, table: Any) -> tuple[Network, Table | Panel]:
+def require_shares(quantiles: Sequence[float]) -> tuple[float, ...]:
+    """Return quantiles, or raise BpttError unless each is a share of the paths."""
+    require_several("quantiles", quantiles, "numbers between 0 and 1")
+    for share in quantiles:
+        require_number("a quantile", share, "a number between 0 and 1")
+        if not 0 < share < 1:
+            raise BpttError(f"a quantile is {share}; expected a number between 0 and 1")
+    return tuple(float(share) for share in quantiles)
+
+
+def net_and_table(model: Network | Run | str | Path, table: Any) -> tuple[Network, Table | Panel]:
     """Return the network, and the table read as its own was; or raise BpttError."""
     require_kind("model", model, (Network, Run, str, Path), "a Network, a Run or its folder")
     if isinstance(model, Network):
@@ -260,10 +265,7 @@ def _net_and_table(model: Network | Run | str | Path, table: Any) -> tuple[Netwo
         table.require_network(model)
         return model, table
     run = Run.open(model) if isinstance(model, str | Path) else model
-    if run.kind != "table":
-        raise BpttError(
-            f"{run.path} was trained on a {run.kind}; expected a run that was trained on a table"
-        )
+    run.require_table()
     if not isinstance(table, Table | Panel):
         table = run.read_table(run.table_path() if isinstance(table, NoneType) else table)
     net = run.network().eval()

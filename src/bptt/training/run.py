@@ -202,6 +202,14 @@ class Run:
             columns = replace(columns, dialect=UNKNOWN)
         return read_table(data, columns, measures=measures)
 
+    def require_table(self) -> None:
+        """Raise BpttError unless it was trained on a table."""
+        if self.kind != "table":
+            raise BpttError(
+                f"{self.path} was trained on a {self.kind}; expected a run that was trained on a "
+                "table"
+            )
+
     def table_path(self) -> str:
         """Return where the run's own table was, or raise BpttError if it came from memory."""
         path = self.config["data"]["path"]
