@@ -106,7 +106,7 @@ def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) ->
     text = bptt.read_text(text_file)
     net = network(text)
     settings = replace(SMALL, max_updates=None, epochs=2, validate_every=1000)
-    with mock.patch("bptt.training.trainer.backward", wraps=bptt.backward) as spy:
+    with mock.patch("bptt.training.batch_gradient.backward", wraps=bptt.backward) as spy:
         bptt.fit(net, text, settings)
     read = [call.args[1] for call in spy.call_args_list]
     fresh = [call.kwargs["state"] is None for call in spy.call_args_list]
