@@ -18,9 +18,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 import bptt
+from bptt.errors import LostRankError
 from bptt.training.fit import whole_module
 from bptt.training.interruption import Interrupted
-from bptt.training.ranks import LostRankError, Ranks
+from bptt.training.ranks import Ranks
 from bptt.training.run import Run
 from bptt.training.updates import Update
 from tests.networks import UsersLSTM

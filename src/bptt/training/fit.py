@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -33,7 +34,7 @@ from bptt.training.loss import Loss
 from bptt.training.optimizers import MakeOptimizer, MakeSchedule, require_makers
 from bptt.training.progress import TrainingDisplay
 from bptt.training.ranks import Ranks
-from bptt.training.run import Run
+from bptt.training.run import CONFIG, Run
 from bptt.training.settings import Settings
 from bptt.training.trainer import Trainer
 from bptt.training.updates import Fit, OnUpdate
@@ -211,6 +212,16 @@ def _agree(trainer: Trainer) -> None:
         }
     )
     trainer.ranks.share_weights(net)
+
+
+def is_begun(
+    folder: Path, net: nn.Module, data: Data, settings: Settings, seed: int | None
+) -> bool:
+    """Return whether a folder has the run that `fit` would begin with these."""
+    if not (folder / CONFIG).exists():
+        return False
+    config = _config(Trainer(net, data, settings), seed)
+    return bool(json.loads(json.dumps(config)) == Run.open(folder).config)
 
 
 def _showing(trainer: Trainer) -> TrainingDisplay:

@@ -8,6 +8,7 @@ others at the next one, and none waits for it.
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -18,21 +19,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from bptt.errors import BpttError
+from bptt.errors import LostRankError, RankError
 from bptt.training.batches import Batch
 
+PLACE = re.compile(r"^\[[^]]*\] ")
+"""In the C++ of a backend, with which its messages begin."""
 MOST_NUMBERS = 4
 """Of a meeting."""
 SPREAD = 2654435761
 """Puts the seeds of ranks far from each other among the 2³² (Knuth's multiplicative hash)."""
-
-
-class RankError(BpttError):
-    """Another rank stopped, and why; all ranks know."""
-
-
-class LostRankError(RankError):
-    """Another rank is gone, or does not answer."""
 
 
 class Ranks:
@@ -101,8 +96,18 @@ class Ranks:
                     self._meet((), str(error) or type(error).__name__)
             raise
 
+    def agree(self, mine: bool, what: str) -> bool:
+        """Return what all ranks answer, or raise RankError if some say yes and others no."""
+        (yes,) = self.meet(mine)
+        if 0 < yes < self.count:
+            raise RankError(
+                f"{what} on {int(yes)} of {self.count} ranks; expected the same on all: a folder "
+                "that all machines share"
+            )
+        return mine
+
     def require_same(self, mine: Mapping[str, Any]) -> None:
-        """Raise BpttError unless all ranks have the same values under the same names."""
+        """Raise RankError unless all ranks have the same values under the same names."""
         if self.is_alone:
             return
         self.meet()
@@ -174,9 +179,10 @@ class Ranks:
         try:
             collective(*arguments)
         except RuntimeError as error:  # of all of torch.distributed's
+            problem = PLACE.sub("", str(error)).split(". ")[0]
             raise LostRankError(
-                f"rank {self.rank} of {self.count} lost another ({str(error).splitlines()[0]}); "
-                "what has been saved goes on with bptt.resume (bptt train --resume)"
+                f"rank {self.rank} of {self.count} lost another ({problem}); what has been "
+                "saved goes on with bptt.resume (bptt train --resume)"
             ) from None
 
 
