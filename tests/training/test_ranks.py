@@ -228,6 +228,12 @@ def die(update: Update) -> None:
     os._exit(0)
 
 
+def unlike_answers(rank: int) -> str:
+    with pytest.raises(bptt.BpttError) as raised:
+        Ranks.here().agree(rank == 0, "runs/a is there")
+    return str(raised.value)
+
+
 FAILURES = ("settings", "data", "early", "folder", "hook", "loss")
 
 
@@ -246,6 +252,7 @@ def work(rank: int, folder: str) -> None:
     results["two"] = resumed(place, "two")
     results["undisturbed"] = undisturbed(place)
     results["failures"] = {kind: failure(place, rank, kind) for kind in FAILURES}
+    results["answers"] = unlike_answers(rank)
     torch.save(results, place / f"{rank}.pt")
     lost = failure(place, rank, "lost")
     (place / "lost").write_text(lost)
@@ -315,6 +322,7 @@ def test_an_error_on_one_stops_all(folder: Path, ranks: list[Result]) -> None:
         assert second[kind].startswith(why)
         assert first[kind].startswith(f"rank 1 of 2 stopped: {why}")
     assert first["folder"].startswith("cannot write a run to")
+    assert all(rank["answers"].startswith("runs/a is there on 1 of 2 ranks;") for rank in ranks)
     assert second["folder"] == f"rank 0 of 2 stopped: {first['folder']}"
 
 
