@@ -315,6 +315,14 @@ def test_another_run_is_never_overwritten(text_file: Path, tmp_path: Path) -> No
     assert (tmp_path / "run/checkpoint.safetensors").read_bytes() == before
 
 
+def test_a_run_on_the_built_in_text_goes_on(tmp_path: Path) -> None:
+    text = bptt.read_text()
+    settings = bptt.Settings(batch=32, window=10, max_updates=1)
+    bptt.fit(network(text), text, settings, out=tmp_path / "run", progress=False)
+    _, done = bptt.resume(tmp_path / "run", max_updates=2, progress=False)
+    assert done.updates == 2
+
+
 def test_what_cannot_be_resumed_says_why(text_file: Path, tmp_path: Path) -> None:
     def refused(message: str) -> None:
         with pytest.raises(bptt.BpttError, match=message):

@@ -107,14 +107,17 @@ class BatchGradient:
         What is drawn for the whole batch, where to force and which units to leave out, comes from
         the update's seed: it is the same for any number of ranks.
         """
-        device, seed, own = device_of(self.net), moment.seed, self.ranks.seed(moment.seed)
+        device, seed, of_rank = device_of(self.net), moment.seed, self.ranks.seed(moment.seed)
         with seeded(seed, device):
             forcing: float | Tensor = self.settings.forcing_at(moment.share)
             if batch.is_shared and 0 < forcing < 1:
                 mask = forced_steps(forcing, len(batch.y), batch.B, device)
                 assert mask is not None
                 forcing = mask[:, self.ranks.columns(batch.B)]
-            with units_dropped(self.net), seeded(own, device) if own != seed else nullcontext():
+            with (
+                units_dropped(self.net),
+                seeded(of_rank, device) if of_rank != seed else nullcontext(),
+            ):
                 yield forcing
 
     def _omega(
