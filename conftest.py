@@ -40,6 +40,8 @@ SLOWEST = [
     "tests/test_signals.py",
     "tests/kernel/test_torch_machinery.py",
     "tests/training/test_kills.py",
+    "tests/training/test_ranks.py",
+    "tests/cli/test_launch.py",
     "tests/gradient/exact/test_memory.py",
     "tests/gradient/exact/test_distributed.py",
     "tests/gradient/exact/test_process_memory.py",

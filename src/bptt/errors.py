@@ -27,6 +27,14 @@ class BpttError(ValueError):
         super().__init__(line if len(line) <= MOST_LINE else f"{line[:half]} … {line[-half:]}")
 
 
+class RankError(BpttError):
+    """Another of several processes that train together stopped, and why; all of them know."""
+
+
+class LostRankError(RankError):
+    """Another process is gone, or does not answer."""
+
+
 class BpttWarning(UserWarning):
     """What went otherwise than asked, and was dealt with."""
 

@@ -106,7 +106,7 @@ def test_an_epoch_reads_every_stream_once_with_carried_state(text_file: Path) ->
     text = bptt.read_text(text_file)
     net = network(text)
     settings = replace(SMALL, max_updates=None, epochs=2, validate_every=1000)
-    with mock.patch("bptt.training.trainer.backward", wraps=bptt.backward) as spy:
+    with mock.patch("bptt.training.batch_gradient.backward", wraps=bptt.backward) as spy:
         bptt.fit(net, text, settings)
     read = [call.args[1] for call in spy.call_args_list]
     fresh = [call.kwargs["state"] is None for call in spy.call_args_list]
@@ -313,6 +313,14 @@ def test_another_run_is_never_overwritten(text_file: Path, tmp_path: Path) -> No
     with pytest.raises(bptt.BpttError, match="holds a run already"):
         bptt.fit(network(text), text, SMALL, out=tmp_path / "run")
     assert (tmp_path / "run/checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_run_on_the_built_in_text_goes_on(tmp_path: Path) -> None:
+    text = bptt.read_text()
+    settings = bptt.Settings(batch=32, window=10, max_updates=1)
+    bptt.fit(network(text), text, settings, out=tmp_path / "run", progress=False)
+    _, done = bptt.resume(tmp_path / "run", max_updates=2, progress=False)
+    assert done.updates == 2
 
 
 def test_what_cannot_be_resumed_says_why(text_file: Path, tmp_path: Path) -> None:

@@ -21,12 +21,15 @@ from bptt.cli.console import discard_output, is_reader_gone
 from bptt.cli.evaluate import evaluate
 from bptt.cli.flow import flow
 from bptt.cli.generate import generate
+from bptt.cli.launch import is_told_by_another, require_one_process
 from bptt.cli.rules import check, complaint
 from bptt.cli.train import train
 from bptt.cli.words import shell_word
 from bptt.errors import BpttError, BpttWarning, printable
 from bptt.training.interruption import Ended, Interrupted, ending
 
+ONE_PROCESS = ("generate", "flow", "compare", "bench")
+"""The commands that are not for several processes of torchrun's."""
 BAD_INPUT, INTERRUPTED, BROKEN_PIPE = 2, 130, 141
 
 app = App(
@@ -70,10 +73,14 @@ def _run(arguments: Sequence[str]) -> int:
     """Run a command; return the exit status."""
     command = arguments[0] if arguments else ""
     try:
+        if command in ONE_PROCESS:
+            require_one_process(command)
         with _warnings_as_lines():
             app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except (BpttError, CycloptsError) as error:
+        if is_told_by_another(error):
+            return BAD_INPUT
         print("bptt:", printable(complaint(error, command, app)), file=sys.stderr)
         return BAD_INPUT
     except KeyboardInterrupt as interrupt:

@@ -14,6 +14,7 @@ import bptt
 from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
+from bptt.cli.launch import is_restarted, joined
 from bptt.cli.options import MOST_SEED, TEMPERATURE
 from bptt.cli.rules import LABELLED, SEQUENCES, TABLE, TASK, WORDS, check, complaint, kind_of_data
 from bptt.cli.table_options import TableOptions
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from bptt.model.network import Network
     from bptt.training.batches import Dataset
     from bptt.training.data import Vocabulary
+    from bptt.training.ranks import Ranks
     from bptt.training.run import Run
     from bptt.training.updates import Fit, Update
 
@@ -81,18 +83,29 @@ def train(
     """
     from bptt.training import files  # noqa: PLC0415
     from bptt.training.claims import automatic_folders  # noqa: PLC0415
+    from bptt.training.fit import is_begun  # noqa: PLC0415
 
     settings = settings or Settings()
     extras = Extras(tensorboard, report)
-    folder = resume or out
-    if report and folder is not None:  # not only when all the training is done
-        files.require_ours(folder / "report.html", files.PAGE)
-    if resume is not None:
-        dataset, net, done = _go_on(resume, data, settings, extras)
-    else:
-        brought = network, options, table, start
-        dataset, net = _prepared(data, *brought, settings, seed, begun)
-        done = _start(net, dataset, settings, out or automatic_folders(data), seed, extras)
+    folder, ends = resume or out, settings
+    with joined() as ranks:
+        with ranks.together():
+            if report and folder is not None:  # not only when all the training is done
+                files.require_ours(folder / "report.html", files.PAGE)
+            if resume is None:
+                brought = network, options, table, start
+                dataset, net = _prepared(data, *brought, settings, seed, begun)
+                if out is not None and is_restarted():
+                    was_begun = is_begun(out, net, dataset, settings, seed)
+                    if ranks.agree(was_begun, f"{out} is a run of this command"):
+                        data, resume, ends = None, out, Settings(max_seconds=settings.max_seconds)
+        if resume is not None:
+            dataset, net, done = _go_on(resume, data, ends, extras, ranks)
+        else:
+            where = out or automatic_folders(data)
+            done = _start(net, dataset, settings, where, seed=seed, extras=extras, ranks=ranks)
+    if not ranks.is_first:
+        return
     _say_what_came_out(net, dataset, done)
     if report and done.run is not None:
         print()
@@ -176,36 +189,40 @@ def _start(
     data: Dataset,
     settings: Settings,
     out: Path | Iterator[Path],
+    *,
     seed: int,
     extras: Extras,
+    ranks: Ranks,
 ) -> Fit:
     """Train a fresh network."""
     from bptt.training.fit import fit  # noqa: PLC0415
     from bptt.training.tasks import Task  # noqa: PLC0415
 
-    steps = data.training_batches(1, None, 0).steps
+    with ranks.together():
+        steps = data.training_batches(1, None, 0).steps
     amount = "drawn on the fly" if isinstance(data, Task) else f"{steps:,} {data.unit}s to train on"
     print(f"{printable(data.source)}: {amount}")
     for line in data.about:
         print(f"  {printable(line)}")
-    with _watching(data, settings, extras) as on_update:
+    with _watching(data, settings, extras, ranks) as on_update:
         return fit(net, data, settings, out=out, seed=seed, on_update=on_update, progress=False)
 
 
 def _go_on(
-    folder: Path, data: Path | None, settings: Settings, extras: Extras
+    folder: Path, data: Path | None, settings: Settings, extras: Extras, ranks: Ranks
 ) -> tuple[Dataset, Network, Fit]:
     """Go on with a run."""
     from bptt.training.fit import resume  # noqa: PLC0415
     from bptt.training.run import Run  # noqa: PLC0415
 
-    run = Run.open(folder)
-    dataset = run.read_data(data)
+    with ranks.together():
+        run = Run.open(folder)
+        dataset = run.read_data(data)
     ends: dict[str, Any] = {
         "max_updates": settings.max_updates,
         "max_seconds": settings.max_seconds,
     }
-    with _watching(dataset, replace(run.settings(), **ends), extras) as on_update:
+    with _watching(dataset, replace(run.settings(), **ends), extras, ranks) as on_update:
         net, done = resume(run, data=data, **ends, on_update=on_update, progress=False)
     return dataset, net, done
 
@@ -285,19 +302,26 @@ def _network(
 
 @contextmanager
 def _watching(
-    data: Dataset, settings: Settings, extras: Extras
-) -> Iterator[Callable[[Update], None]]:
-    """Give the `on_update` that shows a training run, and writes what else is asked for."""
+    data: Dataset, settings: Settings, extras: Extras, ranks: Ranks
+) -> Iterator[Callable[[Update], None] | None]:
+    """Give the `on_update` that shows a training run, and writes what else is asked for.
+
+    The first rank has one.
+    """
     from bptt.training.progress import TrainingDisplay  # noqa: PLC0415
     from bptt.training.snapshots import SEQUENCES, Snapshots  # noqa: PLC0415
     from bptt.training.tensorboard import tensorboard_writer  # noqa: PLC0415
 
+    if not ranks.is_first:
+        yield None
+        return
     window = settings.resolved(data.default_window).reach
     listeners: list[Callable[[Update], None]] = []
-    if extras.tensorboard:
-        listeners.append(tensorboard_writer())
-    if extras.report:
-        listeners.append(Snapshots(data.validation_batches(SEQUENCES), window))
+    with ranks.together():
+        if extras.tensorboard:
+            listeners.append(tensorboard_writer())
+        if extras.report:
+            listeners.append(Snapshots(data.validation_batches(SEQUENCES), window))
     with TrainingDisplay(Console(), data.unit, settings.max_seconds) as display:
 
         def on_update(update: Update) -> None:

@@ -25,7 +25,8 @@ class Batch(NamedTuple):
     lengths: where sequences end, if not all at T. is_start: whether they start from a fresh state,
     or go on from that of the batch before. unscored: how many of the first steps are only read.
     loss_weights: of each step's loss; None where all are 1. resets: before which steps a
-    sequence's state is zeroed.
+    sequence's state is zeroed. is_shared: whether every rank has the same batch, and takes its
+    columns; else each has its own.
     """
 
     y: Shaped[Tensor, "T B *y"]
@@ -35,6 +36,29 @@ class Batch(NamedTuple):
     unscored: int = 0
     loss_weights: Float[Tensor, "T B"] | None = None
     resets: Bool[Tensor, "T B"] | None = None
+    is_shared: bool = True
+
+    @property
+    def B(self) -> int:
+        """How many sequences there are."""
+        return int(self.y.shape[1])
+
+    def columns(self, which: slice) -> Batch:
+        """Return some of the sequences."""
+        wide = {name: getattr(self, name) for name in ("y", "x", "loss_weights", "resets")}
+        parts = {name: t[:, which].contiguous() for name, t in wide.items() if t is not None}
+        lengths = None if self.lengths is None else self.lengths[which]
+        return self._replace(lengths=lengths, **parts)
+
+    def total_weight(self) -> float:
+        """Return Σ w over the steps up to each sequence's end."""
+        weights, lengths = self.weights, self.lengths
+        if weights is None:
+            return float(self.y.shape[:2].numel() if lengths is None else lengths.sum())
+        if lengths is not None:
+            alive = torch.arange(len(weights)).unsqueeze(1) < lengths.to(weights.device)
+            weights = weights * alive
+        return float(weights.sum(dtype=torch.float64))
 
     def of(self, net: nn.Module) -> Batch:
         """Return the same on a network's device, and its real numbers in the network's dtype.

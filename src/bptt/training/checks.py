@@ -9,6 +9,7 @@ from bptt.gradient.exact.plan import plan
 from bptt.gradient.precision import require_precision
 from bptt.model.network import Network
 from bptt.training.batches import Batches, Data, Dataset
+from bptt.training.ranks import Ranks
 from bptt.training.remedies import require_omega
 from bptt.training.settings import Settings
 
@@ -38,7 +39,9 @@ def require_alike(net: nn.Module, data: Data, settings: Settings) -> None:
     _require_ways_through(data, settings)
 
 
-def require_effects(net: nn.Module, data: Data, batches: Batches, settings: Settings) -> None:
+def require_effects(
+    net: nn.Module, data: Data, batches: Batches, settings: Settings, ranks: Ranks
+) -> None:
     """Raise BpttError unless every setting has an effect on these batches, and there is memory."""
     if batches.longest is None:
         return
@@ -46,7 +49,7 @@ def require_effects(net: nn.Module, data: Data, batches: Batches, settings: Sett
     if isinstance(net, Network):
         _require_feedback(net, batches, settings)
         _require_delays(net, batches.longest)
-        _require_memory(net, batches, settings)
+        _require_memory(net, batches, settings, ranks)
 
 
 def _require_ways_through(data: Data, settings: Settings) -> None:
@@ -108,9 +111,10 @@ def _require_delays(net: Network, longest: int) -> None:
         )
 
 
-def _require_memory(net: Network, batches: Batches, settings: Settings) -> None:
+def _require_memory(net: Network, batches: Batches, settings: Settings, ranks: Ranks) -> None:
     """Raise BpttError if an update would take more than this machine has, or than allowed."""
-    y, x, *_ = batches.get(0, 0).of(net)
+    largest = Ranks(0, ranks.count)
+    y, x, *_ = largest.part_of(batches.get(0, 0)).of(net)
     side_by_side = settings.reach is None or settings.stride is not None
     reach = len(y) if side_by_side else min(settings.reach or len(y), len(y))
     planned = plan(net, reach, y.shape[1], settings.memory, y=y, x=x)

@@ -12,15 +12,23 @@ from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 from bptt.model.state import Regime
 from bptt.training.batches import Batch, Batches
+from bptt.training.ranks import Ranks
 
 
 @torch.no_grad()
-def evaluate(net: nn.Module, batches: Batches) -> float:
-    """Return the mean NLL of all batches, in nats per step, each step with its weight."""
+def evaluate(net: nn.Module, batches: Batches, ranks: Ranks | None = None) -> float:
+    """Return the mean NLL of all batches, in nats per step, each step with its weight.
+
+    Of several ranks each runs its part, its columns or the batches that it has, and all return the
+    mean of the whole.
+    """
+    ranks = ranks or Ranks()
     state, total, steps = None, 0.0, 0.0
     with every_unit(net):
         for each in batches.first_epoch():
-            batch = each.of(net)
+            batch = ranks.part_of(each).of(net)
+            if batch.B == 0:
+                continue
             regime = Regime(batch.lengths, batch.resets)
             sequences = Sequences.checked(batch.y, batch.x, regime, batch.weights, device_of(net))
             part = sequences.part(0, sequences.T)
@@ -29,6 +37,7 @@ def evaluate(net: nn.Module, batches: Batches) -> float:
                 nll = nll.masked_fill(part.weights == 0, 0) * part.weights
             total += float(nll.sum(dtype=torch.float64))
             steps += sequences.total_weight()
+    total, steps = ranks.meet(total, steps)
     if not steps > 0:
         raise BpttError("no step to validate on has a target; expected some with a weight above 0")
     return total / steps

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, replace
@@ -9,7 +10,8 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 import bptt
 from bptt.errors import (
@@ -31,12 +33,15 @@ from bptt.training.locks import locked
 from bptt.training.loss import Loss
 from bptt.training.optimizers import MakeOptimizer, MakeSchedule, require_makers
 from bptt.training.progress import TrainingDisplay
-from bptt.training.run import Run
+from bptt.training.ranks import Ranks
+from bptt.training.run import CONFIG, Run
 from bptt.training.settings import Settings
 from bptt.training.trainer import Trainer
 from bptt.training.updates import Fit, OnUpdate
 from bptt.training.weights import require_saveable, tied
 
+SHARDED = ("DTensor", "FlatParameter")
+"""What torch's FSDP makes of weights."""
 DATA = "a Text, a Table, a Collection or a Task, or an iterable of batches such as a DataLoader"
 
 
@@ -75,31 +80,39 @@ def fit(
     seed: noted in the run (the caller has seeded torch before making the network).
     progress: whether it shows on the console how far it is.
 
+    In a process group of torch.distributed every process calls this alike, and all train the one
+    network together: a batch is cut into columns, one part a process; of an iterable each has its
+    own batches (a DistributedSampler), and the update is of all of them. The first process alone
+    writes `out` and shows how far it is, and the others' Fit has no run.
+
     Ctrl-C, SIGTERM and SIGHUP end the current update, save, and raise Interrupted. A loss or
     gradient that is no number raises BpttError, with the last good checkpoint left in place. So
     does a folder that another process trains in.
     """
-    _require_net(net)
-    source = _as_data(data, validation)
-    require_kind("settings", settings, (Settings, NoneType), "bptt.Settings(...)")
-    _require_hooks(on_update, penalty, progress)
-    if not isinstance(out, Iterator | NoneType):
-        require_path("out", out)
-    if seed is not None:
-        require_whole("seed", seed, 0)
-    settings, make, plan = require_makers(settings or Settings(), optimizer, schedule)
-    functions = Functions(make, plan, loss, penalty)
-    trainer = Trainer(net, source, settings, functions, on_update=on_update)
-    with ExitStack() as stack:
-        if progress:
+    ranks = Ranks.here()
+    with ranks.together(), ExitStack() as stack:
+        net = whole_module(net, ranks)
+        source = _as_data(data, validation)
+        require_kind("settings", settings, (Settings, NoneType), "bptt.Settings(...)")
+        _require_hooks(on_update, penalty, progress)
+        if not isinstance(out, Iterator | NoneType):
+            require_path("out", out)
+        if seed is not None:
+            require_whole("seed", seed, 0)
+        settings, make, plan = require_makers(settings or Settings(), optimizer, schedule)
+        functions = Functions(make, plan, loss, penalty)
+        trainer = Trainer(net, source, settings, functions, on_update=on_update, ranks=ranks)
+        _agree(trainer)
+        if progress and ranks.is_first:
             stack.enter_context(_showing(trainer))
-        if out is None:
-            return trainer.train()
-        require_saveable(net)
-        folder = stack.enter_context(claimed(out))
-        trainer.run = Run(folder, _config(trainer, seed))
-        trainer.save()
-        trainer.run.write_config()
+        run = None
+        if out is not None:
+            require_saveable(net)
+            if ranks.is_first:
+                run = Run(stack.enter_context(claimed(out)), _config(trainer, seed))
+        trainer.begin(run)
+        if run is not None:
+            run.write_config()
         return trainer.train()
 
 
@@ -127,17 +140,19 @@ def resume(
     optimizer, schedule, loss, penalty, validation: those that the run was begun with, if it was.
     """
     _require_hooks(on_update, penalty, progress)
-    if net is not None:
-        _require_net(net)
     for name, one in (("optimizer", optimizer), ("schedule", schedule)):
         if isinstance(one, str):
             raise BpttError(
                 f"{name} is {one!r}; expected the function that the run was begun with, or none: "
                 "names are in the run's settings"
             )
-    run = run if isinstance(run, Run) else Run.open(run)
-    with ExitStack() as stack:
-        stack.enter_context(locked(run.path))
+    ranks = Ranks.here()
+    with ranks.together(), ExitStack() as stack:
+        module = None if net is None else whole_module(net, ranks)
+        run = run if isinstance(run, Run) else Run.open(run)
+        if ranks.is_first:
+            stack.enter_context(locked(run.path))
+        ranks.meet()
         run = Run.open(run.path)  # again: another process may have had it until now
         functions = Functions(optimizer, schedule, loss, penalty)
         _require_same(run, functions)
@@ -146,11 +161,11 @@ def resume(
             run = run.with_training(max_updates=max_updates, epochs=None)
         settings, *_ = require_makers(run.settings(), optimizer, schedule)
         settings = replace(settings, max_seconds=max_seconds)
-        tensors, notes = run.load(to_go_on=True)
-        require_files_ours(run.path)
-        net = run.network(tensors) if net is None else run.load_into(net, tensors)
-        trainer = Trainer(net, source, settings, functions, run=run, on_update=on_update)
-        trainer.load(tensors, notes)
+        tensors, notes = _checkpoint(run, ranks)
+        module = run.network(tensors) if module is None else run.load_into(module, tensors)
+        trainer = Trainer(module, source, settings, functions, on_update=on_update, ranks=ranks)
+        trainer.load(run, tensors, notes)
+        _agree(trainer)
         if max_updates is not None:
             trainer.progress.worse = 0  # who asks for more has the patience anew
             if max_updates < trainer.progress.update:
@@ -158,10 +173,55 @@ def resume(
                     f"max_updates is {max_updates}; expected at least {trainer.progress.update}, "
                     "the updates that the run has made already"
                 )
-            run.write_config()
-        if progress:
+            if ranks.is_first:
+                run.write_config()
+        if progress and ranks.is_first:
             stack.enter_context(_showing(trainer))
-        return net, trainer.train()
+        return net or module, trainer.train()
+
+
+def _checkpoint(run: Run, ranks: Ranks) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a run's checkpoint: the first rank, which may have to mend it, reads it first."""
+    if ranks.is_first:
+        checkpoint = run.load(to_go_on=True)
+        require_files_ours(run.path)
+    ranks.meet()
+    return checkpoint if ranks.is_first else run.load()
+
+
+def _agree(trainer: Trainer) -> None:
+    """Raise BpttError unless all ranks are to train alike; give them the first one's weights."""
+    if trainer.ranks.is_alone:
+        return
+    config, net = _config(trainer, None), trainer.net
+    config["data"].pop("path", None)  # each machine may have it elsewhere
+    weights = {name: [str(p.dtype), list(p.shape)] for name, p in net.named_parameters()}
+    parts = {part: config.pop(part) for part in ("data", "network", "training")}
+    trainer.ranks.require_same(
+        {
+            **config,
+            **{
+                f"{part}.{name}": value
+                for part, its in parts.items()
+                for name, value in its.items()
+            },
+            **{f"the weight {name}": kind for name, kind in weights.items()},
+            "the number of updates": trainer.total,
+            "the updates made": trainer.progress.update,
+            "validate_every": trainer.validate_every,
+        }
+    )
+    trainer.ranks.share_weights(net)
+
+
+def is_begun(
+    folder: Path, net: nn.Module, data: Data, settings: Settings, seed: int | None
+) -> bool:
+    """Return whether a folder has the run that `fit` would begin with these."""
+    if not (folder / CONFIG).exists():
+        return False
+    config = _config(Trainer(net, data, settings), seed)
+    return bool(json.loads(json.dumps(config)) == Run.open(folder).config)
 
 
 def _showing(trainer: Trainer) -> TrainingDisplay:
@@ -178,9 +238,22 @@ def _showing(trainer: Trainer) -> TrainingDisplay:
     return display
 
 
-def _require_net(net: object) -> None:
+def whole_module(net: nn.Module, ranks: Ranks) -> nn.Module:
+    """Return the module to train, or raise BpttError.
+
+    Of a DistributedDataParallel it is the one inside: ranks add up gradients by themselves.
+    """
     kinds = "a bptt.Network, or a module that bptt.backward takes (and after it the data)"
     require_kind("net", net, nn.Module, kinds)
+    if isinstance(net, DistributedDataParallel):
+        net = net.module
+    sharded = [name for name, p in net.named_parameters() if type(p).__name__ in SHARDED]
+    if not ranks.is_alone and sharded:
+        raise BpttError(
+            f"{sharded[0]} is cut into shards, as by fully_shard; expected every weight whole on "
+            "every rank: fit adds up the gradients of ranks by itself"
+        )
+    return net
 
 
 def _as_data(data: object, validation: object) -> Data:

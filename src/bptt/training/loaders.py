@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bptt.errors import BpttError, counted, shown
 from bptt.training.batches import Batch, Batches, Data
+from bptt.training.ranks import Ranks
 from bptt.training.seeds import seeded
 
 NAMES = ("y", "x", "lengths", "loss_weights", "resets")
@@ -39,7 +40,7 @@ class Loader(Data):
 
     def training_batches(self, batch: int, steps: int | None, seed: int) -> Loaded:
         """Return the batches to train on."""
-        return Loaded(self.batches, "the loader", OF_TRAINING + seed)
+        return Loaded(self.batches, "the loader", Ranks.here().seed(OF_TRAINING + seed))
 
     def validation_batches(self, batch: int) -> Loaded | None:
         """Return the batches to validate on, if there are any."""
@@ -161,7 +162,7 @@ def as_batch(item: Any, name: str, number: int) -> Batch:
     if y is None or y.ndim < 2:
         raise BpttError(f"y in {where} is {shown(y)}; expected (T, B) or (T, B, features)")
     x, lengths, weights, resets = (tensors.get(key) for key in NAMES[1:])
-    return Batch(y, x, lengths, is_start=True, loss_weights=weights, resets=resets)
+    return Batch(y, x, lengths, True, loss_weights=weights, resets=resets, is_shared=False)
 
 
 def _tensor(part: Any, name: str) -> Tensor | None:

@@ -124,7 +124,7 @@ class Run:
                 )
             low, high = config["lengths"]
             data = Task(config["name"], (low, high))
-        elif source is None:
+        elif source is None and kind != "text":  # without a path that is the built-in one
             raise BpttError(
                 f"the data of {self.path} came from memory; expected a file to read it from"
             )

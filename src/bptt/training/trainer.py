@@ -3,33 +3,31 @@
 from __future__ import annotations
 
 import math
-import time
+import signal
 from collections.abc import Callable
-from contextlib import nullcontext
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from bptt.errors import BpttError
-from bptt.gradient.exact.backward import backward
 from bptt.gradient.sequences import device_of
 from bptt.model.network import Network
+from bptt.training.batch_gradient import BatchGradient, Moment
 from bptt.training.batches import Batches, Data
+from bptt.training.best import Best
+from bptt.training.carried import Carried
 from bptt.training.checks import require_alike, require_effects
 from bptt.training.evaluation import evaluate
 from bptt.training.functions import Functions
 from bptt.training.interruption import Interrupted, postponed
-from bptt.training.loss import of_what_it_returned, with_loss
 from bptt.training.optimizers import Descent
-from bptt.training.penalties import with_settings
-from bptt.training.remedies import Omega, clip_gradient
-from bptt.training.run import BEST, CHECKPOINT, Run
-from bptt.training.seeds import seeded
+from bptt.training.ranks import Ranks
+from bptt.training.remedies import clip_gradient
+from bptt.training.run import CHECKPOINT, Run
 from bptt.training.settings import DEFAULT_EPOCHS, Settings
 from bptt.training.training_state import TrainingState
 from bptt.training.updates import MOST_UPDATES, Fit, OnUpdate, Progress, Update
-from bptt.training.weights import every_weight, tied, weights_once
 
 LOG_EVERY = 10
 SECONDS_BETWEEN_SAVES = 60.0
@@ -38,7 +36,10 @@ UPDATES_BETWEEN_VALIDATIONS = 100
 
 
 class Trainer:
-    """The loop behind `fit` and `resume`."""
+    """The loop behind `fit` and `resume`, on every rank the same.
+
+    run: where the first rank saves; the others have none. saves: whether it does.
+    """
 
     def __init__(
         self,
@@ -47,31 +48,36 @@ class Trainer:
         settings: Settings,
         functions: Functions | None = None,
         *,
-        run: Run | None = None,
         on_update: OnUpdate | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks or Ranks()
         settings = settings.resolved(data.default_window)
         require_alike(net, data, settings)
-        self.net, self.data, self.settings, self.run = net, data, settings, run
+        self.net, self.data, self.settings = net, data, settings
         self.functions, self.on_update = functions or Functions(), on_update
-        self.scored = with_loss(net, self.functions.loss)
-        self.penalty = with_settings(self.functions.penalty, settings, net)
-        if self.functions.loss is not None and self.penalty is not None:
-            self.penalty = of_what_it_returned(self.penalty)
+        self.gradient = BatchGradient(net, settings, self.functions, self.ranks)
         self.batch = settings.batch or data.default_batch
-        progress = Progress(seed=int(torch.randint(2**31, ())))
-        self._read_batches(progress.seed)
-        require_effects(net, data, self.batches, settings)
+        seed = int(torch.randint(2**31, ()))
+        (seed,) = map(int, self.ranks.meet(seed if self.ranks.is_first else 0))
+        self._read_batches(seed)
+        require_effects(net, data, self.batches, settings, self.ranks)
         self.total = _total_updates(settings, data, self.batches)
         trained = [p for p in net.parameters() if p.requires_grad]
         makers = self.functions.optimizer, self.functions.schedule
         descent = Descent(trained, settings, self.total, *makers)
-        self.state = TrainingState(net, descent, progress)
+        self.state = TrainingState(net, descent, Progress(seed=seed))
+        self.carried = None
+        if self.batches.carries:
+            self.carried = Carried(self.gradient.scored, self.batches, self.ranks)
         self._require_validation()
         self.validate_every = settings.validate_every or self._validation_interval()
         self.last_saved = (-1, -math.inf)
         self.score: float | None = None
-        self.best: dict[str, Tensor] | None = None
+        self.best = Best(net)
+        self.run: Run | None = None
+        self.saves = self.is_interrupted = False
+        self.signal_received: Callable[[], int | None] = lambda: None
 
     @property
     def progress(self) -> Progress:
@@ -86,12 +92,12 @@ class Trainer:
 
     def train(self) -> Fit:
         """Make the updates that are left."""
+        self.ranks.meet()
         progress = self.progress
         limit = progress.seconds + (self.settings.max_seconds or math.inf)
-        with postponed() as signal_received:
+        with postponed() as self.signal_received:
             while progress.update < self.total and progress.seconds < limit and not self.is_stale:
-                update = self.update()
-                self._tell(update, signal_received)
+                self._tell(self.update())
                 if self.is_solved and self.settings.stop_when_solved:
                     break
             self.save()
@@ -100,7 +106,7 @@ class Trainer:
         if self.settings.keep == "last" or nll is None:
             best, nll, score = progress.update, self.validate(), self._score()
         elif best < progress.update:
-            self._use_best()
+            self.best.use(self.run)
         return Fit(progress.update, progress.seconds, nll, why, self.run, score, best)
 
     def _stopped_by(self) -> Literal["updates", "seconds", "solved", "patience"]:
@@ -115,26 +121,36 @@ class Trainer:
         """Whether the validations have not become better for as long as patience allows."""
         return self.settings.patience is not None and self.progress.worse >= self.settings.patience
 
-    def _tell(self, update: Update, signal_received: Callable[[], int | None]) -> None:
+    def begin(self, run: Run | None) -> None:
+        """Save to a run of the first rank's from now on, if it has one; its first checkpoint."""
+        self.run = run
+        self.saves = self.ranks.meet(run is not None)[0] > 0
+        self.save()
+
+    def _tell(self, update: Update) -> None:
         """Call `on_update`; save and raise if it fails, or if a signal has come."""
         try:
             if self.on_update is not None:
                 self.on_update(update)
         except BaseException:  # for example because nobody reads what it prints any more
-            self.save()
-            if signal_received() is None:
+            if not self.ranks.is_alone:  # the others are not here to save
                 raise
-        signum = signal_received()
+            self.save()
+            if self.signal_received() is None:
+                raise
+        signum = self.signal_received()
+        if not self.ranks.is_alone:
+            signum = (signum or signal.SIGTERM) if self.is_interrupted else None
         if signum is not None:
             self.save()
             raise Interrupted(self.run, update.number, signum)
 
     def update(self) -> Update:
         """Make one update; validate, log and save when it is time to."""
-        progress, began = self.progress, time.perf_counter()
+        progress, began = self.progress, self.ranks.seconds()
         rate = self.state.descent.learning_rate
         train_nll, tokens, norm = self.change_weights()
-        updated = time.perf_counter() - began
+        updated = self.ranks.seconds() - began
         progress.update += 1
         progress.nll_sum += train_nll
         progress.nll_count += 1
@@ -145,9 +161,10 @@ class Trainer:
         self.score = self._score() if is_due else None
         if validation_nll is not None:
             by_score = self.data.is_best_by_score
-            if progress.compare(validation_nll, self.score, by_score=by_score):
-                self._hold_best()
-        progress.seconds += time.perf_counter() - began
+            is_best = progress.compare(validation_nll, self.score, by_score=by_score)
+            if is_best and self.settings.keep == "best":
+                self.best.hold(progress, self.run)
+        progress.seconds += self.ranks.seconds() - began
         self._log(validation_nll)
         if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
             self.save()
@@ -169,30 +186,18 @@ class Trainer:
     def change_weights(self) -> tuple[float, int, float]:
         """Change the weights once; return the loss in nats per step, the steps, and ‖gradient‖."""
         state, settings, number = self.state, self.settings, self.progress.update
-        batch = self.batches.at(number).of(self.net)
         self.net.train()
         state.descent.optimizer.zero_grad()
-        omega = settings.omega_at(number)
-        remedy: Any = nullcontext()
-        if omega > 0 and isinstance(self.net, Network):
-            remedy = Omega(self.net, omega, sequences=batch.y.shape[1])
-        with seeded(self.progress.seed + number, device_of(self.net)), remedy:
-            done = backward(
-                self.scored,
-                batch.y,
-                x=batch.x,
-                state=None if batch.is_start else state.carried,
-                window=settings.reach,
-                stride=settings.stride,
-                memory=settings.memory,
-                forcing=settings.forcing_at(number / max(1, self.total - 1)),
-                feedback=settings.feedback,
-                lengths=batch.lengths,
-                resets=batch.resets,
-                loss_weights=batch.weights,
-                penalty=self.penalty,
-            )
-        loss = self._require_number("loss", float(done.loss))
+        moment = Moment(number, number / max(1, self.total - 1), self.progress.seed + number)
+        done = self.gradient.add(
+            self.batches.at(number),
+            state.carried,
+            moment,
+            state.descent.parameters,
+            is_interrupted=self.signal_received() is not None,
+        )
+        self.is_interrupted = done.is_interrupted
+        loss = self._require_number("loss", done.loss)
         norm = clip_gradient(state.descent.parameters, settings.clip, settings.clip_value)
         self._require_number("gradient's norm", norm)
         state.descent.step()
@@ -203,68 +208,49 @@ class Trainer:
         """Return the loss on the validation part, in nats per step, if there is one."""
         if self.validation is None:
             return None
-        return self._require_number("validation loss", evaluate(self.scored, self.validation))
-
-    def _hold_best(self) -> None:
-        """Hold the weights, whose validation is the best so far: in the run's folder, or here."""
-        if self.settings.keep == "last":
-            return
-        weights, progress = weights_once(self.net), self.progress
-        if self.run is None:
-            self.best = {name: weight.detach().clone() for name, weight in weights.items()}
-            return
-        notes = {"update": progress.best, "nll": progress.best_nll, "score": progress.best_score}
-        self.run.save_best(weights, notes)
-
-    def _find_best(self) -> None:
-        """Look whether the best weights are there, to be used in the end; else forget of them."""
-        assert self.run is not None
-        if self.settings.keep == "last":
-            return
-        if (self.run.path / BEST).exists():
-            try:
-                self.run.weights()
-            except BpttError as error:
-                raise BpttError(f"{error}; move it away to go on without it") from None
-        else:
-            progress = self.progress
-            progress.best, progress.best_nll, progress.best_score = 0, None, None
-
-    def _use_best(self) -> None:
-        """Give the network the weights whose validation was the best."""
-        if self.run is not None:
-            self.run.load_into(self.net)
-        elif self.best is not None:
-            self.net.load_state_dict(every_weight(self.best, tied(self.net), "the network"))
+        loss = evaluate(self.gradient.scored, self.validation, self.ranks)
+        return self._require_number("validation loss", loss)
 
     def _score(self) -> float | None:
-        """Return what the data's criterion measures of a Network."""
-        return self.data.score(self.net) if isinstance(self.net, Network) else None
+        """Return what the data's criterion measures of a Network, on the first rank."""
+        if self.data.criterion is None or not isinstance(self.net, Network):
+            return None
+        score = self.data.score(self.net) if self.ranks.is_first else 0.0
+        assert score is not None
+        return self.ranks.meet(score)[0]
 
     def save(self) -> None:
         """Replace the run's checkpoint, if there is a run."""
         progress = self.progress
-        if self.run is None or self.last_saved[0] == progress.update:
+        if not self.saves or self.last_saved[0] == progress.update:
             return
         if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
             self._require_number("largest weight", math.nan)
-        self.run.save(*self.state.saved())
+        carried = None if self.carried is None else self.carried.whole(self.state.carried)
+        if self.run is not None:
+            self.run.save(*self.state.saved(carried))
         self.last_saved = (progress.update, progress.seconds)
 
-    def load(self, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        """Put back what `save` saved, but for the weights, with which the network came."""
-        assert self.run is not None
-        source = str(self.run.path / CHECKPOINT)
+    def load(self, run: Run, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
+        """Put back what `save` saved, but for the weights, with which the network came.
+
+        The first rank goes on to save to the run.
+        """
+        source = str(run.path / CHECKPOINT)
         self.state.load_optimizer(tensors, notes, source)
         self.state.load_progress(notes, source)
         self._read_batches(self.progress.seed)
-        if self.batches.carries:
+        if self.carried is not None:
             following = self.batches.at(self.progress.update)
-            self.state.load_carried(tensors, notes, following, source)
+            whole = self.state.load_carried(tensors, notes, following, source)
+            self.state.carried = self.carried.part(whole, following.B)
             self.state.carry_to(device_of(self.net))
-        self._find_best()
-        self.run.forget_after(self.progress.update)
+        if self.settings.keep == "best":
+            self.best.find(self.progress, run, is_ours=self.ranks.is_first)
+        self.run, self.saves = run if self.ranks.is_first else None, True
         self.last_saved = (self.progress.update, self.progress.seconds)
+        if self.run is not None:
+            self.run.forget_after(self.progress.update)
 
     def _read_batches(self, seed: int) -> None:
         self.batches = self.data.training_batches(self.batch, self.settings.steps, seed)

@@ -27,7 +27,7 @@ OPTIMIZER, CARRIED = "optimizer", "carried"
 class TrainingState:
     """Weights, optimizer, schedule, how far it is, and the state that the next update starts from.
 
-    carried: None where the next update starts from a fresh one.
+    carried: of this rank's sequences; None where the next update starts from a fresh one.
     """
 
     net: nn.Module
@@ -35,16 +35,19 @@ class TrainingState:
     progress: Progress
     carried: Any = None
 
-    def saved(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Return it as named tensors, on the CPU, and as plain values."""
+    def saved(self, carried: Any) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Return it as named tensors, on the CPU, and as plain values.
+
+        carried: that of all sequences, of which this may have a part.
+        """
         optimizer, plan = pack(self.descent.state(), "the optimizer")
         if isinstance(self.net, Network):
-            leaves = enumerate(pytree.tree_leaves(self.carried))
-            carried = {str(i): leaf for i, leaf in leaves if isinstance(leaf, Tensor)}
+            leaves = enumerate(pytree.tree_leaves(carried))
+            state = {str(i): leaf for i, leaf in leaves if isinstance(leaf, Tensor)}
             structure = None
         else:
-            carried, structure = pack(self.carried, f"the state of {type(self.net).__name__}")
-        parts = {"network": weights_once(self.net), OPTIMIZER: optimizer, CARRIED: carried}
+            state, structure = pack(carried, f"the state of {type(self.net).__name__}")
+        parts = {"network": weights_once(self.net), OPTIMIZER: optimizer, CARRIED: state}
         tensors = {
             f"{part}.{name}": t.cpu() for part, all_ in parts.items() for name, t in all_.items()
         }
@@ -65,15 +68,14 @@ class TrainingState:
 
     def load_carried(
         self, tensors: dict[str, Tensor], notes: dict[str, Any], following: Batch, source: str
-    ) -> None:
-        """Put back the state that the next update, of a batch, starts from."""
+    ) -> Any:
+        """Return the state that the next update, of a batch, starts from, of all its sequences."""
         parts = under(CARRIED, tensors)
         if following.is_start:
-            self.carried = None
-        elif isinstance(self.net, Network):
-            self.carried = _carried(self.net, parts, following, source)
-        else:
-            self.carried = unpack(parts, notes.get(CARRIED), f"{source}, state,")
+            return None
+        if isinstance(self.net, Network):
+            return _carried(self.net, parts, following, source)
+        return unpack(parts, notes.get(CARRIED), f"{source}, state,")
 
     def carry_to(self, device: torch.device) -> None:
         """Put the state that the next update starts from on a device."""
