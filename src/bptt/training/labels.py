@@ -17,7 +17,6 @@ from torch import Tensor
 from bptt.errors import (
     BpttError,
     counted,
-    require_choice,
     require_kind,
     require_path,
     require_several,
@@ -32,9 +31,10 @@ from bptt.model.network import Network
 from bptt.training.archive import read_arrays
 from bptt.training.batches import Batch, Dataset, Padded, as_tensor
 from bptt.training.collection import require_arrays
-from bptt.training.data import TextFile, TokenKind, Vocabulary
 from bptt.training.input_files import system_errors
 from bptt.training.task_kinds import Criterion
+from bptt.training.text_files import TextFile
+from bptt.training.vocabularies import Vocabulary, kind_of, require_library
 
 HELD_OUT = 0.1
 MOST_CLASSES = 10_000
@@ -165,8 +165,7 @@ class Labelled(Dataset):
             "kind": "labelled",
             "path": None if self.path is None else str(self.path.resolve()),
             "sha256": self.sha256,
-            "tokens": None if self.vocabulary is None else self.vocabulary.kind,
-            "characters": None if self.vocabulary is None else self.vocabulary.characters,
+            **({"tokens": None} if self.vocabulary is None else self.vocabulary.config()),
             "classes": list(self.classes),
             "symbols": self.symbols,
         }
@@ -200,7 +199,7 @@ class LabelledBatches(Padded):
 
 def read_labelled(
     path: str | Path,
-    tokens: TokenKind = "characters",
+    tokens: str = "characters",
     *,
     vocabulary: Vocabulary | None = None,
     classes: Sequence[str] | None = None,
@@ -211,12 +210,12 @@ def read_labelled(
     A folder has a folder for each class, with its texts, a file each; or a file for each class,
     with its texts, a line each. A .npz file has x, (T, N) of tokens or (T, N, d) of numbers, and
     labels, and lengths if they differ.
-    tokens: "characters", or "bytes". vocabulary, classes: in place of those that there are.
+    tokens: as in `read_text`. vocabulary, classes: in place of those that there are.
     symbols: how many tokens arrays may have, if that is more than they show.
     """
     require_path("the labelled sequences", path)
-    require_choice("tokens", tokens, ("characters", "bytes"))
     require_kind("vocabulary", vocabulary, (Vocabulary, NoneType), "a Vocabulary, or None")
+    kind = kind_of(tokens) if vocabulary is None else type(vocabulary)
     if classes is not None:
         require_several("classes", classes, "a list of names")
     path = Path(path)
@@ -229,7 +228,8 @@ def read_labelled(
             f"{path} holds a run; expected a folder of texts: a run is gone on with by resuming it "
             "(--resume), and begun from with (--from)"
         )
-    named = _texts_of(path, tokens if vocabulary is None else vocabulary.kind)
+    require_library(tokens if vocabulary is None else vocabulary.kind)
+    named = _texts_of(path, is_raw=kind.is_raw)
     known = sorted(named) if classes is None else list(classes)
     if unknown := sorted(set(named) - set(known)):
         raise BpttError(
@@ -241,15 +241,15 @@ def read_labelled(
     held_out = _held_out([text.encode(errors="surrogateescape") for text in texts])
     _require_both_parts(str(path), held_out)
     if vocabulary is None:
-        trained = (text for text, held in zip(texts, held_out, strict=True) if not held)
-        vocabulary = Vocabulary.of("".join(sorted(set("".join(trained)))), tokens)
+        trained = ([text] for text, held in zip(texts, held_out, strict=True) if not held)
+        vocabulary = kind.learn(tokens, trained)
     coded = [vocabulary.encode(text).numpy() for text in texts]
     digest = hashlib.sha256(repr(list(zip(labels, texts, strict=True))).encode())
     data = _checked(str(path), coded, labels, known, vocabulary.size, held_out)
     return replace(data, path=path, sha256=digest.hexdigest(), vocabulary=vocabulary)
 
 
-def _texts_of(folder: Path, tokens: TokenKind) -> dict[str, list[str]]:
+def _texts_of(folder: Path, *, is_raw: bool) -> dict[str, list[str]]:
     """Return the texts of each class, or raise BpttError."""
     with system_errors("read", folder):
         inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -258,35 +258,41 @@ def _texts_of(folder: Path, tokens: TokenKind) -> dict[str, list[str]]:
         loose = next(p for p in inside if p not in folders)
         raise BpttError(
             f"{folder} has folders, and beside them {loose.name}; expected a folder for each "
-            "class, with a text in each file, or a file for each class, with a text in each line"
+            "class, with a text in each file, or a file for each class, with a text in each line; "
+            "or train on all of it as one text (--corpus)"
         )
     texts: dict[str, list[str]] = {}
     for place in inside:
         name = place.name if folders else place.stem
         if name in texts:
             raise BpttError(f"{folder} has two files called {name}; expected one for each class")
-        each = _files_in(place, tokens) if folders else _text_of(place, tokens).split("\n")
+        each = (
+            _files_in(place, is_raw=is_raw)
+            if folders
+            else _text_of(place, is_raw=is_raw).split("\n")
+        )
         texts[name] = [text for text in (one.removesuffix("\r") for one in each) if text.strip()]
         if not texts[name]:
             raise BpttError(f"{place} has no text in it; expected some of its class, or no {name}")
     if len(texts) < 2:
         raise BpttError(
             f"{folder} has {'one class' if texts else 'nothing in it'}; expected at least two: a "
-            "folder for each, with a text a file, or a file for each, with a text a line"
+            "folder for each, with a text a file, or a file for each, with a text a line; or train "
+            "on all of it as one text (--corpus)"
         )
     return texts
 
 
-def _files_in(folder: Path, tokens: TokenKind) -> list[str]:
+def _files_in(folder: Path, *, is_raw: bool) -> list[str]:
     """Return the texts of a folder's files."""
     with system_errors("read", folder):
         files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    return [_text_of(file, tokens) for file in files]
+    return [_text_of(file, is_raw=is_raw) for file in files]
 
 
-def _text_of(file: Path, tokens: TokenKind) -> str:
+def _text_of(file: Path, *, is_raw: bool) -> str:
     """Return a file's text; of bytes that are no UTF-8 each as a character that stands for it."""
-    if tokens == "bytes":
+    if is_raw:
         return b"".join(TextFile(file).blocks()).decode(errors="surrogateescape")
     return "".join(TextFile(file).pieces())
 
