@@ -70,10 +70,11 @@ def train(
     ----------
     data
         A UTF-8 text file; a table (.csv, .tsv, .parquet), a row a step; or a collection of
-        sequences (.npz with y, and x and lengths if there are any, time first; or with x and
-        labels); or texts to tell apart, in a folder with a folder for each class, a text a file, or
-        a file for each class, a text a line; or with --corpus all texts below a folder, as one; or
-        a task, drawn on the fly: task:adding, copy, order, order3, parity, flipflop, sine, lorenz.
+        sequences (.npz with y, and x, lengths and loss_weights if there are any, time first; or
+        with x and labels; y_validation and the like are to validate on); or texts to tell apart,
+        in a folder with a folder for each class, a text a file, or a file for each class, a text a
+        line; or with --corpus all texts below a folder, as one; or a task, drawn on the fly:
+        task:adding, copy, order, order3, parity, flipflop, sine, lorenz.
         Without any, the language documentation that every Python carries.
     seed
         Decides the first weights and all that is drawn; the same seed gives the same run, on the
