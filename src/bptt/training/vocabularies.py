@@ -24,8 +24,10 @@ if TYPE_CHECKING:
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
 LEAST_TOKENS, MOST_TOKENS = 257, 1_000_000
+CODE_POINTS = 0x110000
 LONGEST_LINE = 1 << 16
 """Characters of a line that are coded at once."""
+LINES_AT_ONCE = 1 << 12
 LINES = re.compile(rf"[^\n]{{0,{LONGEST_LINE - 1}}}\n|[^\n]{{1,{LONGEST_LINE}}}")
 
 
@@ -126,10 +128,10 @@ class Characters(Vocabulary):
     @classmethod
     def learn(cls, kind: str, texts: Iterable[Iterable[str]]) -> Characters:
         """Return the characters that there are."""
-        known: set[str] = set()
+        is_known = np.zeros(CODE_POINTS, np.bool_)
         for piece in itertools.chain.from_iterable(texts):
-            known.update(piece)
-        return cls("".join(sorted(known)))
+            is_known[_code_points(piece)] = True
+        return cls("".join(map(chr, np.flatnonzero(is_known).tolist())))
 
     @classmethod
     def recall(cls, config: Mapping[str, Any]) -> Characters:
@@ -157,12 +159,15 @@ class Characters(Vocabulary):
 
     def code(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield each character's place."""
-        known = np.frombuffer(self.characters.encode("utf-32-le"), np.uint32)
         for piece in pieces:
-            codes = np.frombuffer(piece.encode("utf-32-le", "surrogatepass"), np.uint32)
-            places = np.searchsorted(known, codes).clip(max=len(known) - 1)
-            tokens = np.where(known[places] == codes, places + 1, 0)
-            yield tokens.astype(_dtype(self.size))
+            yield self.places[_code_points(piece)]
+
+    @cached_property
+    def places(self) -> np.ndarray:
+        """The token of every code point."""
+        places = np.zeros(CODE_POINTS, _dtype(self.size))
+        places[_code_points(self.characters)] = np.arange(1, self.size)
+        return places
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
         """Yield the characters."""
@@ -308,9 +313,11 @@ class BytePairs(Vocabulary):
     def code(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield the tokens of a text's lines."""
         for lines in lines_of(pieces):
-            coded = self.tokenizer.encode_batch_fast(lines, add_special_tokens=False)
-            ids = itertools.chain.from_iterable(one.ids for one in coded)
-            yield np.fromiter(ids, _dtype(self.size))
+            for start in range(0, max(1, len(lines)), LINES_AT_ONCE):
+                several = lines[start : start + LINES_AT_ONCE]
+                coded = self.tokenizer.encode_batch_fast(several, add_special_tokens=False)
+                ids = itertools.chain.from_iterable(one.ids for one in coded)
+                yield np.fromiter(ids, _dtype(self.size))
 
     def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
         """Yield the characters as their last bytes come."""
@@ -408,6 +415,10 @@ def _byte_characters() -> list[str]:
 
 BYTES = {character: byte for byte, character in enumerate(_byte_characters())}
 """Each byte, by the character that stands for it."""
+
+
+def _code_points(text: str) -> np.ndarray:
+    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
 
 
 def _decoded(parts: Iterable[bytes]) -> Iterator[str]:
