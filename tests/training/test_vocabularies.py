@@ -19,6 +19,7 @@ from bptt.training.run_config import require_config
 from bptt.training.vocabularies import (
     BYTES,
     LONGEST_LINE,
+    LONGEST_TOKEN,
     UNKNOWN,
     BytePairs,
     Bytes,
@@ -90,6 +91,8 @@ def test_the_commonest_pairs_are_joined_first() -> None:
     assert vocabulary.tokens[256] == b"ab"
     assert vocabulary.size == 258
     assert BytePairs.learn("bpe:400", [["aab"]]).size < 262  # there is no more to join
+    long = BytePairs.learn("bpe:400", [["€" * 10_000]])
+    assert max(map(len, long.tokens)) <= LONGEST_TOKEN
     again = BytePairs.learn("bpe:258", [["ab ab ab"], ["abc abc"], ["b", "b"]])
     assert again == vocabulary
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-LEAST_TOKENS, MOST_TOKENS = 257, 1_000_000
+LEAST_TOKENS, MOST_TOKENS = 257, 100_000
+LONGEST_TOKEN = 32
+"""Bytes of what is joined: so any vocabulary fits into a config.json."""
 CODE_POINTS = 0x110000
 LONGEST_LINE = 1 << 16
 """Characters of a line that are coded at once."""
@@ -253,6 +255,7 @@ class BytePairs(Vocabulary):
         trainer = trainers.BpeTrainer(
             vocab_size=_count(kind),
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            max_token_length=LONGEST_TOKEN,
             show_progress=False,
         )
         tokenizer = _tokenizer(models.BPE())
