@@ -15,19 +15,15 @@ from hypothesis import strategies as st
 import bptt
 from bptt.cli import main
 from bptt.cli.train import require_trainable
-from bptt.training.run_config import require_config
-from bptt.training.vocabularies import (
+from bptt.training.byte_pairs import (
     BYTES,
     LONGEST_LINE,
     LONGEST_TOKEN,
-    UNKNOWN,
     BytePairs,
-    Bytes,
-    Characters,
-    kind_of,
     lines_of,
-    recalled,
 )
+from bptt.training.run_config import require_config
+from bptt.training.vocabularies import UNKNOWN, Bytes, Characters, kind_of, recalled
 
 VERSE = "to be, or not to be: that is the question, naïve café €uro\n" * 20
 UNICODE = st.text(st.characters(exclude_categories=("Cs",)))
@@ -138,7 +134,7 @@ def test_values_that_make_no_vocabulary(values: dict[str, Any], message: str) ->
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch, pairs: BytePairs) -> None:
     monkeypatch.setitem(sys.modules, "tokenizers", None)
-    with pytest.raises(bptt.BpttError, match=r"tokenizers, .* pip install '.\[tokenizers\]'"):
+    with pytest.raises(bptt.BpttError, match=r"need tokenizers, .* pip install '.\[tokenizers\]'"):
         bptt.read_text(tokens="bpe:300")
     again = BytePairs(pairs.kind, pairs.merges)
     assert again.decode([116, 111]) == "to"  # which needs none

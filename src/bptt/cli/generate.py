@@ -11,7 +11,7 @@ from bptt.errors import BpttError, counted, printable, require_whole
 if TYPE_CHECKING:
     from bptt.model.network import Network
     from bptt.training.run import Run
-    from bptt.training.vocabularies import Vocabulary
+    from bptt.training.vocabulary import Vocabulary
 
 BY_KIND = {
     "sequences": "a collection of sequences",

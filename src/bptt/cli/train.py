@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from bptt.training.batches import Dataset
     from bptt.training.run import Run
     from bptt.training.updates import Fit, Update
-    from bptt.training.vocabularies import Vocabulary
+    from bptt.training.vocabulary import Vocabulary
 
 SAMPLE_STEPS = 400
 PROMPT = "The "

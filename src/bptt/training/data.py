@@ -19,7 +19,8 @@ from bptt.model.network import Network
 from bptt.training.batches import Dataset, Streams
 from bptt.training.spool import require_room, spool
 from bptt.training.text_files import BUILT_IN, open_text
-from bptt.training.vocabularies import Vocabulary, kind_of, require_library
+from bptt.training.vocabularies import kind_of
+from bptt.training.vocabulary import Vocabulary
 
 VALIDATION_SHARE = 0.1
 VALIDATION_STEPS = 256
@@ -146,7 +147,7 @@ def read_text(
         require_path("the text", path)
     require_kind("vocabulary", vocabulary, (Vocabulary, NoneType), "a Vocabulary, or None")
     kind = kind_of(tokens) if vocabulary is None else type(vocabulary)
-    require_library(tokens if vocabulary is None else vocabulary.kind)
+    kind.require_library()
     text = open_text(None if path is None else Path(path))
     if text.size == 0:
         raise BpttError(f"{text.source} is empty; expected some text to learn from")

@@ -35,7 +35,8 @@ from bptt.training.input_files import system_errors
 from bptt.training.task_kinds import Criterion
 from bptt.training.text_files import TextFile
 from bptt.training.validation_arrays import NAME_END, parts_of
-from bptt.training.vocabularies import Vocabulary, kind_of, require_library
+from bptt.training.vocabularies import kind_of
+from bptt.training.vocabulary import Vocabulary
 
 HELD_OUT = 0.1
 MOST_CLASSES = 10_000
@@ -244,7 +245,7 @@ def read_labelled(
             f"{path} holds a run; expected a folder of texts: a run is gone on with by resuming it "
             "(--resume), and begun from with (--from)"
         )
-    require_library(tokens if vocabulary is None else vocabulary.kind)
+    kind.require_library()
     named = _texts_of(path, is_raw=kind.is_raw)
     known = sorted(named) if classes is None else list(classes)
     if unknown := sorted(set(named) - set(known)):

@@ -25,7 +25,8 @@ from bptt.training.scaling import Scaling
 from bptt.training.settings import Settings
 from bptt.training.tables import Table, read_table
 from bptt.training.tasks import Task
-from bptt.training.vocabularies import Vocabulary, recalled
+from bptt.training.vocabularies import recalled
+from bptt.training.vocabulary import Vocabulary
 from bptt.training.weights import every_weight, tie
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
