@@ -52,6 +52,7 @@ bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/names.py
 	$(BIN)/python benchmarks/trainer.py
 	$(BIN)/python benchmarks/scaling.py
+	$(BIN)/python benchmarks/reading.py
 
 sanitize: $(READY)  ## run the kernel's tests once under AddressSanitizer and UBSan
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \

@@ -559,13 +559,23 @@ CASES = [
     Case(
         "Collection.of",
         bptt.Collection.of,
-        {"/y": lambda: [np.arange(6) % N] * 4, "x": value(None)},
-        {"x": {"None"}, "/y": {"list"}},
+        {
+            "/y": lambda: [np.arange(6) % N] * 4,
+            "x": value(None),
+            "loss_weights": value(None),
+            "validation": value(None),
+        },
+        {"x": {"None"}, "/y": {"list"}, "loss_weights": {"None"}, "validation": {"None"}},
     ),
     Case(
         "Labelled.of",
         bptt.Labelled.of,
-        {"/x": lambda: [np.arange(6)[: 3 + k] for k in range(4)], "/labels": value([0, 1, 0, 1])},
+        {
+            "/x": lambda: [np.arange(6)[: 3 + k] for k in range(4)],
+            "/labels": value([0, 1, 0, 1]),
+            "validation": value(None),
+        },
+        {"validation": {"None"}},
     ),
     Case(
         "read_labelled",

@@ -39,6 +39,7 @@ TRAIN = {
     "--forget-bias": "--forget-bias 1 | --cell gru",
     "--chrono": "--chrono 9 | --cell gru",
     "--tokens": "--tokens bytes",
+    "--corpus": "--corpus",
     "--target": "--target load",
     "--inputs": "--inputs wind",
     "--time": "--time day",

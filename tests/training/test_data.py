@@ -6,32 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 import bptt
 from bptt.training import data, input_files
 from bptt.training.batches import streams
-from bptt.training.data import UNKNOWN, Vocabulary
-
-
-@given(st.text(min_size=1), st.text())
-def test_characters_go_there_and_back(known: str, other: str) -> None:
-    vocabulary = Vocabulary.of(known, "characters")
-    assert vocabulary.decode(vocabulary.encode(known).tolist()) == known
-    expected = "".join(c if c in known else UNKNOWN for c in other)
-    assert vocabulary.decode(vocabulary.encode(other).tolist()) == expected
-    assert int(vocabulary.encode(known).min()) >= 1  # 0 is reserved
-
-
-@given(st.text())
-def test_bytes_go_there_and_back(text: str) -> None:
-    vocabulary = Vocabulary("bytes")
-    assert vocabulary.decode(vocabulary.encode(text).tolist()) == text
-
-
-def test_a_byte_that_starts_no_character_is_shown_as_unknown() -> None:
-    assert Vocabulary("bytes").decode([0xE2, 0x82, 0x41, 0xE2]) == f"{UNKNOWN}A{UNKNOWN}"
+from bptt.training.vocabularies import UNKNOWN, Characters
 
 
 def test_the_last_tenth_is_validation_and_its_new_characters_are_unknown(tmp_path: Path) -> None:
@@ -39,7 +18,7 @@ def test_the_last_tenth_is_validation_and_its_new_characters_are_unknown(tmp_pat
     path.write_text("ab" * 45 + "abababab€ü", encoding="utf-8")
     text = bptt.read_text(path)
     assert (len(text.training), len(text.validation)) == (90, 10)
-    assert text.vocabulary.characters == "ab"
+    assert text.vocabulary == Characters("ab")
     assert text.vocabulary.decode(text.validation.tolist()) == "abababab" + 2 * UNKNOWN
     assert (bptt.read_text(path, "bytes").vocabulary.size, text.vocabulary.size) == (256, 3)
 
@@ -57,7 +36,7 @@ def test_streams_run_side_by_side() -> None:
     assert columns[:, 2].tolist() == list(range(50, 75))
 
 
-@pytest.mark.parametrize("tokens", ["characters", "bytes"])
+@pytest.mark.parametrize("tokens", ["characters", "bytes", "bpe:270"])
 def test_a_file_is_read_in_blocks_and_a_large_one_is_mapped(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tokens: str
 ) -> None:
@@ -69,6 +48,8 @@ def test_a_file_is_read_in_blocks_and_a_large_one_is_mapped(
     assert (parts.vocabulary, parts.sha256) == (whole.vocabulary, whole.sha256)
     assert torch.equal(parts.training, whole.training)
     assert torch.equal(parts.validation, whole.validation)
+    if tokens == "bpe:270":
+        assert parts.spans == whole.spans
     (tmp_path / "latin").write_bytes(b"good, and good again\nna\xefve\n")
     with pytest.raises(bptt.BpttError, match=r"byte 0xef at position 23, line 2; convert it"):
         bptt.read_text(tmp_path / "latin")
@@ -83,7 +64,11 @@ def test_bad_files(tmp_path: Path) -> None:
             bptt.read_text(path, tokens)
 
     refused(tmp_path / "absent", "no such file: .*absent")
-    refused(tmp_path, "is a folder; give the path of a text file")
+    refused(tmp_path / "absent", "tokens is 'words'; expected 'characters', 'bytes', or", "words")
+    for count in ("256", "x", "", "-300", "100001", "９９９", "1e3"):
+        refused(tmp_path / "absent", "expected bpe:N, with N from 257 to 100,000", f"bpe:{count}")
+    for tokens in ("bpe", "characters:300", ":300", "bpe :300"):
+        refused(tmp_path / "absent", "expected 'characters', 'bytes', or 'bpe:N'", tokens)
     (tmp_path / "empty").touch()
     refused(tmp_path / "empty", "empty is empty; expected some text")
     (tmp_path / "latin").write_bytes(b"good\nna\xefve\n")

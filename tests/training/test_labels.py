@@ -262,7 +262,7 @@ def test_folders_and_files_that_do_not_fit(folder: Path, tmp_path: Path) -> None
     refused(
         "has a class 'consonants'; expected some of those that the network knows", classes=["a"]
     )
-    refused("tokens is 'words'; expected one of", tokens="words")
+    refused("tokens is 'words'; expected 'characters'", tokens="words")
     (folder / "more").mkdir()
     refused("has folders, and beside them consonants.txt; expected a folder for each class")
     empty = tmp_path / "empty"

@@ -91,7 +91,7 @@ WRONG = [
     (("data", "path"), 3, "path: 3; expected a text or null"),
     (("data", "characters"), "ba", "the characters are not sorted, each once"),
     (("data", "characters"), "\ud800", "the characters have halves of one, surrogates"),
-    (("data", "tokens"), "words", "tokens: \"words\"; expected one of 'characters', 'bytes'"),
+    (("data", "tokens"), "words", "tokens is 'words'; expected 'characters', 'bytes'"),
     (("trained",), [1], r"trained\[0\]: 1; expected a text"),
     (("trained",), {"a": 1}, "trained: an object of 1; expected a list"),
     (("training", "batch"), "two", 'training.batch: "two"; expected a whole number or null'),

@@ -10,8 +10,8 @@ from bptt.errors import BpttError, counted, printable, require_whole
 
 if TYPE_CHECKING:
     from bptt.model.network import Network
-    from bptt.training.data import Vocabulary
     from bptt.training.run import Run
+    from bptt.training.vocabulary import Vocabulary
 
 BY_KIND = {
     "sequences": "a collection of sequences",
@@ -44,7 +44,7 @@ def generate(
     prompt
         A text to continue.
     steps
-        How many characters or bytes to write, or rows to forecast.
+        How many tokens to write (characters, bytes, or as the run has them), or rows to forecast.
     temperature
         Below 1 makes likely characters likelier; 0 always takes the likeliest.
     seed

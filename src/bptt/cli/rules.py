@@ -22,7 +22,7 @@ from bptt.cli.train_options import InitialOptions, NetworkOptions
 from bptt.errors import BpttError, shown
 
 TEXT, TABLE, SEQUENCES, TASK, TOML = "text", "table", "sequences", "task", "TOML file"
-LABELLED = "labelled"
+LABELLED, CORPUS = "labelled", "corpus"
 TABLE_WITHOUT_INPUTS = "table without inputs"
 TABLES = (".csv", ".tsv", ".parquet")
 TASK_PREFIX = "task:"
@@ -31,6 +31,7 @@ WORDS = {
     TABLE: f"tables ({', '.join(TABLES)})",
     SEQUENCES: "collections (.npz)",
     LABELLED: "folders of texts, with a folder or a file for each class",
+    CORPUS: "folders of texts",
     TASK: f"tasks ({TASK_PREFIX}NAME)",
     "data": "data with settings as flags",
 }
@@ -49,13 +50,14 @@ def flag(name: str) -> str:
 
 BELONGS: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
-        "--tokens": (TEXT, LABELLED),
+        "--tokens": (TEXT, CORPUS, LABELLED),
+        "--corpus": (CORPUS,),
         **dict.fromkeys(map(flag, OF_TABLES), (TABLE,)),
         "--length": (TASK,),
         "--standardise": (SEQUENCES,),
         "--stop-when-solved": (TASK,),
         "--scale": (TABLE, SEQUENCES),
-        "--steps-per-update": (TEXT, TABLE),
+        "--steps-per-update": (TEXT, CORPUS, TABLE),
     },
     "generate": {
         "--prompt": (TEXT,),
@@ -109,11 +111,18 @@ def check(command: str, arguments: ArgumentCollection) -> None:
     restricted = {name: BELONGS[command][name] for name in typed if name in BELONGS[command]}
     subject = _subject(typed)
     if restricted and (command == "train" or subject is not None):
-        _require_belonging(command, restricted, subject)
+        _require_belonging(command, restricted, subject, corpus=_is_on("--corpus", typed))
 
 
-def kind_of_data(path: str | None) -> str:
+def _is_on(flag: str, typed: dict[str, Argument]) -> bool:
+    """Return whether a flag was typed, and not its opposite."""
+    return flag in typed and typed[flag].tokens[-1].implicit_value is True
+
+
+def kind_of_data(path: str | None, *, corpus: bool = False) -> str:
     """Return what data is, by its name: a text, a table, sequences, a folder of them, or a task.
+
+    corpus: whether a folder is one text.
 
     >>> kind_of_data("a.csv"), kind_of_data("task:copy"), kind_of_data(None)
     ('table', 'task', 'text')
@@ -123,7 +132,7 @@ def kind_of_data(path: str | None) -> str:
     if path.startswith(TASK_PREFIX):
         return TASK
     if _is_folder(path):
-        return LABELLED
+        return CORPUS if corpus else LABELLED
     ending = Path(path).suffix.lower()
     if ending in TABLES:
         return TABLE
@@ -146,10 +155,10 @@ def _subject(typed: dict[str, Argument]) -> str | None:
 
 
 def _require_belonging(
-    command: str, restricted: dict[str, tuple[str, ...]], subject: str | None
+    command: str, restricted: dict[str, tuple[str, ...]], subject: str | None, *, corpus: bool
 ) -> None:
     """Raise BpttError if an option is for other kinds of data or runs."""
-    kind, name = _kind_of(command, subject)
+    kind, name = _kind_of(command, subject, corpus=corpus)
     for option, kinds in restricted.items():
         if option == "--future" and kind == TABLE_WITHOUT_INPUTS:
             raise BpttError(
@@ -160,10 +169,10 @@ def _require_belonging(
             raise BpttError(f"{option} is for {words}; {name} is {_other(kind, kinds)}")
 
 
-def _kind_of(command: str, subject: str | None) -> tuple[str, str]:
+def _kind_of(command: str, subject: str | None, *, corpus: bool) -> tuple[str, str]:
     """Return what kind of data or run it is, and what to call it."""
     if command == "train":
-        return kind_of_data(subject), subject or "the built-in text"
+        return kind_of_data(subject, corpus=corpus), subject or "the built-in text"
     assert subject is not None
     if command == "compare":
         is_toml = subject.endswith(".toml")

@@ -16,7 +16,18 @@ from bptt.cli.flow import write_and_say
 from bptt.cli.generate import write_sample
 from bptt.cli.launch import is_restarted, joined
 from bptt.cli.options import MOST_SEED, TEMPERATURE
-from bptt.cli.rules import LABELLED, SEQUENCES, TABLE, TASK, WORDS, check, complaint, kind_of_data
+from bptt.cli.rules import (
+    CORPUS,
+    LABELLED,
+    SEQUENCES,
+    TABLE,
+    TASK,
+    TEXT,
+    WORDS,
+    check,
+    complaint,
+    kind_of_data,
+)
 from bptt.cli.table_options import TableOptions
 from bptt.cli.train_options import DataOptions, InitialOptions, NetworkOptions
 from bptt.cli.words import shell_word
@@ -26,10 +37,10 @@ from bptt.training.settings import Settings
 if TYPE_CHECKING:
     from bptt.model.network import Network
     from bptt.training.batches import Dataset
-    from bptt.training.data import Vocabulary
     from bptt.training.ranks import Ranks
     from bptt.training.run import Run
     from bptt.training.updates import Fit, Update
+    from bptt.training.vocabulary import Vocabulary
 
 SAMPLE_STEPS = 400
 PROMPT = "The "
@@ -61,11 +72,12 @@ def train(
     ----------
     data
         A UTF-8 text file; a table (.csv, .tsv, .parquet), a row a step; or a collection of
-        sequences (.npz with y, and x and lengths if there are any, time first; or with x and
-        labels); or texts to tell apart, in a folder with a folder for each class, a text a file, or
-        a file for each class, a text a line; or a task, drawn on
-        the fly: task:adding, copy, order, order3, parity, flipflop, sine, lorenz. Without any, the
-        language documentation that every Python carries.
+        sequences (.npz with y, and x, lengths and loss_weights if there are any, time first; or
+        with x and labels; y_validation and the like are to validate on); or texts to tell apart,
+        in a folder with a folder for each class, a text a file, or a file for each class, a text a
+        line; or with --corpus all texts below a folder, as one; or a task, drawn on the fly:
+        task:adding, copy, order, order3, parity, flipflop, sine, lorenz.
+        Without any, the language documentation that every Python carries.
     seed
         Decides the first weights and all that is drawn; the same seed gives the same run, on the
         same kind of processor with as many threads (else sums differ in their last bits).
@@ -162,7 +174,10 @@ def _brought(begun: Path, path: Path | None, options: DataOptions) -> tuple[Data
     from bptt.training.run import Run  # noqa: PLC0415
     from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
 
-    run, kind = Run.open(begun), kind_of_data(None if path is None else str(path))
+    name = None if path is None else str(path)
+    run, kind = Run.open(begun), kind_of_data(name, corpus=options.corpus)
+    if kind == CORPUS:
+        kind = TEXT
     if kind == SEQUENCES and path is not None and _has_labels(path):
         kind = LABELLED
     if kind != run.kind:
@@ -237,7 +252,7 @@ def _read(
     from bptt.training.table_reader import read_table  # noqa: PLC0415
     from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
 
-    kind = kind_of_data(None if path is None else str(path))
+    kind = kind_of_data(None if path is None else str(path), corpus=options.corpus)
     if kind == TABLE and path is not None:
         return read_table(path, table.columns(settings.reach))
     if kind == TASK:
@@ -340,14 +355,14 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
     assert done.validation_nll is not None
     folder, next_steps = shell_word(run.path), ["generate {} --steps 100"]
     measure, per_nat = losses_in(run.loss_unit)
+    loss = done.validation_nll * per_nat
     print(
-        f"validation {loss_text(done.validation_nll * per_nat)} {measure} "
+        f"validation {loss_text(loss)} {measure}{_per_span(data, loss)} "
         f"after {counted(done.updates, 'update')} in {clock(done.seconds)}{_which(done)}\n"
     )
     if run.kind == "text":
-        starts_lines = run.unit == "byte" or "\n" in run.vocabulary.characters
         print(f"A sample of its own, at temperature {TEMPERATURE}:")
-        first = "\n" if starts_lines else ""
+        first = "\n" if run.vocabulary.knows("\n") else ""
         write_sample(run.network().eval(), run.vocabulary, first, SAMPLE_STEPS, TEMPERATURE, seed=0)
         print()
         next_steps = [f"generate {{}}{_prompt(run.vocabulary)}"]
@@ -371,6 +386,16 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
         print(f"  bptt {step.format(folder)}")
 
 
+def _per_span(data: Dataset | None, loss: float) -> str:
+    """Say what a loss per token is for each character and byte, where tokens are neither."""
+    from bptt.training.data import Text  # noqa: PLC0415
+    from bptt.training.progress import loss_text  # noqa: PLC0415
+
+    spans = data.spans if isinstance(data, Text) else {}
+    words = [f"{loss_text(loss / span)} per {unit}" for unit, span in spans.items()]
+    return f" ({', '.join(words)})" if words else ""
+
+
 def _which(done: Fit) -> str:
     """Say of which update the weights are, if they are not the last; and why it stopped early."""
     words = "; stopped, as the validation was no better" if done.stopped_by == "patience" else ""
@@ -381,8 +406,7 @@ def _which(done: Fit) -> str:
 
 def _prompt(vocabulary: Vocabulary) -> str:
     """Return a prompt to try, as it is typed, if the text has its characters."""
-    knows_all = vocabulary.kind == "bytes" or set(PROMPT) <= set(vocabulary.characters)
-    return f" --prompt '{PROMPT}'" if knows_all else ""
+    return f" --prompt '{PROMPT}'" if vocabulary.knows(PROMPT) else ""
 
 
 def _say_how_often_it_is_right(net: Network, data: Dataset | None, done: Fit) -> None:

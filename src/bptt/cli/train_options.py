@@ -71,8 +71,12 @@ class InitialOptions:
 class DataOptions:
     """What the data is."""
 
-    tokens: Literal["characters", "bytes"] = "characters"
-    """Of a text: what to predict one at a time; bytes takes any file."""
+    tokens: str = "characters"
+    """Of a text: what to predict one at a time: characters; bytes, which takes any file; or bpe:N,
+    such as bpe:4000, N tokens that byte-pair encoding joins of them."""
+
+    corpus: bool = False
+    """Of a folder: one text of all files below it, and not a class for each."""
 
     standardise: bool | None = None
     """Of a collection: put its numbers in standard units, as those of tables are; by default they

@@ -233,6 +233,7 @@ class Padded(Batches):
     """Whole sequences of about the same length side by side, padded to the longest.
 
     lengths: of the sequences to be used, which are those numbered `chosen` along axis 1 of y and x.
+    loss_weights: (T, N), of each step's loss.
     """
 
     steps: int
@@ -243,12 +244,13 @@ class Padded(Batches):
         y: np.ndarray,
         x: np.ndarray | None,
         lengths: Int[np.ndarray, " N"],
-        chosen: Sequence[int],
+        chosen: Sequence[int] | np.ndarray,
         batch: int,
         *,
         seed: int | None = None,
+        loss_weights: Float[np.ndarray, "T N"] | None = None,
     ) -> None:
-        self.y, self.x, self.lengths = y, x, lengths
+        self.y, self.x, self.lengths, self.loss_weights = y, x, lengths, loss_weights
         self.chosen = np.asarray(chosen)
         self.batch, self.seed = min(batch, len(self.chosen)), seed
         self.steps, self.longest = (int(f(lengths[self.chosen])) for f in (np.sum, np.max))
@@ -265,8 +267,9 @@ class Padded(Batches):
         T = max(1, int(lengths.max()))
         y = as_tensor(self.y[:T, rows])
         x = None if self.x is None else as_tensor(self.x[:T, rows]).float()
-        is_ragged = int(lengths.min()) < T
-        return Batch(y, x, torch.from_numpy(lengths.copy()) if is_ragged else None, True)
+        weights = None if self.loss_weights is None else as_tensor(self.loss_weights[:T, rows])
+        n = torch.from_numpy(lengths.copy()) if int(lengths.min()) < T else None
+        return Batch(y, x, n, is_start=True, loss_weights=weights)
 
     def rows_of(self, epoch: int, index: int) -> np.ndarray:
         """Return which sequences make a batch of an epoch."""

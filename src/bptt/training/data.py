@@ -2,112 +2,34 @@
 
 from __future__ import annotations
 
-import codecs
-import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int, Int64
+from jaxtyping import Int
 from torch import Tensor
 
-from bptt.errors import BpttError, require_choice, require_kind, require_path, shown
+from bptt.errors import BpttError, require_kind, require_path
 from bptt.model.likelihoods.categorical import Categorical
 from bptt.model.network import Network
 from bptt.training.batches import Dataset, Streams
-from bptt.training.input_files import UnchangedFile
 from bptt.training.spool import require_room, spool
+from bptt.training.text_files import BUILT_IN, open_text
+from bptt.training.vocabularies import kind_of
+from bptt.training.vocabulary import Vocabulary
 
-TokenKind = Literal["characters", "bytes"]
-BUILT_IN = "pydoc_data.topics"
 VALIDATION_SHARE = 0.1
 VALIDATION_STEPS = 256
 IN_MEMORY = 1 << 26
 """Tokens up to which they are kept in memory."""
-REMEDIES = {
-    (".xlsx", ".xls", ".xlsm", ".ods", ".numbers"): "save the table as .csv",
-    (".feather", ".arrow", ".orc", ".h5", ".hdf5"): "save the table as .parquet",
-    (".gz", ".zip", ".bz2", ".xz", ".zst", ".7z", ".tar"): "unpack it",
-    (".npy",): "save it as y in an .npz file",
-    (".pdf", ".docx", ".doc", ".odt", ".epub"): "save it as plain text",
-}
-"""What to do with files that are no text, by how their names end."""
 LONGEST_CHARACTER = 4
 """Bytes, in UTF-8."""
-UNKNOWN = "\N{REPLACEMENT CHARACTER}"
-
-
-@dataclass(frozen=True)
-class Vocabulary:
-    """The tokens of a text: its characters, after one reserved for any other; or the 256 bytes.
-
-    >>> v = Vocabulary.of("hello", "characters")
-    >>> v.size, v.encode("hex").tolist(), v.decode([3, 1, 0])
-    (5, [2, 1, 0], 'le�')
-    """
-
-    kind: TokenKind
-    characters: str = ""
-
-    @classmethod
-    def of(cls, text: str, kind: TokenKind) -> Vocabulary:
-        """Return the vocabulary of a text."""
-        return cls(kind, "".join(sorted(set(text))) if kind == "characters" else "")
-
-    @property
-    def size(self) -> int:
-        """How many tokens there are."""
-        return 256 if self.kind == "bytes" else 1 + len(self.characters)
-
-    @property
-    def unit(self) -> str:
-        """What one token is called."""
-        return self.kind.removesuffix("s")
-
-    def require(self, name: str, text: str) -> None:
-        """Raise BpttError if a text has characters that the vocabulary has not."""
-        if self.kind == "bytes":
-            try:
-                text.encode(errors="surrogateescape")
-            except UnicodeEncodeError as error:
-                raise BpttError(f"{name} cannot be written in UTF-8: {error.reason}") from None
-            return
-        if unknown := sorted(set(text) - set(self.characters)):
-            first = ", ".join(map(repr, unknown[:5])) + (" …" if len(unknown) > 5 else "")
-            known = shown(self.characters)
-            raise BpttError(
-                f"{name} has {first}, which the text that was trained on has not; expected some of "
-                f"its {len(self.characters)} characters, {known}"
-            )
-
-    def encode(self, text: str) -> Int64[Tensor, " N"]:
-        """Return the text's tokens."""
-        if self.kind == "bytes":
-            return torch.from_numpy(
-                np.frombuffer(text.encode(errors="surrogateescape"), np.uint8).astype(np.int64)
-            )
-        codes = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
-        known = np.frombuffer(self.characters.encode("utf-32-le"), np.uint32)
-        places = np.searchsorted(known, codes).clip(max=len(known) - 1)
-        return torch.from_numpy(np.where(known[places] == codes, places + 1, 0).astype(np.int64))
-
-    def decode(self, tokens: Iterable[int]) -> str:
-        """Return the text of the tokens."""
-        return "".join(self.decode_stream(tokens))
-
-    def decode_stream(self, tokens: Iterable[int]) -> Iterator[str]:
-        """Yield the text of the tokens as it becomes certain: a character can take four bytes."""
-        if self.kind == "characters":
-            symbols = UNKNOWN + self.characters
-            yield from (symbols[token] for token in tokens)
-            return
-        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-        yield from (decoder.decode(bytes([token])) for token in tokens)
-        yield decoder.decode(b"", final=True)
+COUNTED = 1 << 22
+"""Tokens that are counted at once."""
 
 
 @dataclass(frozen=True)
@@ -156,14 +78,27 @@ class Text(Dataset):
         """Return the last tenth as streams."""
         return Streams(self.validation, None, batch, VALIDATION_STEPS)
 
+    @property
+    def spans(self) -> dict[str, float]:
+        """How many characters and bytes a token has, in the mean over the last tenth.
+
+        There are none where a token is one or the other.
+        """
+        sizes = self.vocabulary.spans
+        if not sizes:
+            return {}
+        counts = np.zeros(self.vocabulary.size)
+        for part in self.validation.split(COUNTED):
+            counts += np.bincount(part.numpy(), minlength=self.vocabulary.size)
+        return {unit: float(counts @ size / counts.sum()) for unit, size in sizes.items()}
+
     def config(self) -> dict[str, Any]:
         """Return where the text is, what it was and what its tokens are."""
         return {
             "kind": "text",
             "path": None if self.path is None else str(self.path.resolve()),
             "sha256": self.sha256,
-            "tokens": self.vocabulary.kind,
-            "characters": self.vocabulary.characters,
+            **self.vocabulary.config(),
         }
 
     def require_network(self, net: Network) -> None:
@@ -181,7 +116,7 @@ class Text(Dataset):
 
     def require_size(self, batch: int, window: int | None) -> None:
         """Raise BpttError unless the text is long enough."""
-        kind, count, window = self.vocabulary.kind, len(self.training), window or 1
+        kind, count, window = f"{self.unit}s", len(self.training), window or 1
         if len(self.validation) == 0:
             raise BpttError(f"{self.source} is too short: expected at least 10 {kind}")
         if count < batch * window:
@@ -194,12 +129,15 @@ class Text(Dataset):
 
 def read_text(
     path: str | Path | None = None,
-    tokens: TokenKind = "characters",
+    tokens: str = "characters",
     vocabulary: Vocabulary | None = None,
 ) -> Text:
     """Read a UTF-8 file, or without a path the language documentation that every Python carries.
 
-    tokens: "characters", or "bytes", which takes any file.
+    path: of a file; or of a folder, of which all files are read, in an order that is drawn from
+    their contents, with a line's end between them.
+    tokens: "characters"; "bytes", which takes any file; or "bpe:N", byte-pair encoding with N
+    tokens, learnt from the training part (by the tokenizers package).
     vocabulary: one to use instead of that of the training part; it decides what tokens are.
 
     >>> read_text().vocabulary.size > 90
@@ -208,91 +146,55 @@ def read_text(
     if path is not None:
         require_path("the text", path)
     require_kind("vocabulary", vocabulary, (Vocabulary, NoneType), "a Vocabulary, or None")
-    tokens = tokens if vocabulary is None else vocabulary.kind
-    require_choice("tokens", tokens, ("characters", "bytes"))
-    file = TextFile(None if path is None else Path(path))
-    if file.size == 0:
-        raise BpttError(f"{file.source} is empty; expected some text to learn from")
-    if file.size > IN_MEMORY:
-        least = file.size if tokens == "bytes" else file.size // LONGEST_CHARACTER
-        require_room(f"the tokens of {file.source}", least)
-    if tokens == "bytes":
-        vocabulary, count = vocabulary or Vocabulary("bytes"), file.size
-        parts = (np.frombuffer(block, np.uint8) for block in file.blocks())
-    else:
-        count = sum(len(piece) for piece in file.pieces())
-        vocabulary = vocabulary or Vocabulary("characters", file.characters(_cut(count)))
-        dtype = np.uint8 if vocabulary.size <= 256 else np.int32
-        parts = (vocabulary.encode(piece).numpy().astype(dtype) for piece in file.pieces())
-    ids = torch.from_numpy(np.concatenate(list(parts)) if count <= IN_MEMORY else spool(parts))
-    cut = _cut(count)
-    return Text(file.path, file.sha256, vocabulary, ids[:cut], ids[cut:])
+    kind = kind_of(tokens) if vocabulary is None else type(vocabulary)
+    kind.require_library()
+    text = open_text(None if path is None else Path(path))
+    if text.size == 0:
+        raise BpttError(f"{text.source} is empty; expected some text to learn from")
+    if text.size > IN_MEMORY:
+        least = text.size if kind.is_raw else text.size // LONGEST_CHARACTER
+        require_room(f"the tokens of {text.source}", least)
+    pieces = text.blocks if kind.is_raw else text.pieces
+    count = text.size if kind.is_raw else sum(map(len, pieces()))
+    cut = count - int(count * VALIDATION_SHARE)
+    if vocabulary is None:
+        vocabulary = kind.learn(tokens, [_beginning(pieces(), cut)])
+    beginning, rest = _cut(pieces(), cut)
+    training = _stored(vocabulary.code(beginning), count)
+    validation = _stored(vocabulary.code(rest), count)
+    return Text(text.path, text.sha256, vocabulary, training, validation, text.about)
 
 
-class TextFile:
-    """A text file, or without a path the built-in text, read a block at a time.
-
-    size: in bytes. It has to stay the same while it is read: BpttError is raised if it changes.
-    """
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-        self.file = None if path is None else UnchangedFile(path, "a text file")
-        self.size = len(_built_in()) if self.file is None else self.file.size
-
-    @property
-    def source(self) -> str:
-        """What to call it."""
-        return BUILT_IN if self.path is None else str(self.path)
-
-    @property
-    def sha256(self) -> str:
-        """Of its bytes, once they have been read."""
-        return hashlib.sha256(_built_in()).hexdigest() if self.file is None else self.file.sha256
-
-    def blocks(self) -> Iterator[bytes]:
-        """Yield its bytes, or raise BpttError if it cannot be read."""
-        yield from [_built_in()] if self.file is None else self.file.blocks()
-
-    def pieces(self) -> Iterator[str]:
-        """Yield its text, or raise BpttError where it is not UTF-8."""
-        decoder = codecs.getincrementaldecoder("utf-8")()
-        position, line, block = 0, 1, b""
-        try:
-            for block in self.blocks():
-                block = decoder.getstate()[0] + block  # noqa: PLW2901 (what it still holds)
-                decoder.reset()
-                yield decoder.decode(block)
-                done = len(block) - len(decoder.getstate()[0])
-                position, line = position + done, line + block.count(b"\n", 0, done)
-            block = decoder.getstate()[0]
-            yield decoder.decode(b"", final=True)
-        except UnicodeDecodeError as error:
-            line += block.count(b"\n", 0, error.start)
-            raise BpttError(
-                f"{self.source} is not UTF-8: byte 0x{block[error.start]:02x} at position "
-                f"{position + error.start}, line {line}; {self._remedy()}, or train on its bytes "
-                "with tokens bytes (--tokens bytes)"
-            ) from None
-
-    def _remedy(self) -> str:
-        ending = "" if self.path is None else self.path.suffix.lower()
-        return next((what for endings, what in REMEDIES.items() if ending in endings), "convert it")
-
-    def characters(self, count: int) -> str:
-        """Return the different characters among the first `count`, sorted."""
-        known: set[str] = set()
-        for piece in self.pieces():
-            known.update(piece[:count])
-            count = max(0, count - len(piece))
-        return "".join(sorted(known))
+def _stored(blocks: Iterable[np.ndarray], count: int) -> Tensor:
+    """Return tokens in one tensor, whose memory is mapped from a file if the text is large."""
+    return torch.from_numpy(np.concatenate(list(blocks)) if count <= IN_MEMORY else spool(blocks))
 
 
-def _cut(length: int) -> int:
-    return length - int(length * VALIDATION_SHARE)
+def _beginning(pieces: Iterator[Any], count: int) -> Iterator[Any]:
+    """Yield the first `count` characters or bytes, and read on to the end."""
+    beginning, rest = _cut(pieces, count)
+    yield from beginning
+    for _ in rest:  # that the file is the same is known at its end
+        pass
 
 
-def _built_in() -> bytes:
-    from pydoc_data.topics import topics  # noqa: PLC0415 (half a megabyte that few calls need)
+def _cut(pieces: Iterator[Any], count: int) -> tuple[Iterator[Any], Iterator[Any]]:
+    """Return the first `count` characters or bytes, and the rest, to be read after them."""
+    left: list[Any] = []
 
-    return "\n".join(topics.values()).encode()
+    def beginning() -> Iterator[Any]:
+        done = 0
+        for piece in pieces:
+            done += len(piece)
+            if done >= count:
+                keep = len(piece) - (done - count)
+                left.append(piece[keep:])
+                yield piece[:keep]
+                return
+            yield piece
+
+    def rest() -> Iterator[Any]:
+        yield from left
+        yield from pieces
+
+    return beginning(), rest()

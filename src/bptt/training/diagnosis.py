@@ -114,6 +114,11 @@ def diagnose_run(
         sample = held_out(dataset.validation_batches(count), steps or usual, count)
     _require_so_much("steps", steps, len(sample.y), run)
     _require_so_much("sequences", sequences, sample.y.shape[1], run)
+    if steps is not None and len(sample.y) > steps:
+        raise BpttError(
+            f"steps is {steps}; expected at least {len(sample.y)}, by which each of the sequences "
+            "that are looked at has had a loss"
+        )
     sample = sample.of(net)
     if sample.lengths is not None and window is not None:
         window = min(window, len(sample.y))  # longer than any sequence

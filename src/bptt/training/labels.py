@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import NoneType
@@ -17,7 +17,6 @@ from torch import Tensor
 from bptt.errors import (
     BpttError,
     counted,
-    require_choice,
     require_kind,
     require_path,
     require_several,
@@ -32,9 +31,12 @@ from bptt.model.network import Network
 from bptt.training.archive import read_arrays
 from bptt.training.batches import Batch, Dataset, Padded, as_tensor
 from bptt.training.collection import require_arrays
-from bptt.training.data import TextFile, TokenKind, Vocabulary
 from bptt.training.input_files import system_errors
 from bptt.training.task_kinds import Criterion
+from bptt.training.text_files import TextFile
+from bptt.training.validation_arrays import NAME_END, parts_of
+from bptt.training.vocabularies import kind_of
+from bptt.training.vocabulary import Vocabulary
 
 HELD_OUT = 0.1
 MOST_CLASSES = 10_000
@@ -45,8 +47,9 @@ class Labelled(Dataset):
     """N sequences x, and of each a label: which class it is of, or numbers.
 
     x: tokens, or numbers, of all sequences end to end. lengths: (N,). labels: (N,) whole numbers,
-    or (N, d) real ones. held_out: (N,), which are to validate on: a tenth, and none that is trained
-    on as well. classes: their names. symbols: how many tokens there are. vocabulary: of texts.
+    or (N, d) real ones. held_out: (N,), which are to validate on: those that were given for it, or
+    a tenth, of which none is trained on as well. classes: their names. symbols: how many tokens
+    there are. vocabulary: of texts.
 
     >>> drifts = [np.cumsum(np.full((9, 1), step), 0) for step in (-1.0, 1.0) * 10]
     >>> data = Labelled.of(drifts, ["down", "up"] * 10)
@@ -70,17 +73,30 @@ class Labelled(Dataset):
     whole = True
 
     @classmethod
-    def of(cls, x: Sequence[np.ndarray], labels: Sequence[Any]) -> Labelled:
+    def of(
+        cls,
+        x: Sequence[np.ndarray],
+        labels: Sequence[Any],
+        *,
+        validation: Mapping[str, Sequence[Any]] | None = None,
+    ) -> Labelled:
         """Return sequences with their labels.
 
         x: arrays of different lengths, each (T,) of whole numbers for tokens, or (T, d) of numbers.
         labels: a text or whole number each, for classes; or real numbers, one or several each.
+        validation: x and labels, by name, to validate on, in place of a tenth of the others.
         """
-        require_arrays("x", x)
-        if type(labels).__name__ == "ndarray":  # of which mypy holds that it is no Sequence
-            labels = np.asarray(labels).tolist()
-        require_several("labels", labels, "a list: a text, a whole number or a number each")
-        return _checked("the labelled sequences", [np.asarray(one) for one in x], list(labels))
+        source = "the labelled sequences"
+        sequences, known = _listed(x, labels)
+        if validation is None:
+            return _checked(source, sequences, known)
+        if not isinstance(validation, Mapping) or set(validation) != {"x", "labels"}:
+            raise BpttError(
+                f"validation is {shown(validation)}; expected a dict of x and labels: "
+                '{"x": [...], "labels": [...]}'
+            )
+        part = _listed(validation["x"], validation["labels"], NAME_END)
+        return _checked(source, *_with_validation(source, (sequences, known), part))
 
     @property
     def source(self) -> str:  # type: ignore[override]
@@ -165,8 +181,7 @@ class Labelled(Dataset):
             "kind": "labelled",
             "path": None if self.path is None else str(self.path.resolve()),
             "sha256": self.sha256,
-            "tokens": None if self.vocabulary is None else self.vocabulary.kind,
-            "characters": None if self.vocabulary is None else self.vocabulary.characters,
+            **({"tokens": None} if self.vocabulary is None else self.vocabulary.config()),
             "classes": list(self.classes),
             "symbols": self.symbols,
         }
@@ -200,7 +215,7 @@ class LabelledBatches(Padded):
 
 def read_labelled(
     path: str | Path,
-    tokens: TokenKind = "characters",
+    tokens: str = "characters",
     *,
     vocabulary: Vocabulary | None = None,
     classes: Sequence[str] | None = None,
@@ -210,13 +225,14 @@ def read_labelled(
 
     A folder has a folder for each class, with its texts, a file each; or a file for each class,
     with its texts, a line each. A .npz file has x, (T, N) of tokens or (T, N, d) of numbers, and
-    labels, and lengths if they differ.
-    tokens: "characters", or "bytes". vocabulary, classes: in place of those that there are.
+    labels, and lengths if they differ; x_validation, labels_validation and lengths_validation are
+    then to validate on, if they are there.
+    tokens: as in `read_text`. vocabulary, classes: in place of those that there are.
     symbols: how many tokens arrays may have, if that is more than they show.
     """
     require_path("the labelled sequences", path)
-    require_choice("tokens", tokens, ("characters", "bytes"))
     require_kind("vocabulary", vocabulary, (Vocabulary, NoneType), "a Vocabulary, or None")
+    kind = kind_of(tokens) if vocabulary is None else type(vocabulary)
     if classes is not None:
         require_several("classes", classes, "a list of names")
     path = Path(path)
@@ -229,7 +245,8 @@ def read_labelled(
             f"{path} holds a run; expected a folder of texts: a run is gone on with by resuming it "
             "(--resume), and begun from with (--from)"
         )
-    named = _texts_of(path, tokens if vocabulary is None else vocabulary.kind)
+    kind.require_library()
+    named = _texts_of(path, is_raw=kind.is_raw)
     known = sorted(named) if classes is None else list(classes)
     if unknown := sorted(set(named) - set(known)):
         raise BpttError(
@@ -241,15 +258,15 @@ def read_labelled(
     held_out = _held_out([text.encode(errors="surrogateescape") for text in texts])
     _require_both_parts(str(path), held_out)
     if vocabulary is None:
-        trained = (text for text, held in zip(texts, held_out, strict=True) if not held)
-        vocabulary = Vocabulary.of("".join(sorted(set("".join(trained)))), tokens)
+        trained = ([text] for text, held in zip(texts, held_out, strict=True) if not held)
+        vocabulary = kind.learn(tokens, trained)
     coded = [vocabulary.encode(text).numpy() for text in texts]
     digest = hashlib.sha256(repr(list(zip(labels, texts, strict=True))).encode())
-    data = _checked(str(path), coded, labels, known, vocabulary.size, held_out)
+    data = _checked(str(path), coded, labels, held_out, known, vocabulary.size)
     return replace(data, path=path, sha256=digest.hexdigest(), vocabulary=vocabulary)
 
 
-def _texts_of(folder: Path, tokens: TokenKind) -> dict[str, list[str]]:
+def _texts_of(folder: Path, *, is_raw: bool) -> dict[str, list[str]]:
     """Return the texts of each class, or raise BpttError."""
     with system_errors("read", folder):
         inside = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
@@ -258,67 +275,131 @@ def _texts_of(folder: Path, tokens: TokenKind) -> dict[str, list[str]]:
         loose = next(p for p in inside if p not in folders)
         raise BpttError(
             f"{folder} has folders, and beside them {loose.name}; expected a folder for each "
-            "class, with a text in each file, or a file for each class, with a text in each line"
+            "class, with a text in each file, or a file for each class, with a text in each line; "
+            "or train on all of it as one text (--corpus)"
         )
     texts: dict[str, list[str]] = {}
     for place in inside:
         name = place.name if folders else place.stem
         if name in texts:
             raise BpttError(f"{folder} has two files called {name}; expected one for each class")
-        each = _files_in(place, tokens) if folders else _text_of(place, tokens).split("\n")
+        each = (
+            _files_in(place, is_raw=is_raw)
+            if folders
+            else _text_of(place, is_raw=is_raw).split("\n")
+        )
         texts[name] = [text for text in (one.removesuffix("\r") for one in each) if text.strip()]
         if not texts[name]:
             raise BpttError(f"{place} has no text in it; expected some of its class, or no {name}")
     if len(texts) < 2:
         raise BpttError(
             f"{folder} has {'one class' if texts else 'nothing in it'}; expected at least two: a "
-            "folder for each, with a text a file, or a file for each, with a text a line"
+            "folder for each, with a text a file, or a file for each, with a text a line; or train "
+            "on all of it as one text (--corpus)"
         )
     return texts
 
 
-def _files_in(folder: Path, tokens: TokenKind) -> list[str]:
+def _files_in(folder: Path, *, is_raw: bool) -> list[str]:
     """Return the texts of a folder's files."""
     with system_errors("read", folder):
         files = sorted(p for p in folder.iterdir() if not p.name.startswith("."))
-    return [_text_of(file, tokens) for file in files]
+    return [_text_of(file, is_raw=is_raw) for file in files]
 
 
-def _text_of(file: Path, tokens: TokenKind) -> str:
+def _text_of(file: Path, *, is_raw: bool) -> str:
     """Return a file's text; of bytes that are no UTF-8 each as a character that stands for it."""
-    if tokens == "bytes":
+    if is_raw:
         return b"".join(TextFile(file).blocks()).decode(errors="surrogateescape")
     return "".join(TextFile(file).pieces())
 
 
 def _read_arrays(path: Path, classes: Sequence[str] | None, symbols: int) -> Labelled:
     """Return the labelled sequences of a .npz file."""
-    sha256, arrays = read_arrays(path, ("labels", "x", "lengths"))
+    names = ("labels", "x", "lengths")
+    sha256, arrays = read_arrays(path, (*names, *(name + NAME_END for name in names)))
+    training, validation = parts_of(str(path), arrays, "labels")
+    sequences, labels = _apart(path, training)
+    held_out = None
+    if validation:
+        part = _apart(path, validation, NAME_END)
+        sequences, labels, held_out = _with_validation(str(path), (sequences, labels), part)
+    is_tokens = sequences[0].ndim == 1
+    known = None if classes is None or training["labels"].dtype.kind not in "iu" else list(classes)
+    data = _checked(str(path), sequences, labels, held_out, known, symbols if is_tokens else 0)
+    return replace(data, path=path, sha256=sha256)
+
+
+def _apart(
+    path: Path, arrays: dict[str, np.ndarray], ending: str = ""
+) -> tuple[list[np.ndarray], list[Any]]:
+    """Return the sequences of one part of a file, and their labels; or raise BpttError."""
     x, labels = arrays.get("x"), arrays["labels"]
     if x is None or x.ndim not in (2, 3) or 0 in x.shape:
         raise BpttError(
-            f"x in {path} is {shown(x)}; expected (T, N) of tokens or (T, N, d) of numbers"
+            f"x{ending} in {path} is {shown(x)}; expected (T, N) of tokens or (T, N, d) of numbers"
         )
     T, N = x.shape[:2]
     lengths = arrays.get("lengths", np.full(N, T))
     is_whole = lengths.dtype.kind in "iu" and lengths.shape == (N,)
     if not is_whole or lengths.min() < 1 or lengths.max() > T:
-        raise BpttError(f"lengths in {path} are not {N} whole numbers from 1 to {T}")
+        raise BpttError(f"lengths{ending} in {path} are not {N} whole numbers from 1 to {T}")
     if labels.shape[:1] != (N,) or labels.ndim > 2:
-        raise BpttError(f"labels in {path} are {shown(labels)}; expected ({N},) or ({N}, d)")
-    sequences = [np.asarray(x[: lengths[i], i]) for i in range(N)]
-    known = None if classes is None or labels.dtype.kind not in "iu" else list(classes)
-    data = _checked(str(path), sequences, list(labels), known, symbols if x.ndim == 2 else 0)
-    return replace(data, path=path, sha256=sha256)
+        raise BpttError(
+            f"labels{ending} in {path} are {shown(labels)}; expected ({N},) or ({N}, d)"
+        )
+    return [np.asarray(x[: lengths[i], i]) for i in range(N)], list(labels)
+
+
+def _listed(x: Any, labels: Any, ending: str = "") -> tuple[list[np.ndarray], list[Any]]:
+    """Return sequences and labels as lists, or raise BpttError."""
+    require_arrays(f"x{ending}", x)
+    if type(labels).__name__ == "ndarray":  # of which mypy holds that it is no Sequence
+        labels = np.asarray(labels).tolist()
+    wanted = "a list: a text, a whole number or a number each"
+    require_several(f"labels{ending}", labels, wanted)
+    return [np.asarray(one) for one in x], list(labels)
+
+
+def _with_validation(
+    source: str,
+    training: tuple[list[np.ndarray], list[Any]],
+    validation: tuple[list[np.ndarray], list[Any]],
+) -> tuple[list[np.ndarray], list[Any], Bool[np.ndarray, " N"]]:
+    """Return the sequences and labels of both parts, and which are held out; or raise BpttError."""
+    for name, (x, labels) in (("training", training), ("validation", validation)):
+        if not x or len(x) != len(labels):
+            raise BpttError(
+                f"{source}: for {name} {len(x)} sequences and {len(labels)} labels; expected a "
+                "label each, and at least one"
+            )
+    kinds = [_kind_of(labels) for _, labels in (training, validation)]
+    if kinds[0] != kinds[1]:
+        raise BpttError(
+            f"the labels of {source} are not of one kind for training and validation; expected "
+            "classes in both, or numbers, as many of them"
+        )
+    counts = [len(training[0]), len(validation[0])]
+    held_out = np.repeat(np.array([False, True]), counts)
+    return training[0] + validation[0], training[1] + validation[1], held_out
+
+
+def _kind_of(labels: list[Any]) -> tuple[bool, tuple[int, ...]]:
+    """Return whether labels are real numbers, and how many each is."""
+    try:
+        array = np.array(labels)
+    except ValueError:
+        array = np.array([None])
+    return array.dtype.kind == "f", array.shape[1:]
 
 
 def _checked(
     source: str,
     x: list[np.ndarray],
     labels: list[Any],
+    held_out: Bool[np.ndarray, " N"] | None = None,
     classes: list[str] | None = None,
     symbols: int = 0,
-    held_out: Bool[np.ndarray, " N"] | None = None,
 ) -> Labelled:
     """Return the labelled sequences, or raise BpttError unless all go together."""
     if len(x) < 2 or len(x) != len(labels):

@@ -16,7 +16,7 @@ from bptt.training import checkpoint, files
 from bptt.training.batches import Dataset
 from bptt.training.collection import read_collection
 from bptt.training.columns import UNKNOWN, Columns
-from bptt.training.data import Text, Vocabulary, read_text
+from bptt.training.data import Text, read_text
 from bptt.training.input_files import parse_json, read_bytes, system_errors
 from bptt.training.labels import Labelled, read_labelled
 from bptt.training.measures import Measures
@@ -28,6 +28,8 @@ from bptt.training.settings import Settings
 from bptt.training.table_reader import read_table
 from bptt.training.tables import Table
 from bptt.training.tasks import Task
+from bptt.training.vocabularies import recalled
+from bptt.training.vocabulary import Vocabulary
 from bptt.training.weights import every_weight, tie
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
@@ -93,7 +95,7 @@ class Run:
     @property
     def unit(self) -> str:
         """What a step is called."""
-        return str(self.config["data"].get("tokens") or "steps").removesuffix("s")
+        return self.vocabulary.unit if self.config["data"].get("tokens") else "step"
 
     @property
     def loss_unit(self) -> str:
@@ -102,9 +104,8 @@ class Run:
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The tokens that the run was trained on, if that was a text."""
-        data = self.config["data"]
-        return Vocabulary(data["tokens"], data["characters"])
+        """The tokens that the run was trained on, if that was a text, or texts."""
+        return recalled(self.config["data"])
 
     def read_data(self, path: str | Path | None = None) -> Dataset:
         """Read the run's data again, from where it was or from `path`; it must be unchanged."""
@@ -129,8 +130,7 @@ class Run:
                 f"the data of {self.path} came from memory; expected a file to read it from"
             )
         elif kind == "text":
-            vocabulary = self.vocabulary
-            data = read_text(source, vocabulary.kind, vocabulary)
+            data = read_text(source, vocabulary=self.vocabulary)
         elif kind == "table":
             data = self.read_table(source)
         elif kind == "labelled":
@@ -153,7 +153,7 @@ class Run:
         """
         config = self.config["data"]
         if self.kind == "text":
-            return self._known(read_text(path, self.vocabulary.kind, self.vocabulary))
+            return self._known(read_text(path, vocabulary=self.vocabulary))
         if path is not None and self.kind == "labelled":
             return self._read_labelled(path)
         if path is None or self.kind not in ("table", "sequences"):
@@ -173,25 +173,24 @@ class Run:
     def _read_labelled(self, path: str | Path) -> Labelled:
         """Read labelled sequences with the run's own tokens and classes."""
         config = self.config["data"]
-        vocabulary = None
-        if config["tokens"] is not None:
-            vocabulary = Vocabulary(config["tokens"], config["characters"])
+        vocabulary = None if config["tokens"] is None else self.vocabulary
         classes = config["classes"] or None
         known = {"vocabulary": vocabulary, "classes": classes, "symbols": config["symbols"]}
         return read_labelled(path, **known)
 
     def _known(self, text: Text) -> Text:
         """Return a text that says how much of it the vocabulary lacks, or raise BpttError."""
-        if text.vocabulary.kind == "bytes":
+        unknown = text.vocabulary.unknown
+        if unknown is None:
             return text
-        share = float((text.training == 0).float().mean())
+        share = float((text.training == unknown).float().mean())
         words = f"{share:.1%} of the characters in {text.source} are unknown to {self.path}"
         if share > MOST_UNKNOWN:
             raise BpttError(
                 f"{words}, whose vocabulary is kept; expected at most {MOST_UNKNOWN:.0%}: train a "
                 "new network on that text"
             )
-        return replace(text, about=(words,)) if share > 0 else text
+        return replace(text, about=(*text.about, words)) if share > 0 else text
 
     def read_table(self, data: Any) -> Table | Panel:
         """Read a table, from a file or a frame, as the run's own was: its columns, its units."""

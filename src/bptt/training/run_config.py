@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from torch import Tensor
@@ -13,12 +13,12 @@ from bptt.errors import BpttError, require_whole
 from bptt.model.initial import Initial
 from bptt.model.likelihoods.likelihood import likelihood_from_config
 from bptt.training.columns import Columns
-from bptt.training.data import TokenKind, Vocabulary
 from bptt.training.measures import Measures
 from bptt.training.plain_values import as_dataclass
 from bptt.training.scaling import Scaling
 from bptt.training.settings import Settings
 from bptt.training.tasks import Task
+from bptt.training.vocabularies import recalled
 
 MOST_SIZE = 2**40
 """Above any size of a network; arithmetic with larger ones would be slow in itself."""
@@ -64,8 +64,9 @@ class _Text:
     kind: Literal["text"]
     path: str | None
     sha256: str
-    tokens: Literal["characters", "bytes"]
+    tokens: str
     characters: str
+    merges: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,10 +92,11 @@ class _Labelled:
     kind: Literal["labelled"]
     path: str | None
     sha256: str
-    tokens: Literal["characters", "bytes"] | None
-    characters: str | None
+    tokens: str | None
     classes: tuple[str, ...]
     symbols: int
+    characters: str | None = None
+    merges: str | None = None
 
 
 @dataclass(frozen=True)
@@ -176,10 +178,10 @@ def _of_kind(kinds: dict[str, type[Any]], value: object, source: str) -> Any:
 
 def _require_data(data: _Text | _Table | _Sequences | _Task | _Labelled | _Loader) -> None:
     if isinstance(data, _Text):
-        _require_vocabulary(data.characters, data.tokens)
+        recalled(asdict(data))
     elif isinstance(data, _Labelled):
         if data.tokens is not None:
-            _require_vocabulary(data.characters or "", data.tokens)
+            recalled(asdict(data))
         require_whole("symbols", data.symbols, 0, MOST_SIZE)
     elif isinstance(data, _Task):
         Task(data.name, data.lengths)
@@ -189,13 +191,6 @@ def _require_data(data: _Text | _Table | _Sequences | _Task | _Labelled | _Loade
                 _require_scaling(name, scaling)
     elif isinstance(data, _Sequences) and data.symbols is not None:
         require_whole("symbols", data.symbols, 1, MOST_SIZE)
-
-
-def _require_vocabulary(characters: str, tokens: TokenKind) -> None:
-    if characters != Vocabulary.of(characters, tokens).characters:
-        raise BpttError("the characters are not sorted, each once; is the file another's?")
-    if not characters.isascii() and any("\ud800" <= c <= "\udfff" for c in characters):
-        raise BpttError("the characters have halves of one, surrogates; expected Unicode text")
 
 
 def _require_scaling(name: str, scaling: Scaling) -> None:

@@ -29,13 +29,15 @@ class Sample(NamedTuple):
 def held_out(batches: Batches, steps: int, sequences: int) -> Sample:
     """Return the first steps of the validation data, or of whole sequences the first.
 
-    sequences: how many there are at most. Of steps that only bring the state up to the data at most
-    as many are read as there are losses.
+    sequences: how many there are at most. Where losses have weights, there are as many more steps
+    as it takes for each sequence to have one. Of steps that only bring the state up to the data at
+    most as many are read as there are losses.
     """
     first = batches.get(0, 0)
     if first.loss_weights is not None:  # the steps that count may be the last ones
         first = batches.get(0, max(0, len(batches) - 2))  # long ones; the last may be few
-        steps = max(steps, len(first.y))
+        assert first.loss_weights is not None
+        steps = max(steps, 1 + int((first.loss_weights > 0).int().argmax(0).max()))
     several, unscored = [first], first.unscored
     while sum(len(b.y) for b in several) - unscored < steps and len(several) < len(batches):
         following = batches.get(0, len(several))
