@@ -38,6 +38,7 @@ PLACES = {
     "run/.bptt.holder": RESUME,
     "table/forecast.csv": FORECAST,
     "table/forecast.html": FORECAST,
+    "table/evaluation.html": ["evaluate", "table", "--horizon", "2", "--origins", "2"],
     "next.csv": [*FORECAST, "--out", "next.csv"],
     "next.html": [*FORECAST, "--out", "next.csv"],
     "page.html": ["flow", "run", "--out", "page.html"],
