@@ -226,9 +226,9 @@ def series_of(table: Table | Panel) -> Iterator[Series]:
     for one, name in enumerate(table.ids):
         rows = table.rows(one)
         before, cut = table.levels_before(one, 0), int(table.cuts[one])
-        own_units = table.scaling(one)
+        scaling = table.scaling(one)
         levels = table.levels[rows]
-        parts = table.y[rows], table.x(rows), levels, before, cut, own_units
+        parts = table.y[rows], table.x(rows), levels, before, cut, scaling
         yield Series(name, *parts, differenced)
 
 

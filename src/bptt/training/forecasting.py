@@ -208,8 +208,8 @@ def forecast(
     d = len(table.columns.target)
     count = len(table) if isinstance(table, Panel) else 1
     at_once = min(count, SERIES_AT_ONCE)
-    kept = count * d * (2 + len(quantiles)) * 8
-    size = steps * (count * DATED + at_once * paths * d * FORECAST + kept)
+    results = count * d * (2 + len(quantiles)) * 8
+    size = steps * (count * DATED + at_once * paths * d * FORECAST + results)
     require_memory(f"{paths:,} paths of {steps:,} steps", size)
     generator = torch.Generator()
     _ = generator.seed() if seed is None else generator.manual_seed(seed)
