@@ -53,6 +53,7 @@ bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python benchmarks/trainer.py
 	$(BIN)/python benchmarks/scaling.py
 	$(BIN)/python benchmarks/reading.py
+	$(BIN)/python benchmarks/panel.py
 
 sanitize: $(READY)  ## run the kernel's tests once under AddressSanitizer and UBSan
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
