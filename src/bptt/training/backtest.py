@@ -173,14 +173,7 @@ def backtest(
     guesses = {NETWORK: mean} | _simple(every, windows, horizon, season)
     scales = _scales(windows, season)
     covered = (low <= true) & (true <= high)
-    errors = {
-        method: Errors(
-            np.abs(guess - true).mean(0),
-            np.sqrt(((guess - true) ** 2).mean(0)),
-            _mean_of_numbers(np.abs(guess - true) / scales[:, None]),
-        )
-        for method, guess in guesses.items()
-    }
+    errors = {name: _errors(guess - true, scales) for name, guess in guesses.items()}
     shown = np.linspace(0, len(windows) - 1, min(EXAMPLES, len(windows))).astype(int)
     examples = (
         Example(
@@ -204,6 +197,15 @@ def backtest(
         shares[1] - shares[0],
         tuple(examples),
     )
+
+
+def _errors(
+    off: Float[np.ndarray, "windows horizon d"], scales: Float[np.ndarray, "windows d"]
+) -> Errors:
+    """Return how far off a method was."""
+    size = np.abs(off)
+    mase = _mean_of_numbers(size / scales[:, None])
+    return Errors(size.mean(0), np.sqrt((off**2).mean(0)), mase)
 
 
 def _mean_of_numbers(values: Float[np.ndarray, "windows horizon d"]) -> Float[np.ndarray, " d"]:

@@ -48,7 +48,7 @@ class BytePairs(Vocabulary):
     merges: str
 
     unit = "token"
-    library = "tokenizers"
+    package = "tokenizers"
 
     @property
     def kind(self) -> str:
@@ -66,7 +66,7 @@ class BytePairs(Vocabulary):
 
         BpttError is raised where the tokenizers package is not installed.
         """
-        cls.require_library()
+        cls.require_package()
         from tokenizers import models, pre_tokenizers, trainers  # noqa: PLC0415
 
         trainer = trainers.BpeTrainer(
@@ -125,7 +125,7 @@ class BytePairs(Vocabulary):
     @cached_property
     def tokenizer(self) -> Tokenizer:
         """What does the joining."""
-        self.require_library()
+        self.require_package()
         from tokenizers import models  # noqa: PLC0415
 
         return _tokenizer(models.BPE(vocab=self.numbers, merges=self.pairs))

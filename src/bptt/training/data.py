@@ -147,7 +147,7 @@ def read_text(
         require_path("the text", path)
     require_kind("vocabulary", vocabulary, (Vocabulary, NoneType), "a Vocabulary, or None")
     kind = kind_of(tokens) if vocabulary is None else type(vocabulary)
-    kind.require_library()
+    kind.require_package()
     text = open_text(None if path is None else Path(path))
     if text.size == 0:
         raise BpttError(f"{text.source} is empty; expected some text to learn from")

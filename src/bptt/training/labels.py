@@ -245,7 +245,7 @@ def read_labelled(
             f"{path} holds a run; expected a folder of texts: a run is gone on with by resuming it "
             "(--resume), and begun from with (--from)"
         )
-    kind.require_library()
+    kind.require_package()
     named = _texts_of(path, is_raw=kind.is_raw)
     known = sorted(named) if classes is None else list(classes)
     if unknown := sorted(set(named) - set(known)):

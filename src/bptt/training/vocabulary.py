@@ -22,13 +22,13 @@ class Vocabulary(ABC):
     """The tokens of a text, and the way there and back.
 
     unit: what one token is called. unknown: the token that stands for all that has none. is_raw:
-    whether it codes bytes, and not text. library: a package that it needs.
+    whether it codes bytes, and not text. package: the one that it needs.
     """
 
     unit: ClassVar[str]
     unknown: ClassVar[int | None] = None
     is_raw: ClassVar[bool] = False
-    library: ClassVar[str | None] = None
+    package: ClassVar[str | None] = None
 
     @property
     @abstractmethod
@@ -88,16 +88,16 @@ class Vocabulary(ABC):
             raise BpttError(f"{name} cannot be written in UTF-8: {error.reason}") from None
 
     @classmethod
-    def require_library(cls) -> None:
+    def require_package(cls) -> None:
         """Raise BpttError where the package that it needs is not installed."""
-        if cls.library is None:
+        if cls.package is None:
             return
         try:
-            importlib.import_module(cls.library)
+            importlib.import_module(cls.package)
         except ImportError:
             raise BpttError(
-                f"tokens of this kind need {cls.library}, which is not installed; "
-                f"in a checkout of bptt: pip install '.[{cls.library}]'"
+                f"tokens of this kind need {cls.package}, which is not installed; "
+                f"in a checkout of bptt: pip install '.[{cls.package}]'"
             ) from None
 
     @property
