@@ -44,7 +44,7 @@ KINDS = {
     "sampling": f"table.csv {SHORT} --cell gru --window 20 --forcing-end 0.2 --dropout 0.1",
 }
 PRELOADED = ["__main__", "torch._dynamo", "polars", "bptt.cli.train", "bptt.training.fit"]
-PRELOADED += ["bptt.training.tables", "bptt.training.progress", "bptt.training.snapshots"]
+PRELOADED += ["bptt.data.tables.table", "bptt.training.progress", "bptt.training.snapshots"]
 CHAIN = 4
 """How often one run is killed before it is left alone."""
 

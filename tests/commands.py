@@ -13,7 +13,7 @@ import pytest
 from cyclopts import App
 
 from bptt.cli import main
-from bptt.training.run import Run, under
+from bptt.training.runs.run import Run, under
 
 DATA = {
     "text": "text.txt",

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from bptt.cli import main
-from bptt.training.run import Run
+from bptt.training.runs.run import Run
 
 SMALL = ["--hidden", "4", "--window", "10", "--max-updates", "2"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from bptt.training.run import Run
+from bptt.training.runs.run import Run
 
 UPDATES, KILLS = 4000, 8
 ARGUMENTS = ["task:sine", "--length", "40", "--hidden", "32", "--max-updates", str(UPDATES)]

@@ -19,7 +19,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
 from bptt.cli import main
 from bptt.cli.launch import JOIN_SECONDS
-from bptt.training.run import Run
+from bptt.training.runs.run import Run
 
 RANKS, RESTARTS = 2, "TORCHELASTIC_RESTART_COUNT"
 OPTIONS = "--hidden 8 --batch 3 --window 20 --max-updates 120 --validate-every 20 --dropout 0.1"

@@ -28,12 +28,12 @@ from hypothesis import strategies as st
 
 import bptt
 from bptt import BpttError
-from bptt.training import checkpoint
+from bptt.data.tables.table_reader import read_table
 from bptt.training.compare import Comparison, _claim, read_comparison
-from bptt.training.files import JSON
-from bptt.training.run import CHECKPOINT, CONFIG, FLOW, METRICS, Run
+from bptt.training.runs import checkpoint
+from bptt.training.runs.files import JSON
+from bptt.training.runs.run import CHECKPOINT, CONFIG, FLOW, METRICS, Run
 from bptt.training.snapshots import Snapshots, read_snapshots
-from bptt.training.table_reader import read_table
 from tests.fuzz.campaign import fuzz
 
 T = TypeVar("T")

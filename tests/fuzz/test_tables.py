@@ -13,14 +13,14 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from bptt.data.tables.calendar_steps import step_of
+from bptt.data.tables.clock import Clock, to_instants
+from bptt.data.tables.columns import Columns
+from bptt.data.tables.csv_dialect import Dialect
+from bptt.data.tables.loading import load_rows
+from bptt.data.tables.table_rows import open_table
+from bptt.data.tables.times import TimeFormats, read_times
 from bptt.errors import BpttError
-from bptt.training.calendar_steps import step_of
-from bptt.training.clock import Clock, to_instants
-from bptt.training.columns import Columns
-from bptt.training.csv_dialect import Dialect
-from bptt.training.loading import load_rows
-from bptt.training.table_rows import open_table
-from bptt.training.times import TimeFormats, read_times
 from tests.fuzz.campaign import fuzz
 
 DAY_FORMATS = [

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import bptt
 from bptt.cli import main
 from bptt.training.evaluation import evaluate
-from bptt.training.run import BEST, Run
+from bptt.training.runs.run import BEST, Run
 from bptt.training.updates import Progress, Update
 
 SETTINGS = bptt.Settings(max_updates=60, validate_every=4, batch=4, learning_rate=0.03)

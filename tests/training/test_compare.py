@@ -25,7 +25,7 @@ from bptt.training.compare import (
     read_comparison,
     summary,
 )
-from bptt.training.locks import locked
+from bptt.training.runs.locks import locked
 from tests.commands import says
 
 COMMON = {"length": 20, "max-updates": 20, "validate-every": 10, "stop-when-solved": False}

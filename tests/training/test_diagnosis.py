@@ -10,9 +10,9 @@ import pytest
 import torch
 
 import bptt
-from bptt.training.batches import Padded, Streams
+from bptt.data.batches import Padded, Streams
 from bptt.training.diagnosis import Sample, diagnose, diagnose_run
-from bptt.training.run import FLOW
+from bptt.training.runs.run import FLOW
 from bptt.training.sample import held_out
 from bptt.training.snapshots import Snapshots, read_snapshots
 from bptt.training.updates import Update

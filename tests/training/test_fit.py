@@ -19,11 +19,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import bptt
-from bptt.training.batches import streams
-from bptt.training.checkpoint import load
+from bptt.data.batches import streams
 from bptt.training.evaluation import evaluate
 from bptt.training.optimizers import cosine
-from bptt.training.run import Run
+from bptt.training.runs.checkpoint import load
+from bptt.training.runs.run import Run
 from bptt.training.updates import Update
 
 SMALL = bptt.Settings(batch=4, window=10, max_updates=40, validate_every=10)
@@ -279,7 +279,11 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(
     torn = tmp_path / "torn"
     with (
         pytest.warns(bptt.errors.BpttWarning, match=r"; the one before, of update 30, is taken"),
-        mock.patch("bptt.training.checkpoint.serialize", side_effect=OSError("the disk is full")),
+        mock.patch(
+            "bptt.training.runs.checkpoint.serialize", side_effect=OSError("the disk is full")
+        ),
+            "bptt.training.runs.checkpoint.serialize", side_effect=OSError("the disk is full")
+        ),
         pytest.raises(OSError, match="full"),
     ):
         bptt.resume(torn)  # what it has taken is not lost by what it cannot write

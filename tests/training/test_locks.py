@@ -20,9 +20,9 @@ import torch
 
 import bptt
 from bptt.cli import main
-from bptt.training import checkpoint, files
-from bptt.training.claims import automatic_folders, claimed
-from bptt.training.locks import HOLDER, LOCK, locked
+from bptt.training.runs import checkpoint, files
+from bptt.training.runs.claims import automatic_folders, claimed
+from bptt.training.runs.locks import HOLDER, LOCK, locked
 from bptt.training.updates import Update
 
 SETTINGS = bptt.Settings(batch=2, window=5, max_updates=3)
@@ -79,8 +79,8 @@ def test_reading_a_run_writes_nothing(text: bptt.Text, tmp_path: Path) -> None:
 
 HOLD = """
 import sys, time, pathlib, os, signal
-from bptt.training import files
-from bptt.training.locks import locked
+from bptt.training.runs import files
+from bptt.training.runs.locks import locked
 folder = pathlib.Path(sys.argv[1])
 with locked(folder), files.replacing(folder / "config.json", files.JSON) as file:
     file.write(b'{"bptt": "half of it')
@@ -221,7 +221,7 @@ def test_files_have_the_mode_of_the_umask(text: bptt.Text, tmp_path: Path, umask
 
 def test_the_checkpoint_is_read_once(text: bptt.Text, tmp_path: Path) -> None:
     fit(text, tmp_path / "run")
-    with mock.patch("bptt.training.checkpoint.load", wraps=checkpoint.load) as spy:
+    with mock.patch("bptt.training.runs.checkpoint.load", wraps=checkpoint.load) as spy:
         bptt.resume(tmp_path / "run", max_updates=4)
     read = [call.args[0].name for call in spy.call_args_list]
     assert read.count("checkpoint.safetensors") == 1

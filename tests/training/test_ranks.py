@@ -22,7 +22,7 @@ from bptt.errors import LostRankError
 from bptt.training.fit import whole_module
 from bptt.training.interruption import Interrupted
 from bptt.training.ranks import Ranks
-from bptt.training.run import Run
+from bptt.training.runs.run import Run
 from bptt.training.updates import Update
 from tests.networks import UsersLSTM
 

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 import bptt
+from bptt.data.tasks.task import Task
 from bptt.kernel import omega as omega_module
 from bptt.kernel import ops
 from bptt.kernel.omega import omega_of
 from bptt.model.stack import Stack
 from bptt.training.remedies import Omega, clip_gradient
-from bptt.training.tasks import Task
 from tests.covering import pairs
 from tests.networks import flat_gradient, make
 from tests.oracles import FLOAT64

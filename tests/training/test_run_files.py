@@ -16,9 +16,9 @@ import torch
 import bptt
 from bptt import BpttError
 from bptt.cli import main
-from bptt.training import checkpoint
-from bptt.training.batches import Batches
-from bptt.training.run import BEFORE, BEST, CHECKPOINT, CONFIG, FLOW, METRICS, Run
+from bptt.data.batches import Batches
+from bptt.training.runs import checkpoint
+from bptt.training.runs.run import BEFORE, BEST, CHECKPOINT, CONFIG, FLOW, METRICS, Run
 from bptt.training.snapshots import Snapshots, read_snapshots
 
 COMMANDS = {

@@ -13,9 +13,9 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import bptt
+from bptt.forecast.forecasting import forecast
+from bptt.forecast.one_step_ahead import one_step_ahead
 from bptt.training.evaluation import evaluate
-from bptt.training.forecasting import forecast
-from bptt.training.series import one_step_ahead
 from bptt.training.trainer import Trainer
 
 SETTINGS = bptt.Settings(max_updates=5, batch=2, window=5, validate_every=2)

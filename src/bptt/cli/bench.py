@@ -43,7 +43,7 @@ def bench(
     """
     from bptt.gradient.costs import SYMBOLS, measure_costs  # noqa: PLC0415
     from bptt.report.costs import cost_table, write_costs  # noqa: PLC0415
-    from bptt.training import files  # noqa: PLC0415
+    from bptt.training.runs import files  # noqa: PLC0415
 
     steps = [_whole(length) for length in lengths.split(",")]
     files.require_ours(out, files.PAGE)

@@ -53,7 +53,7 @@ def compare(
     """
     from bptt.report.comparison import write_comparison  # noqa: PLC0415
     from bptt.training import compare as comparing  # noqa: PLC0415
-    from bptt.training import files  # noqa: PLC0415
+    from bptt.training.runs import files  # noqa: PLC0415
 
     if what.endswith(".toml"):
         asked = comparing.read_comparison(what)

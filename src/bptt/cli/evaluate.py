@@ -47,10 +47,10 @@ def evaluate(
     last
         Take the last weights, and not those whose validation was the best.
     """
+    from bptt.forecast.backtest import backtest  # noqa: PLC0415
     from bptt.report.backtests import sentence, write_backtest  # noqa: PLC0415
-    from bptt.training import files  # noqa: PLC0415
-    from bptt.training.backtest import backtest  # noqa: PLC0415
-    from bptt.training.run import Run  # noqa: PLC0415
+    from bptt.training.runs import files  # noqa: PLC0415
+    from bptt.training.runs.run import Run  # noqa: PLC0415
 
     require_whole("seed", seed, 0, MOST_SEED)
     of = Run.open(run)

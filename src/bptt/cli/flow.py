@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from bptt.errors import printable
 
 if TYPE_CHECKING:
-    from bptt.training.run import Run
+    from bptt.training.runs.run import Run
 
 
 def flow(
@@ -44,7 +44,7 @@ def flow(
     last
         Look at the last weights, and not at those whose validation was the best.
     """
-    from bptt.training.run import Run  # noqa: PLC0415
+    from bptt.training.runs.run import Run  # noqa: PLC0415
 
     options = {"steps": steps, "sequences": sequences, "max_lag": max_lag, "last": last}
     write_and_say(Run.open(run), data, out, **options)
@@ -56,8 +56,8 @@ def write_and_say(
     """Diagnose a run; print the answer in words, and write the page."""
     from bptt.report.report import write_report  # noqa: PLC0415
     from bptt.report.words import headline  # noqa: PLC0415
-    from bptt.training import files  # noqa: PLC0415
     from bptt.training.diagnosis import diagnose_run  # noqa: PLC0415
+    from bptt.training.runs import files  # noqa: PLC0415
 
     out = out or run.path / "report.html"
     files.require_ours(out, files.PAGE)

@@ -9,9 +9,9 @@ from bptt.cli.options import MOST_SEED, TEMPERATURE, comma_separated
 from bptt.errors import BpttError, counted, printable, require_whole
 
 if TYPE_CHECKING:
+    from bptt.data.texts.vocabulary import Vocabulary
     from bptt.model.network import Network
-    from bptt.training.run import Run
-    from bptt.training.vocabulary import Vocabulary
+    from bptt.training.runs.run import Run
 
 BY_KIND = {
     "sequences": "a collection of sequences",
@@ -61,7 +61,7 @@ def generate(
     last
         Take the last weights, and not those whose validation was the best.
     """
-    from bptt.training.run import Run  # noqa: PLC0415
+    from bptt.training.runs.run import Run  # noqa: PLC0415
 
     saved_run = Run.open(run)
     if seed is not None:
@@ -83,9 +83,9 @@ def generate(
 def _forecast(
     run: Run, out: Path, data: Path | None, options: dict[str, Any], *, last: bool
 ) -> None:
+    from bptt.forecast.forecasting import forecast  # noqa: PLC0415
     from bptt.report.series_plots import plot_forecast, write_figure  # noqa: PLC0415
-    from bptt.training import files  # noqa: PLC0415
-    from bptt.training.forecasting import forecast  # noqa: PLC0415
+    from bptt.training.runs import files  # noqa: PLC0415
 
     files.require_ours(out, files.FORECAST)
     figure = out.with_suffix(".html")

@@ -177,7 +177,7 @@ def _kind_of(command: str, subject: str | None, *, corpus: bool) -> tuple[str, s
     if command == "compare":
         is_toml = subject.endswith(".toml")
         return (TOML if is_toml else "data"), f"{subject}, which has its own settings and seeds,"
-    from bptt.training.run import Run  # noqa: PLC0415 (torch comes with it)
+    from bptt.training.runs.run import Run  # noqa: PLC0415 (torch comes with it)
 
     run = Run.open(subject)
     without = run.kind == TABLE and not run.inputs

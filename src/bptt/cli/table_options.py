@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from bptt.cli.options import comma_separated
 
 if TYPE_CHECKING:
-    from bptt.training.columns import Columns
+    from bptt.data.tables.columns import Columns
 
 DIALECT = ("separator", "decimal", "thousands", "comment", "missing", "encoding", "header")
 
@@ -87,12 +87,11 @@ class TableOptions:
 
     def columns(self, window: int | None) -> Columns:
         """Return what to read; window: how far the gradient reaches back, None for all steps."""
-        from bptt.training.columns import Columns  # noqa: PLC0415
-        from bptt.training.csv_dialect import Dialect  # noqa: PLC0415
-        from bptt.training.settings import DEFAULT_WINDOW  # noqa: PLC0415
+        from bptt.data.tables.columns import LONGEST_GAP, Columns  # noqa: PLC0415
+        from bptt.data.tables.csv_dialect import Dialect  # noqa: PLC0415
 
         options: dict[str, Any] = asdict(self)
         dialect = Dialect(**{name: options.pop(name) for name in DIALECT})
         if self.longest_gap is None:
-            options["longest_gap"] = window or DEFAULT_WINDOW
+            options["longest_gap"] = window or LONGEST_GAP
         return Columns(**options, dialect=dialect)

@@ -35,12 +35,12 @@ from bptt.errors import BpttError, counted, printable, require_whole
 from bptt.training.settings import Settings
 
 if TYPE_CHECKING:
+    from bptt.data.batches import Dataset
+    from bptt.data.texts.vocabulary import Vocabulary
     from bptt.model.network import Network
-    from bptt.training.batches import Dataset
     from bptt.training.ranks import Ranks
-    from bptt.training.run import Run
+    from bptt.training.runs.run import Run
     from bptt.training.updates import Fit, Update
-    from bptt.training.vocabulary import Vocabulary
 
 SAMPLE_STEPS = 400
 PROMPT = "The "
@@ -93,9 +93,9 @@ def train(
     report
         Look at the gradient now and then, and write report.html at the end, as 'bptt flow' does.
     """
-    from bptt.training import files  # noqa: PLC0415
-    from bptt.training.claims import automatic_folders  # noqa: PLC0415
     from bptt.training.fit import is_begun  # noqa: PLC0415
+    from bptt.training.runs import files  # noqa: PLC0415
+    from bptt.training.runs.claims import automatic_folders  # noqa: PLC0415
 
     settings = settings or Settings()
     extras = Extras(tensorboard, report)
@@ -171,8 +171,8 @@ def _prepared(  # noqa: PLR0917 (they are the parameters of the command)
 
 def _brought(begun: Path, path: Path | None, options: DataOptions) -> tuple[Dataset, Network]:
     """Return other data, read as a run's own was, and the run's network."""
-    from bptt.training.run import Run  # noqa: PLC0415
-    from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
+    from bptt.data.tasks.task import DEFAULT_LENGTH, Task  # noqa: PLC0415
+    from bptt.training.runs.run import Run  # noqa: PLC0415
 
     name = None if path is None else str(path)
     run, kind = Run.open(begun), kind_of_data(name, corpus=options.corpus)
@@ -210,8 +210,8 @@ def _start(
     ranks: Ranks,
 ) -> Fit:
     """Train a fresh network."""
+    from bptt.data.tasks.task import Task  # noqa: PLC0415
     from bptt.training.fit import fit  # noqa: PLC0415
-    from bptt.training.tasks import Task  # noqa: PLC0415
 
     with ranks.together():
         steps = data.training_batches(1, None, 0).steps
@@ -228,7 +228,7 @@ def _go_on(
 ) -> tuple[Dataset, Network, Fit]:
     """Go on with a run."""
     from bptt.training.fit import resume  # noqa: PLC0415
-    from bptt.training.run import Run  # noqa: PLC0415
+    from bptt.training.runs.run import Run  # noqa: PLC0415
 
     with ranks.together():
         run = Run.open(folder)
@@ -246,11 +246,11 @@ def _read(
     path: Path | None, options: DataOptions, table: TableOptions, settings: Settings
 ) -> Dataset:
     """Read the data, of the kind that its name says."""
-    from bptt.training.collection import read_collection  # noqa: PLC0415
-    from bptt.training.data import read_text  # noqa: PLC0415
-    from bptt.training.labels import read_labelled  # noqa: PLC0415
-    from bptt.training.table_reader import read_table  # noqa: PLC0415
-    from bptt.training.tasks import DEFAULT_LENGTH, Task  # noqa: PLC0415
+    from bptt.data.sequences.collection import read_collection  # noqa: PLC0415
+    from bptt.data.sequences.labels import read_labelled  # noqa: PLC0415
+    from bptt.data.tables.table_reader import read_table  # noqa: PLC0415
+    from bptt.data.tasks.task import DEFAULT_LENGTH, Task  # noqa: PLC0415
+    from bptt.data.texts.text import read_text  # noqa: PLC0415
 
     kind = kind_of_data(None if path is None else str(path), corpus=options.corpus)
     if kind == TABLE and path is not None:
@@ -268,7 +268,7 @@ def _read(
 
 def _has_labels(path: Path) -> bool:
     """Return whether arrays are sequences with labels, and no collection of y."""
-    from bptt.training.archive import names_in  # noqa: PLC0415
+    from bptt.data.sequences.archive import names_in  # noqa: PLC0415
 
     names = names_in(path)
     return "labels" in names and "y" not in names
@@ -276,7 +276,7 @@ def _has_labels(path: Path) -> bool:
 
 def _labelled_arrays(path: Path, options: DataOptions) -> Dataset:
     """Read sequences with labels from arrays, of which no option says in what units they are."""
-    from bptt.training.labels import read_labelled  # noqa: PLC0415
+    from bptt.data.sequences.labels import read_labelled  # noqa: PLC0415
 
     if options.standardise is not None:
         raise BpttError(
@@ -289,9 +289,9 @@ def _network(
     data: Dataset, network: NetworkOptions, options: DataOptions, start: InitialOptions
 ) -> Network:
     """Return a fresh network for the data."""
+    from bptt.data.sequences.labels import Labelled  # noqa: PLC0415
+    from bptt.data.tasks.task import Task  # noqa: PLC0415
     from bptt.model.initial import Initial  # noqa: PLC0415
-    from bptt.training.labels import Labelled  # noqa: PLC0415
-    from bptt.training.tasks import Task  # noqa: PLC0415
 
     likelihood, inputs = data.likelihood, data.inputs
     is_task = isinstance(data, Task)
@@ -388,7 +388,7 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
 
 def _per_span(data: Dataset | None, loss: float) -> str:
     """Say what a loss per token is for each character and byte, where tokens are neither."""
-    from bptt.training.data import Text  # noqa: PLC0415
+    from bptt.data.texts.text import Text  # noqa: PLC0415
     from bptt.training.progress import loss_text  # noqa: PLC0415
 
     spans = data.spans if isinstance(data, Text) else {}
@@ -412,7 +412,7 @@ def _prompt(vocabulary: Vocabulary) -> str:
 def _say_how_often_it_is_right(net: Network, data: Dataset | None, done: Fit) -> None:
     import numpy as np  # noqa: PLC0415
 
-    from bptt.training.labels import Labelled  # noqa: PLC0415
+    from bptt.data.sequences.labels import Labelled  # noqa: PLC0415
 
     assert isinstance(data, Labelled)
     assert done.score is not None
@@ -436,7 +436,7 @@ def _say_how_often_it_is_right(net: Network, data: Dataset | None, done: Fit) ->
 
 
 def _say_whether_it_is_solved(data: Dataset | None, done: Fit) -> None:
-    from bptt.training.tasks import Task  # noqa: PLC0415
+    from bptt.data.tasks.task import Task  # noqa: PLC0415
 
     assert isinstance(data, Task)
     assert done.score is not None
@@ -463,9 +463,9 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
 
 
 def _say_one_step_ahead(net: Network, data: Dataset | None) -> None:
-    from bptt.training.panels import Panel  # noqa: PLC0415
-    from bptt.training.series import one_step_ahead  # noqa: PLC0415
-    from bptt.training.tables import Table  # noqa: PLC0415
+    from bptt.data.tables.panels import Panel  # noqa: PLC0415
+    from bptt.data.tables.table import Table  # noqa: PLC0415
+    from bptt.forecast.one_step_ahead import one_step_ahead  # noqa: PLC0415
 
     assert isinstance(data, Table | Panel)
     errors = one_step_ahead(net, data)

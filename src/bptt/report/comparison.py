@@ -7,13 +7,13 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
+from bptt.data.tasks.task import Task
 from bptt.errors import counted
 from bptt.report.page import Section, write_page
 from bptt.report.series_plots import draw_criterion
 from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, styled
 from bptt.training.compare import Comparison, Outcome, summary
-from bptt.training.run import Run
-from bptt.training.tasks import Task
+from bptt.training.runs.run import Run
 
 COLORS = [BLUE, RED, GREEN, ORANGE, GREY, "#8a4fbf", "#00a1a1", "#b5651d"]
 

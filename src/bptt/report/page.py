@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
 import bptt
-from bptt.training import files
+from bptt.training.runs import files
 
 
 @dataclass(frozen=True)

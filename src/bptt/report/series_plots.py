@@ -13,15 +13,15 @@ from jaxtyping import Int
 from plotly.subplots import make_subplots
 
 import bptt
+from bptt.data.criterion import Criterion
+from bptt.data.tables.clock import Clock
+from bptt.data.tables.panels import Panel
+from bptt.data.tables.table import Table
 from bptt.errors import BpttError, counted, shown
+from bptt.forecast.forecasting import PanelForecast, SeriesForecast
 from bptt.report.style import BLUE, GREEN, GREY, RED, draws, styled
-from bptt.training import files
-from bptt.training.clock import Clock
 from bptt.training.exposure import Exposure
-from bptt.training.forecasting import PanelForecast, SeriesForecast
-from bptt.training.panels import Panel
-from bptt.training.tables import Table
-from bptt.training.task_kinds import Criterion
+from bptt.training.runs import files
 
 MOST_NUMBERS = 20
 """Classes up to which a confusion has its counts written into it."""

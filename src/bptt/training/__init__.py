@@ -1,4 +1,4 @@
-"""Data in, trained networks out."""
+"""Networks in, trained networks out: the loop, many processes, remedies, and what came of it."""
 
 import lazy_loader
 

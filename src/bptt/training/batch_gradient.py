@@ -15,13 +15,13 @@ from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
+from bptt.data.batches import Batch
 from bptt.errors import BpttError
 from bptt.gradient.exact.backward import Backward, backward
 from bptt.gradient.sequences import device_of
 from bptt.model.call import forced_steps
 from bptt.model.dropout import units_dropped
 from bptt.model.network import Network
-from bptt.training.batches import Batch
 from bptt.training.functions import Functions
 from bptt.training.loss import of_what_it_returned, with_loss
 from bptt.training.penalties import with_settings

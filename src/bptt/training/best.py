@@ -5,9 +5,9 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from bptt.errors import BpttError
-from bptt.training.run import BEST, Run, under
+from bptt.training.runs.run import BEST, Run, under
+from bptt.training.runs.weights import every_weight, tied, weights_once
 from bptt.training.updates import Progress
-from bptt.training.weights import every_weight, tied, weights_once
 
 
 class Best:

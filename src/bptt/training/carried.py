@@ -8,12 +8,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bptt.data.batches import Batches
 from bptt.errors import BpttError
 from bptt.gradient.exact.truncation import batch_axes
 from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.dropout import every_unit
 from bptt.model.state import Regime
-from bptt.training.batches import Batches
 from bptt.training.ranks import Ranks
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import nn
 
+from bptt.data.batches import Batches, Data, Dataset
 from bptt.errors import BpttError, require_memory
 from bptt.gradient.exact.plan import plan
 from bptt.gradient.precision import require_precision
 from bptt.model.network import Network
-from bptt.training.batches import Batches, Data, Dataset
 from bptt.training.ranks import Ranks
 from bptt.training.remedies import require_omega
 from bptt.training.settings import Settings

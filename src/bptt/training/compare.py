@@ -14,14 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import bptt
+from bptt.data.input_files import parse_json, read_bytes
+from bptt.data.tasks.task import Task
 from bptt.errors import BpttError, require_whole, shown
-from bptt.training import files
 from bptt.training.children import Children
-from bptt.training.input_files import parse_json, read_bytes
-from bptt.training.locks import locked
-from bptt.training.run import CHECKPOINT, CONFIG, Run
+from bptt.training.runs import files
+from bptt.training.runs.locks import locked
+from bptt.training.runs.run import CHECKPOINT, CONFIG, Run
 from bptt.training.snapshots import read_snapshots
-from bptt.training.tasks import Task
 
 SPEC, FINISHED = "comparison.json", "finished"
 MOST_SPEC = 1 << 24

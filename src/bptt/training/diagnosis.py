@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from bptt.data.batches import Dataset
+from bptt.data.criterion import Criterion
+from bptt.data.sequences.labels import Labelled
 from bptt.errors import BpttError, require_kind, require_whole, require_window
 from bptt.gradient.analysis.dynamics import Jacobians, Lyapunov, jacobians, lyapunov_exponents
 from bptt.gradient.analysis.flow import GradientFlow, gradient_flow
@@ -22,13 +25,10 @@ from bptt.gradient.exact.plan import plan
 from bptt.model.architecture import Architecture
 from bptt.model.hidden import parts
 from bptt.model.network import Network
-from bptt.training.batches import Dataset
 from bptt.training.exposure import Exposure, exposure
-from bptt.training.labels import Labelled
-from bptt.training.run import Run
+from bptt.training.runs.run import Run
 from bptt.training.sample import Sample, held_out
 from bptt.training.snapshots import read_snapshots
-from bptt.training.task_kinds import Criterion
 
 SEQUENCES = 16
 LEAST_STEPS, MOST_STEPS = 200, 400

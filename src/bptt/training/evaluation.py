@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from bptt.data.batches import Batches
 from bptt.errors import BpttError
 from bptt.gradient.exact.chunks import call
 from bptt.gradient.sequences import Sequences, device_of
 from bptt.model.dropout import every_unit
-from bptt.model.network import Network
 from bptt.model.state import Regime
-from bptt.training.batches import Batch, Batches
 from bptt.training.ranks import Ranks
 
 
@@ -41,30 +40,3 @@ def evaluate(net: nn.Module, batches: Batches, ranks: Ranks | None = None) -> fl
     if not steps > 0:
         raise BpttError("no step to validate on has a target; expected some with a weight above 0")
     return total / steps
-
-
-@torch.no_grad()
-def mean_score(net: Network, batches: Batches, measure: str) -> float:
-    """Return a criterion's measure, its mean over all scored steps."""
-    total, count = 0.0, 0
-    with every_unit(net):
-        for each in batches.first_epoch():
-            batch = each.of(net)
-            scores = _scores(net, batch, measure)[batch.unscored :]
-            total += float(scores.sum(dtype=torch.float64))
-            count += scores.numel()
-    return total / count
-
-
-def _scores(net: Network, batch: Batch, measure: str) -> Tensor:
-    """Return the measure at every step, (T, B)."""
-    out = net(batch.y, x=batch.x, lengths=batch.lengths)
-    if measure == "wrong":
-        wrong: Tensor = out.outputs.argmax(-1) != batch.y
-        return wrong.double()
-    if measure == "squared error":
-        off: Tensor = net.likelihood.mean(out.outputs) - batch.y
-        return off.square().mean(-1)
-    assert out.nll is not None
-    nll: Tensor = out.nll
-    return nll

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import bptt
+from bptt.data.batches import Data
 from bptt.errors import (
     BpttError,
     require_callable,
@@ -25,20 +26,19 @@ from bptt.errors import (
 )
 from bptt.gradient.sequences import Penalty
 from bptt.model.network import Network
-from bptt.training.batches import Data
-from bptt.training.claims import claimed, require_files_ours
 from bptt.training.functions import Functions
 from bptt.training.loaders import Loader
-from bptt.training.locks import locked
 from bptt.training.loss import Loss
 from bptt.training.optimizers import MakeOptimizer, MakeSchedule, require_makers
 from bptt.training.progress import TrainingDisplay
 from bptt.training.ranks import Ranks
-from bptt.training.run import CONFIG, Run
+from bptt.training.runs.claims import claimed, require_files_ours
+from bptt.training.runs.locks import locked
+from bptt.training.runs.run import CONFIG, Run
+from bptt.training.runs.weights import require_saveable, tied
 from bptt.training.settings import Settings
 from bptt.training.trainer import Trainer
 from bptt.training.updates import Fit, OnUpdate
-from bptt.training.weights import require_saveable, tied
 
 SHARDED = ("DTensor", "FlatParameter")
 """What torch's FSDP makes of weights."""

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bptt.data.batches import Batch, Batches, Data
 from bptt.errors import BpttError, counted, shown
-from bptt.training.batches import Batch, Batches, Data
 from bptt.training.ranks import Ranks
 from bptt.training.seeds import seeded
 

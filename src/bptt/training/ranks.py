@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from bptt.data.batches import Batch
 from bptt.errors import LostRankError, RankError
-from bptt.training.batches import Batch
 
 PLACE = re.compile(r"^\[[^]]*\] ")
 """In the C++ of a backend, with which its messages begin."""

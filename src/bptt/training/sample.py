@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
+from bptt.data.batches import Batch, Batches
 from bptt.model.network import Network
-from bptt.training.batches import Batch, Batches
 
 
 class Sample(NamedTuple):

@@ -6,15 +6,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
+from bptt.data.batches import Batches
 from bptt.errors import BpttError, require_whole
 from bptt.gradient.analysis.flow import gradient_flow
 from bptt.gradient.analysis.snapshot import Snapshot
 from bptt.model.network import Network
-from bptt.training import files
-from bptt.training.batches import Batches
-from bptt.training.plain_values import as_dataclass
-from bptt.training.run import FLOW, Run
-from bptt.training.run_lines import read_lines
+from bptt.training.runs import files
+from bptt.training.runs.plain_values import as_dataclass
+from bptt.training.runs.run import FLOW, Run
+from bptt.training.runs.run_lines import read_lines
 from bptt.training.sample import held_out
 from bptt.training.updates import Update
 

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from bptt.data.batches import Batches, Data
 from bptt.errors import BpttError
 from bptt.gradient.sequences import device_of
 from bptt.model.network import Network
 from bptt.training.batch_gradient import BatchGradient, Moment
-from bptt.training.batches import Batches, Data
 from bptt.training.best import Best
 from bptt.training.carried import Carried
 from bptt.training.checks import require_alike, require_effects
@@ -24,7 +24,7 @@ from bptt.training.interruption import Interrupted, postponed
 from bptt.training.optimizers import Descent
 from bptt.training.ranks import Ranks
 from bptt.training.remedies import clip_gradient
-from bptt.training.run import CHECKPOINT, Run
+from bptt.training.runs.run import CHECKPOINT, Run
 from bptt.training.settings import DEFAULT_EPOCHS, Settings
 from bptt.training.training_state import TrainingState
 from bptt.training.updates import MOST_UPDATES, Fit, OnUpdate, Progress, Update

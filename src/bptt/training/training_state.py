@@ -9,15 +9,15 @@ import torch
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
+from bptt.data.batches import Batch
 from bptt.errors import BpttError
 from bptt.model.network import Network
-from bptt.training.batches import Batch
 from bptt.training.optimizers import Descent
 from bptt.training.packing import pack, unpack
-from bptt.training.plain_values import as_dataclass
-from bptt.training.run import under
+from bptt.training.runs.plain_values import as_dataclass
+from bptt.training.runs.run import under
+from bptt.training.runs.weights import weights_once
 from bptt.training.updates import Progress
-from bptt.training.weights import weights_once
 
 OPTIMIZER, CARRIED = "optimizer", "carried"
 """The notes of what is packed, beside those of Progress."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bptt.errors import BpttError, require_whole
-from bptt.training.run import Run
+from bptt.training.runs.run import Run
 
 MOST_UPDATES = 2**53
 """Beyond which a float cannot tell one update from the next."""

@@ -1,0 +1,1 @@
+"""What there is to learn from: texts, tables, sequences and tasks."""

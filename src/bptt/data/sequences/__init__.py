@@ -1,0 +1,1 @@
+"""Collections of sequences, with or without labels."""

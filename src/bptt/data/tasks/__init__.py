@@ -1,0 +1,1 @@
+"""The tasks on which recurrent networks are tried, drawn on the fly."""

@@ -1,0 +1,1 @@
+"""Texts as tokens: characters, bytes or pairs of them."""
