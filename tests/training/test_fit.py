@@ -282,8 +282,6 @@ def test_a_torn_checkpoint_gives_way_to_the_one_before(
         mock.patch(
             "bptt.training.runs.checkpoint.serialize", side_effect=OSError("the disk is full")
         ),
-            "bptt.training.runs.checkpoint.serialize", side_effect=OSError("the disk is full")
-        ),
         pytest.raises(OSError, match="full"),
     ):
         bptt.resume(torn)  # what it has taken is not lost by what it cannot write
