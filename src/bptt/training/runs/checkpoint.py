@@ -15,10 +15,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor, nn
 
+from bptt.data.input_files import open_regular, parse_json
 from bptt.errors import BpttError
 from bptt.model.network import Network
 from bptt.training.runs import files
-from bptt.data.input_files import open_regular, parse_json
 
 HEADER = "bptt"
 WEIGHTS = {torch.float32, torch.float64, torch.bfloat16, torch.float16}

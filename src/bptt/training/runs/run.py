@@ -10,27 +10,27 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from bptt.data.batches import Dataset
+from bptt.data.input_files import parse_json, read_bytes, system_errors
+from bptt.data.sequences.collection import read_collection
+from bptt.data.sequences.labels import Labelled, read_labelled
+from bptt.data.tables.columns import UNKNOWN, Columns
+from bptt.data.tables.measures import Measures
+from bptt.data.tables.panels import Panel
+from bptt.data.tables.table import Table
+from bptt.data.tables.table_reader import read_table
+from bptt.data.tasks.task import Task
+from bptt.data.texts.text import Text, read_text
+from bptt.data.texts.vocabularies import recalled
+from bptt.data.texts.vocabulary import Vocabulary
 from bptt.errors import BpttError, BpttWarning, require_path
 from bptt.model.network import Network
 from bptt.training.runs import checkpoint, files
-from bptt.data.batches import Dataset
-from bptt.data.sequences.collection import read_collection
-from bptt.data.tables.columns import UNKNOWN, Columns
-from bptt.data.texts.text import Text, read_text
-from bptt.data.input_files import parse_json, read_bytes, system_errors
-from bptt.data.sequences.labels import Labelled, read_labelled
-from bptt.data.tables.measures import Measures
-from bptt.data.tables.panels import Panel
 from bptt.training.runs.plain_values import as_dataclass
 from bptt.training.runs.run_config import require_config, require_sizes
 from bptt.training.runs.run_lines import drop_cut_off, read_lines, require_metrics
-from bptt.training.settings import Settings
-from bptt.data.tables.table_reader import read_table
-from bptt.data.tables.table import Table
-from bptt.data.tasks.task import Task
-from bptt.data.texts.vocabularies import recalled
-from bptt.data.texts.vocabulary import Vocabulary
 from bptt.training.runs.weights import every_weight, tie
+from bptt.training.settings import Settings
 
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 BEFORE = "checkpoint-before.safetensors"

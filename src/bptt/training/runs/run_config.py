@@ -9,16 +9,16 @@ from typing import Any, Literal
 from torch import Tensor
 
 from bptt.cells.registry import CellName
+from bptt.data.scaling import Scaling
+from bptt.data.tables.columns import Columns
+from bptt.data.tables.measures import Measures
+from bptt.data.tasks.task import Task
+from bptt.data.texts.vocabularies import recalled
 from bptt.errors import BpttError, require_whole
 from bptt.model.initial import Initial
 from bptt.model.likelihoods.likelihood import likelihood_from_config
-from bptt.data.tables.columns import Columns
-from bptt.data.tables.measures import Measures
 from bptt.training.runs.plain_values import as_dataclass
-from bptt.data.scaling import Scaling
 from bptt.training.settings import Settings
-from bptt.data.tasks.task import Task
-from bptt.data.texts.vocabularies import recalled
 
 MOST_SIZE = 2**40
 """Above any size of a network; arithmetic with larger ones would be slow in itself."""

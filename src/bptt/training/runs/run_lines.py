@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bptt.errors import BpttError
 from bptt.data.input_files import parse_json, read_bytes, system_errors
+from bptt.errors import BpttError
 
 MOST = 1 << 28
 """Bytes of such a file; a million lines have less."""
