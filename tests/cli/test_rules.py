@@ -62,6 +62,7 @@ TRAIN = {
     "--series": "--series wind",
     "--validation-by": "--validation-by series | --series wind",
     "--units": "--units common | --series wind",
+    "--label": "--label load | --series wind --categories wind",
     "--length": "--length 30",
     "--scale": "--scale fixed",
     "--batch": "--batch 3",
@@ -95,7 +96,7 @@ TRAIN = {
     "--out": "--out there",
 }
 """What is given of each option of bptt train, and after | what it needs."""
-OF_SERIES = ("--validation-by", "--units")
+OF_SERIES = ("--validation-by", "--units", "--label")
 KINDS = ("text", "table", "sequences", "task")
 ELSEWHERE = ("--tensorboard", "--report", "--resume", "--from")
 """What these write, or go on with, has its tests in test_cli.py."""

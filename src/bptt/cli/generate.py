@@ -13,13 +13,6 @@ if TYPE_CHECKING:
     from bptt.model.network import Network
     from bptt.training.runs.run import Run
 
-BY_KIND = {
-    "sequences": "a collection of sequences",
-    "labelled": "sequences with labels",
-    "task": "a task",
-    "loader": "batches of a loader",
-}
-
 
 def generate(
     run: Path,
@@ -61,7 +54,7 @@ def generate(
     last
         Take the last weights, and not those whose validation was the best.
     """
-    from bptt.training.runs.run import Run  # noqa: PLC0415
+    from bptt.training.runs.run import TRAINED_ON, Run  # noqa: PLC0415
 
     saved_run = Run.open(run)
     if seed is not None:
@@ -75,7 +68,7 @@ def generate(
         _forecast(saved_run, out, data, ahead, last=last)
     else:
         raise BpttError(
-            f"{run} was trained on {BY_KIND[saved_run.kind]}; expected a text or a table: "
+            f"{run} was trained on {TRAINED_ON[saved_run.kind]}; expected a text or a table: "
             "in Python, bptt.Run.open(...).network().generate(...) runs it freely"
         )
 

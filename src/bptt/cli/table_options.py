@@ -56,12 +56,17 @@ class TableOptions:
     validation_share: float = 0.1
     """How much of the table is not to train on: the end of it, or of each series."""
 
-    validation_by: Literal["time", "series"] = "time"
-    """Of several series: whether the end of each is held out, or some of them whole."""
+    validation_by: Literal["time", "series"] | None = None
+    """Of several series: whether the end of each is held out, or some of them whole; by default the
+    end, and with --label some of them."""
 
     units: Literal["series", "common"] | None = None
     """Of several series: whether each is put in units of its own, or all in the same; by default of
     its own, unless some are held out whole."""
+
+    label: str | None = None
+    """Of several series: the column that says what each is, a class or a number, which the network
+    is to tell at its end from the other columns."""
 
     separator: str | None = None
     """What stands between the fields of a row, such as ; or tab; by default what fits the file."""

@@ -180,6 +180,8 @@ def _brought(begun: Path, path: Path | None, options: DataOptions) -> tuple[Data
         kind = TEXT
     if kind == SEQUENCES and path is not None and _has_labels(path):
         kind = LABELLED
+    if kind == TABLE and run.has_columns:
+        kind = run.kind
     if kind != run.kind:
         raise BpttError(
             f"{begun} was trained on {WORDS[run.kind]}, and {path or 'the built-in text'} is of "

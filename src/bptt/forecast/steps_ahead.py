@@ -191,7 +191,7 @@ def _read_future(end: SeriesEnd, future: Any) -> Rows | None:
     with open_table(future, wanted.dialect) as file:
         require_columns(file, [(name, "inputs") for name in numbers])
         likely = columns.time_format
-        return load_rows(file, wanted, likely, classes, has_target=False)
+        return load_rows(file, wanted, likely, classes, chooses=False)
 
 
 def _dated(end: SeriesEnd, steps: int) -> StepsAhead:

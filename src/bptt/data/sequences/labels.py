@@ -89,14 +89,14 @@ class Labelled(Dataset):
         source = "the labelled sequences"
         sequences, known = _listed(x, labels)
         if validation is None:
-            return _checked(source, sequences, known)
+            return labelled(source, sequences, known)
         if not isinstance(validation, Mapping) or set(validation) != {"x", "labels"}:
             raise BpttError(
                 f"validation is {shown(validation)}; expected a dict of x and labels: "
                 '{"x": [...], "labels": [...]}'
             )
         part = _listed(validation["x"], validation["labels"], NAME_END)
-        return _checked(source, *_with_validation(source, (sequences, known), part))
+        return labelled(source, *_with_validation(source, (sequences, known), part))
 
     @property
     def source(self) -> str:  # type: ignore[override]
@@ -255,14 +255,14 @@ def read_labelled(
         )
     texts = [text for name in sorted(named) for text in named[name]]
     labels = [name for name in sorted(named) for _ in named[name]]
-    held_out = _held_out([text.encode(errors="surrogateescape") for text in texts])
-    _require_both_parts(str(path), held_out)
+    held_out = are_held_out([text.encode(errors="surrogateescape") for text in texts])
+    require_both_parts(str(path), held_out)
     if vocabulary is None:
         trained = ([text] for text, held in zip(texts, held_out, strict=True) if not held)
         vocabulary = kind.learn(tokens, trained)
     coded = [vocabulary.encode(text).numpy() for text in texts]
     digest = hashlib.sha256(repr(list(zip(labels, texts, strict=True))).encode())
-    data = _checked(str(path), coded, labels, held_out, known, vocabulary.size)
+    data = labelled(str(path), coded, labels, held_out, known, vocabulary.size)
     return replace(data, path=path, sha256=digest.hexdigest(), vocabulary=vocabulary)
 
 
@@ -326,7 +326,7 @@ def _read_arrays(path: Path, classes: Sequence[str] | None, symbols: int) -> Lab
         sequences, labels, held_out = _with_validation(str(path), (sequences, labels), part)
     is_tokens = sequences[0].ndim == 1
     known = None if classes is None or training["labels"].dtype.kind not in "iu" else list(classes)
-    data = _checked(str(path), sequences, labels, held_out, known, symbols if is_tokens else 0)
+    data = labelled(str(path), sequences, labels, held_out, known, symbols if is_tokens else 0)
     return replace(data, path=path, sha256=sha256)
 
 
@@ -393,10 +393,10 @@ def _kind_of(labels: list[Any]) -> tuple[bool, tuple[int, ...]]:
     return array.dtype.kind == "f", array.shape[1:]
 
 
-def _checked(
+def labelled(
     source: str,
     x: list[np.ndarray],
-    labels: list[Any],
+    labels: Sequence[Any],
     held_out: Bool[np.ndarray, " N"] | None = None,
     classes: list[str] | None = None,
     symbols: int = 0,
@@ -431,14 +431,14 @@ def _checked(
         raise BpttError(f"{source} has numbers that are not finite; expected finite ones")
     values, names = _labels(source, labels, classes)
     if held_out is None:
-        held_out = _held_out([one.tobytes() for one in x])
+        held_out = are_held_out([one.tobytes() for one in x])
     lengths = np.array([len(one) for one in x], dtype=np.int64)
-    _require_both_parts(source, held_out)
+    require_both_parts(source, held_out)
     return Labelled(flat, lengths, values, held_out, names, symbols)
 
 
 def _labels(
-    source: str, labels: list[Any], classes: list[str] | None
+    source: str, labels: Sequence[Any], classes: list[str] | None
 ) -> tuple[np.ndarray, tuple[str, ...]]:
     """Return labels as numbers, and the names of the classes if they are classes."""
     try:
@@ -473,19 +473,19 @@ def _by_number(name: str) -> tuple[bool, int, str]:
     return not is_number, int(name) if is_number else 0, name
 
 
-def _require_both_parts(source: str, held_out: Bool[np.ndarray, " N"]) -> None:
+def require_both_parts(source: str, held_out: Bool[np.ndarray, " N"]) -> None:
     """Raise BpttError unless there is something to train on."""
     if held_out.all():
         raise BpttError(f"the sequences of {source} are all the same; expected different ones")
 
 
-def _held_out(contents: list[bytes]) -> Bool[np.ndarray, " N"]:
-    """Return which sequences are held out: a tenth by their contents, the same wherever they stand.
+def are_held_out(contents: list[bytes], share: float = HELD_OUT) -> Bool[np.ndarray, " N"]:
+    """Return which sequences are held out: a share by their contents, the same wherever they stand.
 
     Those that are alike are all held out, or none is.
     """
     digests = [hashlib.sha256(content).digest() for content in contents]
-    limit = sorted(set(digests))[: max(1, int(len(set(digests)) * HELD_OUT))][-1]
+    limit = sorted(set(digests))[: max(1, int(len(set(digests)) * share))][-1]
     return np.array([digest <= limit for digest in digests])
 
 

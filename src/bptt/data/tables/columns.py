@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import NoneType
 from typing import Literal, get_args
 
@@ -50,10 +50,15 @@ class Columns:
     categories: tuple[str, ...] = ()  # inputs that are one of several classes
     calendar: tuple[CalendarPart, ...] = ()  # inputs that the time says
     series: str | None = None  # which series a row belongs to; without, all rows are one
-    validation_by: HeldOut = "time"  # the end of every series, or some series whole
+    # The end of every series is held out, or some series whole; by default the end, and with labels
+    # series.
+    validation_by: HeldOut | None = None
     # Of several series the target is in units of each by itself, or in the same for all; by default
     # of each by itself where each has a part to train on.
     units: Units | None = None
+    # What each series is, to be told at its end: a class or a number; the same in all of its rows.
+    # Then there is no target, and inputs are, unless named, every column of numbers left.
+    label: str | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.dialect, dict):  # as JSON gives it back
@@ -91,7 +96,7 @@ class Columns:
         if len(set(parts)) < len(parts):
             raise BpttError(f"calendar is {', '.join(parts)}; expected each once")
         object.__setattr__(self, "calendar", parts)
-        for name in ("time", "time_format", "time_zone", "series"):
+        for name in ("time", "time_format", "time_zone", "series", "label"):
             require_kind(name, getattr(self, name), (str, NoneType), "a text, or None")
         roles: dict[str, str] = {}
         for name, role in self.roles:
@@ -110,24 +115,49 @@ class Columns:
 
     def _require_series_for(self) -> None:
         """Raise BpttError if what is for several series is given without, or does not fit."""
-        require_choice("validation_by", self.validation_by, get_args(HeldOut))
-        if self.units is not None:
-            require_choice("units", self.units, get_args(Units))
-        if self.series is None and (self.validation_by != "time" or self.units is not None):
+        for name, choices in (("validation_by", HeldOut), ("units", Units)):
+            if getattr(self, name) is not None:
+                require_choice(name, getattr(self, name), get_args(choices))
+        if self.series is None and (self.validation_by or self.units or self.label):
             raise BpttError(
-                "validation_by and units (--validation-by, --units) are for several series; name "
-                "the column that tells them apart with series (--series)"
+                "validation_by, units and label (--validation-by, --units, --label) are for "
+                "several series; name the column that tells them apart with series (--series)"
             )
-        if self.validation_by == "series" and self.units == "series":
+        if self.label is not None and (self.target or self.validation_by == "time"):
+            raise BpttError(
+                f"label is {self.label!r}, which is what the network is to tell of a whole series; "
+                'expected no target (--target), and validation_by "series" (--validation-by)'
+            )
+        if self.label is not None and self.difference:
+            raise BpttError(
+                "difference (--difference) is of a target; with a label (--label) there is none"
+            )
+        if self.held_out_by == "series" and self.units == "series":
             raise BpttError(
                 'units is "series", but of series that are held out whole there is no part to '
                 'measure; expected "common" (--units), or validation_by "time"'
             )
 
     @property
+    def held_out_by(self) -> HeldOut:
+        """What is held out of several series."""
+        return self.validation_by or ("time" if self.label is None else "series")
+
+    @property
     def units_of_each(self) -> bool:
         """Whether each of several series is in units of its own."""
-        return self.series is not None and self.units != "common" and self.validation_by == "time"
+        return self.series is not None and self.units != "common" and self.held_out_by == "time"
+
+    @property
+    def unnamed(self) -> Literal["target", "inputs"] | None:
+        """What every column of numbers is that is left over, if that is anything."""
+        if self.label is not None:
+            return None if self.inputs or self.categories else "inputs"
+        return None if self.target else "target"
+
+    def with_numbers(self, names: tuple[str, ...]) -> Columns:
+        """Return the same with the columns of numbers that are left over."""
+        return replace(self, target=names) if self.label is None else replace(self, inputs=names)
 
     @property
     def roles(self) -> list[tuple[str, str]]:
@@ -135,11 +165,13 @@ class Columns:
         time = () if self.time is None else (self.time,)
         # A series may be a category of itself.
         series = (self.series,) if self.series and self.series not in self.categories else ()
+        label = () if self.label is None else (self.label,)
         named = {
             "target": self.target,
             "inputs": self.inputs,
             "categories": self.categories,
             "time": time,
             "series": series,
+            "label": label,
         }
         return [(name, role) for role, names in named.items() for name in names]

@@ -28,8 +28,8 @@ from bptt.data.tables.gaps import (
 )
 from bptt.data.tables.table_columns import (
     constant_columns,
-    find_target,
-    no_target,
+    no_numbers,
+    numbers_left,
     require_columns,
 )
 from bptt.data.tables.table_rows import (
@@ -127,16 +127,16 @@ def load_rows(
     likely_format: str | None = None,
     classes: Sequence[Sequence[str]] | None = None,
     *,
-    has_target: bool = True,
+    chooses: bool = True,
 ) -> Rows:
     """Read the rows of a table, with what is missing filled if that is asked for.
 
     Several series are not filled yet, but each by itself: `Rows.each_series`.
     likely_format: of the times, where several fit. classes: of each category, those to use.
-    has_target: whether there is one; if not, there are inputs alone.
+    chooses: whether columns that are not named are looked for.
     """
     require_columns(file, columns.roles)
-    columns, values, wrong, left_out = _numbers(file, columns, has_target=has_target)
+    columns, values, wrong, left_out = _numbers(file, columns, chooses=chooses)
     known: tuple[tuple[str, ...], ...] = ()
     if columns.categories:
         numbers, known = read_categories(file, columns.categories, classes)
@@ -166,27 +166,27 @@ def load_rows(
 
 
 def _numbers(
-    file: TableFile, columns: Columns, *, has_target: bool
+    file: TableFile, columns: Columns, *, chooses: bool
 ) -> tuple[Columns, np.ndarray, Problems, dict[str, str]]:
-    """Return the columns with their target, the numbers of all, what is wrong, and what is left."""
+    """Return the columns with what was looked for, the numbers, what is wrong, and what is left."""
     left_out: dict[str, str] = {}
-    is_chosen = has_target and not columns.target
-    if is_chosen:
-        target, left_out = find_target(file, [name for name, _ in columns.roles])
-        columns = replace(columns, target=target)
+    role = columns.unnamed if chooses else None
+    if role is not None:
+        chosen, left_out = numbers_left(file, [name for name, _ in columns.roles], role)
+        columns = columns.with_numbers(chosen)
     names = columns.target + columns.inputs
     if not names:
         return columns, np.empty((0, 0)), {}, left_out
     values, wrong = file.read(names)
-    constant = constant_columns(columns.target, values) if is_chosen and len(values) > 1 else {}
-    if constant:
+    constant = constant_columns(chosen, values) if role is not None and len(values) > 1 else {}
+    if role is not None and constant:
         left_out |= constant
-        varying = tuple(name for name in columns.target if name not in constant)
+        varying = tuple(name for name in chosen if name not in constant)
         if not varying:
-            raise no_target(file, left_out)
+            raise no_numbers(file, left_out, role)
         places = [k for k, name in enumerate(names) if name not in constant]
         values = spool(block[:, places] for _, block in blocks_of(values))
-        columns = replace(columns, target=varying)
+        columns = columns.with_numbers(varying)
     return columns, values, wrong, left_out
 
 

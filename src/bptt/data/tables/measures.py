@@ -21,13 +21,14 @@ from bptt.errors import BpttError
 class Measures:
     """What the columns of a table are measured by.
 
-    y: of the target; None where each series has units of its own. x: of inputs that are numbers.
-    classes: of each category.
+    y: of the target; None where each series has units of its own, or there is a label. x: of inputs
+    that are numbers. classes: of each category. labels: the classes of the label, if it has some.
     """
 
     y: Scaling | None
     x: Scaling | None
     classes: tuple[tuple[str, ...], ...] = ()
+    labels: tuple[str, ...] = ()
 
 
 def table_config(

@@ -269,7 +269,7 @@ def _cuts(
 ) -> Int[np.ndarray, " S"]:
     """Return how many steps of each series are to train on, or raise BpttError."""
     share, S = columns.validation_share, len(ids)
-    if columns.validation_by == "series":
+    if columns.held_out_by == "series":
         if S < 2:
             raise BpttError(
                 f"{source} has one series; expected at least two, one of them to validate, or "

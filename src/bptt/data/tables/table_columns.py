@@ -23,11 +23,12 @@ UNNAMED = re.compile(r"|Unnamed: \d+|_duplicated_\d+")
 
 
 CLASSES = ("Categorical", "Enum", "Date", "Null")
-ALSO = {"time": ("Date",), "categories": CLASSES, "series": CLASSES}
+ALSO = {"time": ("Date",), "categories": CLASSES, "series": CLASSES, "label": CLASSES}
 WANTED = {
     "time": "numbers, dates or datetimes",
     "categories": "texts or numbers",
     "series": "texts or numbers",
+    "label": "texts or numbers",
 }
 """What columns of a role hold besides numbers and texts, and what to call that."""
 
@@ -58,22 +59,27 @@ def names_in(file: TableFile) -> str:
     return listed([repr(name[:40]) for name in file.head.columns[:20]], file.head.width)
 
 
-def find_target(file: TableFile, taken: Sequence[str]) -> tuple[tuple[str, ...], dict[str, str]]:
-    """Return every column of numbers that is not taken, and why each of the others is left out."""
+def numbers_left(
+    file: TableFile, taken: Sequence[str], role: str
+) -> tuple[tuple[str, ...], dict[str, str]]:
+    """Return every column of numbers that is not taken, and why each of the others is left out.
+
+    role: what they are for.
+    """
     left_out, names = {}, file.head.columns
     for k, name in enumerate(names):
         if name not in taken and (reason := _why_not(file, name, is_first=k == 0)):
             left_out[name] = reason
-    target = tuple(name for name in names if name not in left_out and name not in set(taken))
-    if not target:
-        raise no_target(file, left_out)
-    return target, left_out
+    left = tuple(name for name in names if name not in left_out and name not in set(taken))
+    if not left:
+        raise no_numbers(file, left_out, role)
+    return left, left_out
 
 
-def no_target(file: TableFile, left_out: dict[str, str]) -> BpttError:
-    """Return what to raise where no column is left to model, with the reason for each."""
+def no_numbers(file: TableFile, left_out: dict[str, str], role: str) -> BpttError:
+    """Return what to raise where no column is left for a role, with the reason for each."""
     counting = [name for name, why in left_out.items() if why == NO_NAME or COUNTS in why]
-    hint = f"; to model {counting[0]!r} all the same, name it (--target)" if counting else ""
+    hint = f"; to take {counting[0]!r} all the same, name it (--{role})" if counting else ""
     if file.layout is not None and file.layout.dialect.header is False:
         hint += ", read without a header (--header)"
     if file.layout is not None and file.head.width == 1:
@@ -83,7 +89,7 @@ def no_target(file: TableFile, left_out: dict[str, str]) -> BpttError:
         for name in file.head.columns[:SHOWN]
     ]
     return BpttError(
-        f"{file.source} has no column of numbers left for the target; it has "
+        f"{file.source} has no column of numbers left for the {role}; it has "
         f"{listed(columns, file.head.width)}{hint}"
     )
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from bptt.data.tables.columns import Columns
+from bptt.data.tables.labelled_table import LabelledTable, make_labelled
 from bptt.data.tables.loading import load_rows
 from bptt.data.tables.measures import Measures, require_measures
 from bptt.data.tables.panels import Panel, make_panel
@@ -23,7 +24,7 @@ def read_table(
     *,
     measures: Measures | None = None,
     **named: Any,
-) -> Table | Panel:
+) -> Table | Panel | LabelledTable:
     r"""Read a table in standard units, which are those of its training part.
 
     data: a .csv, .tsv or .parquet file, or a frame of polars or pandas.
@@ -31,7 +32,8 @@ def read_table(
     of `bptt.Columns` are.
     measures: those of the table that a run was trained on, to use instead.
 
-    A table of one series comes back as a Table; of several, told apart by `series`, as a Panel.
+    A table of one series comes back as a Table; of several, told apart by `series`, as a Panel; and
+    with a `label` of each, as a Labelled.
 
     >>> import tempfile
     >>> from pathlib import Path
@@ -55,6 +57,8 @@ def read_table(
         rows = load_rows(file, columns, classes=classes)
         if measures is not None:
             require_measures(file.source, rows.columns, measures)
+        if columns.label is not None:
+            return make_labelled(file, rows, measures)
         if columns.series is not None:
             return make_panel(file, rows, measures)
         return make_table(file, rows, measures)

@@ -31,7 +31,7 @@ def about_series(
     lengths = [len(one.values) for one in series]
     span = f"{min(lengths):,} to {max(lengths):,}" if len(set(lengths)) > 1 else f"{lengths[0]:,}"
     lines = [f"{counted(len(series), 'series')} of {span} steps, by column {rows.columns.series}"]
-    if rows.columns.validation_by == "series":
+    if rows.columns.held_out_by == "series":
         held_out = sum(cut == 0 for cut in cuts)
         lines.append(f"held out: {counted(held_out, 'series')} whole")
     else:
@@ -62,7 +62,9 @@ def about_series(
 
 def _columns(file: TableFile, rows: Rows) -> list[str]:
     columns = rows.columns
-    lines = [f"target: {names(columns.target)}"]
+    lines = [f"label: {columns.label}"] if columns.label else []
+    if columns.target:
+        lines.append(f"target: {names(columns.target)}")
     if columns.inputs:
         lines.append(f"inputs: {names(columns.inputs)}")
     if columns.categories or columns.calendar:

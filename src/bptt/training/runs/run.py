@@ -15,6 +15,7 @@ from bptt.data.input_files import parse_json, read_bytes, system_errors
 from bptt.data.sequences.collection import read_collection
 from bptt.data.sequences.labels import Labelled, read_labelled
 from bptt.data.tables.columns import UNKNOWN, Columns
+from bptt.data.tables.labelled_table import LabelledTable
 from bptt.data.tables.measures import Measures
 from bptt.data.tables.panels import Panel
 from bptt.data.tables.table import Table
@@ -38,6 +39,15 @@ BEFORE = "checkpoint-before.safetensors"
 BEST = "best.safetensors"
 """The weights whose validation was the best, to use; the checkpoint has the last, to go on from."""
 FLOW = "flow.jsonl"
+TRAINED_ON = {
+    "text": "a text",
+    "table": "a table",
+    "sequences": "a collection of sequences",
+    "labelled": "sequences with labels",
+    "task": "a task",
+    "loader": "batches of a loader",
+}
+"""What to call what a run was trained on."""
 MOST_UNKNOWN = 0.05
 """Of the characters of a text on which a network trains that comes with a vocabulary."""
 MOST_CONFIG = 1 << 25
@@ -91,6 +101,11 @@ class Run:
             return ()
         columns = self.config["data"]["columns"]
         return (*columns["inputs"], *columns["categories"])
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether it was trained on a table, of series as such or with a label each."""
+        return self.config["data"].get("columns") is not None
 
     @property
     def unit(self) -> str:
@@ -158,8 +173,8 @@ class Run:
             return self._read_labelled(path)
         if path is None or self.kind not in ("table", "sequences"):
             raise BpttError(
-                f"{self.path} was trained on a {self.kind}, of which there is no other file; "
-                "expected a run that was trained on a text, a table or a collection"
+                f"{self.path} was trained on {TRAINED_ON[self.kind]}, of which there is no other "
+                "file; expected a run that was trained on a text, a table or a collection"
             )
         if self.kind == "table":
             return self.read_table(path)
@@ -173,6 +188,10 @@ class Run:
     def _read_labelled(self, path: str | Path) -> Labelled:
         """Read labelled sequences with the run's own tokens and classes."""
         config = self.config["data"]
+        if self.has_columns:
+            labelled = self._read_columns(path)
+            assert isinstance(labelled, Labelled)
+            return labelled
         vocabulary = None if config["tokens"] is None else self.vocabulary
         classes = config["classes"] or None
         known = {"vocabulary": vocabulary, "classes": classes, "symbols": config["symbols"]}
@@ -194,6 +213,11 @@ class Run:
 
     def read_table(self, data: Any) -> Table | Panel:
         """Read a table, from a file or a frame, as the run's own was: its columns, its units."""
+        table = self._read_columns(data)
+        assert isinstance(table, Table | Panel)
+        return table
+
+    def _read_columns(self, data: Any) -> Table | Panel | LabelledTable:
         config = self.config["data"]
         measures = as_dataclass(Measures, config["measures"], str(self.path / CONFIG))
         columns = Columns(**config["columns"])
@@ -205,8 +229,8 @@ class Run:
         """Raise BpttError unless it was trained on a table."""
         if self.kind != "table":
             raise BpttError(
-                f"{self.path} was trained on a {self.kind}; expected a run that was trained on a "
-                "table"
+                f"{self.path} was trained on {TRAINED_ON[self.kind]}; expected a run that was "
+                "trained on a table"
             )
 
     def table_path(self) -> str:

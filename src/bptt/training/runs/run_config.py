@@ -97,6 +97,8 @@ class _Labelled:
     symbols: int
     characters: str | None = None
     merges: str | None = None
+    columns: Columns | None = None
+    measures: Measures | None = None
 
 
 @dataclass(frozen=True)
@@ -183,14 +185,20 @@ def _require_data(data: _Text | _Table | _Sequences | _Task | _Labelled | _Loade
         if data.tokens is not None:
             recalled(asdict(data))
         require_whole("symbols", data.symbols, 0, MOST_SIZE)
+        if data.measures is not None:
+            _require_measures(data.measures)
     elif isinstance(data, _Task):
         Task(data.name, data.lengths)
     elif isinstance(data, _Table):
-        for name, scaling in (("measures.y", data.measures.y), ("measures.x", data.measures.x)):
-            if scaling is not None:
-                _require_scaling(name, scaling)
+        _require_measures(data.measures)
     elif isinstance(data, _Sequences) and data.symbols is not None:
         require_whole("symbols", data.symbols, 1, MOST_SIZE)
+
+
+def _require_measures(measures: Measures) -> None:
+    for name, scaling in (("measures.y", measures.y), ("measures.x", measures.x)):
+        if scaling is not None:
+            _require_scaling(name, scaling)
 
 
 def _require_scaling(name: str, scaling: Scaling) -> None:
