@@ -197,3 +197,28 @@ def test_a_terminal_that_is_closed_ends_training_saved(text: bptt.Text, tmp_path
     _, status = os.waitpid(pid, 0)
     assert os.waitstatus_to_exitcode(status) == 129
     assert bptt.Run.open(tmp_path / "run").load()[1]["update"] > 0
+
+
+class SendsWhenTaken:
+    """Sends this process a signal at a moment when Python ignores what is raised."""
+
+    def __del__(self) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_signal_that_comes_while_an_object_is_taken_away_is_not_lost(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    hook = sys.unraisablehook
+
+    def wait() -> None:
+        with ending():
+            sends = SendsWhenTaken()
+            del sends
+            time.sleep(60)
+
+    with pytest.raises(Ended) as ended:
+        wait()
+    assert ended.value.signum == signal.SIGTERM
+    assert sys.unraisablehook is hook
+    assert capfd.readouterr().err == ""

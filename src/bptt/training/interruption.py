@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,8 @@ SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 ]
 DEFAULTS = (signal.SIG_DFL, signal.default_int_handler)
+SOON = 0.001
+"""Seconds until a signal that was lost comes again."""
 
 
 class Ended(KeyboardInterrupt):
@@ -51,10 +54,24 @@ def end(signum: int, frame: FrameType | None) -> None:
 def ending() -> Iterator[None]:
     """Let signals call `end` while entered, in place of what Python does by itself.
 
-    A signal that is ignored, as by nohup, stays so, and somebody's handler stays in place.
+    A signal that is ignored, as by nohup, stays so, and somebody's handler stays in place. One that
+    comes while an object is taken away, whose errors Python ignores, comes again afterwards.
     """
+    before = sys.unraisablehook
+
+    def again(ignored: sys.UnraisableHookArgs) -> None:
+        if isinstance(ignored.exc_value, Ended):
+            number = ignored.exc_value.signum
+            threading.Timer(SOON, _send, (number,)).start()
+        else:
+            before(ignored)
+
     with _handled([number for number in SIGNALS if signal.getsignal(number) in DEFAULTS], end):
-        yield
+        sys.unraisablehook = again
+        try:
+            yield
+        finally:
+            sys.unraisablehook = before
 
 
 @contextmanager
@@ -82,6 +99,14 @@ def postponed() -> Iterator[Callable[[], int | None]]:
         yield lambda: received[0] if received else None
     if received:
         signal.raise_signal(received[0])  # it came after the last look
+
+
+def _send(signum: int) -> None:
+    """Send this process a signal; raise_signal, of a thread, would not end what it waits for."""
+    if os.name == "posix":
+        os.kill(os.getpid(), signum)
+    else:
+        signal.raise_signal(signum)
 
 
 @contextmanager
