@@ -14,7 +14,7 @@ from bptt.data.texts.byte_pairs import BytePairs, count_of
 from bptt.data.texts.vocabulary import UNKNOWN, Vocabulary, decoded, dtype_of
 from bptt.errors import BpttError, shown
 
-CODE_POINTS = 0x110000
+CODE_POINTS, ASCII = 0x110000, 0x80
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,13 @@ class Characters(Vocabulary):
     @classmethod
     def learn(cls, kind: str, texts: Iterable[Iterable[str]]) -> Characters:
         """Return the characters that there are."""
-        is_known = np.zeros(CODE_POINTS, np.bool_)
+        is_known, known = np.zeros(CODE_POINTS, np.bool_), b""
         for piece in itertools.chain.from_iterable(texts):
-            is_known[_code_points(piece)] = True
+            # Most of a text is in ASCII, and bytes of it are in no other character's UTF-8: without
+            # those that are known little is left.
+            left = piece.encode().translate(None, known).decode()
+            is_known[_code_points(left)] = True
+            known = np.flatnonzero(is_known[:ASCII]).astype(np.uint8).tobytes()
         return cls("".join(map(chr, np.flatnonzero(is_known).tolist())))
 
     @classmethod
@@ -72,7 +76,7 @@ class Characters(Vocabulary):
     def code(self, pieces: Iterable[str]) -> Iterator[np.ndarray]:
         """Yield each character's place."""
         for piece in pieces:
-            yield self.places[_code_points(piece)]
+            yield self.places.take(_code_points(piece), mode="clip")  # faster; none is outside
 
     @cached_property
     def places(self) -> np.ndarray:
