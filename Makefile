@@ -33,6 +33,7 @@ bench: export GOMP_SPINCOUNT ?= 1000
 bench: $(READY)  ## measure what the README claims, on this machine
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[peers]'
 	$(BIN)/python benchmarks/kills.py
+	$(BIN)/python benchmarks/endurance.py
 	$(BIN)/python benchmarks/text.py
 	$(BIN)/python benchmarks/network.py
 	$(BIN)/python benchmarks/layers.py
