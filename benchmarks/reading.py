@@ -12,14 +12,13 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import multiprocessing
 import tempfile
-from multiprocessing.connection import Connection
 from pathlib import Path
 from pydoc_data.topics import topics
 
+from peak import Prepared, cost
+
 import bptt
-from bptt.gradient.costs import taken_by
 
 
 def write_text(path: Path, size: int) -> None:
@@ -34,27 +33,9 @@ def write_text(path: Path, size: int) -> None:
                 file.write(f"{varied}\n")
 
 
-def read(pipe: Connection, path: Path, tokens: str) -> None:
-    """Send the seconds and the memory that reading takes, once a small text has been read."""
-    bptt.read_text(tokens=tokens)
-    taken = taken_by(lambda: bptt.read_text(path, tokens))
-    pipe.send((taken.seconds, taken.memory))
-
-
-def measured(path: Path, tokens: str) -> tuple[float, int | None]:
-    """Return seconds and bytes of memory, from a fresh process."""
-    context = multiprocessing.get_context("spawn")
-    mine, theirs = context.Pipe()
-    process = context.Process(target=read, args=(theirs, path, tokens))
-    process.start()
-    theirs.close()
-    try:
-        seconds, memory = mine.recv()
-    except EOFError:
-        raise SystemExit("the measured process died: see above") from None
-    finally:
-        process.join()
-    return seconds, memory
+def reading(path: Path, tokens: str) -> tuple[Prepared, Prepared]:
+    """Return what reads a small text, and what reads this one."""
+    return lambda: bptt.read_text(tokens=tokens), lambda: bptt.read_text(path, tokens)
 
 
 def main() -> None:
@@ -69,9 +50,8 @@ def main() -> None:
         size = path.stat().st_size
         print(f"a text of {size / 1e9:.2f} GB")
         for tokens in options.tokens.split(","):
-            seconds, memory = measured(path, tokens)
-            told = "memory unknown" if memory is None else f"{memory / 1e6:.0f} MB"
-            print(f"{tokens:12} {size / 1e6 / seconds:7.1f} MB/s  {told}")
+            memory, seconds = cost(reading, path, tokens)
+            print(f"{tokens:12} {size / 1e6 / seconds:7.1f} MB/s  {memory / 1e6:.0f} MB")
 
 
 if __name__ == "__main__":
