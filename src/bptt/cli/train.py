@@ -4,48 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from cyclopts import App, CycloptsError, Parameter
 
-import bptt
 from bptt.cli.console import Console
 from bptt.cli.flow import write_and_say
-from bptt.cli.generate import write_sample
 from bptt.cli.launch import is_restarted, joined
-from bptt.cli.options import MOST_SEED, TEMPERATURE
+from bptt.cli.options import MOST_SEED
 from bptt.cli.rules import (
-    CORPUS,
-    LABELLED,
-    SEQUENCES,
-    TABLE,
-    TASK,
-    TEXT,
-    WORDS,
     check,
     complaint,
-    kind_of_data,
 )
 from bptt.cli.table_options import TableOptions
+from bptt.cli.train_data import data_like_its_own, network_for, read_data
 from bptt.cli.train_options import DataOptions, InitialOptions, NetworkOptions
-from bptt.cli.words import shell_word
-from bptt.errors import BpttError, counted, printable, require_whole
+from bptt.cli.train_words import say_what_came_out
+from bptt.errors import BpttError, printable, require_whole
 from bptt.training.settings import Settings
 
 if TYPE_CHECKING:
     from bptt.data.batches import Dataset
-    from bptt.data.texts.vocabulary import Vocabulary
     from bptt.model.network import Network
     from bptt.training.ranks import Ranks
-    from bptt.training.runs.run import Run
     from bptt.training.updates import Fit, Update
-
-SAMPLE_STEPS = 400
-PROMPT = "The "
-CLEARLY_BETTER = 0.05
-"""Nats per step by which an earlier validation has to be better to be worth a word."""
 
 
 def train(
@@ -118,7 +102,7 @@ def train(
             done = _start(net, dataset, settings, where, seed=seed, extras=extras, ranks=ranks)
     if not ranks.is_first:
         return
-    _say_what_came_out(net, dataset, done)
+    say_what_came_out(net, dataset, done)
     if report and done.run is not None:
         print()
         write_and_say(done.run, data if resume is not None else None)
@@ -163,35 +147,10 @@ def _prepared(  # noqa: PLR0917 (they are the parameters of the command)
     options = options or DataOptions()
     if begun is not None:
         torch.manual_seed(seed)
-        return _brought(begun, path, options)
-    data = _read(path, options, table or TableOptions(), settings)
+        return data_like_its_own(begun, path, options)
+    data = read_data(path, options, table or TableOptions(), settings)
     torch.manual_seed(seed)
-    return data, _network(data, network or NetworkOptions(), options, start or InitialOptions())
-
-
-def _brought(begun: Path, path: Path | None, options: DataOptions) -> tuple[Dataset, Network]:
-    """Return other data, read as a run's own was, and the run's network."""
-    from bptt.data.tasks.task import DEFAULT_LENGTH, Task  # noqa: PLC0415
-    from bptt.training.runs.run import Run  # noqa: PLC0415
-
-    name = None if path is None else str(path)
-    run, kind = Run.open(begun), kind_of_data(name, corpus=options.corpus)
-    if kind == CORPUS:
-        kind = TEXT
-    if kind == SEQUENCES and path is not None and _has_labels(path):
-        kind = LABELLED
-    if kind == TABLE and run.has_columns:
-        kind = run.kind
-    if kind != run.kind:
-        raise BpttError(
-            f"{begun} was trained on {WORDS[run.kind]}, and {path or 'the built-in text'} is of "
-            f"{WORDS[kind]}; expected the same kind of data"
-        )
-    if kind == TASK:
-        data: Dataset = Task.parse(str(path), options.length or DEFAULT_LENGTH)
-    else:
-        data = run.read_like_its_own(path)
-    return data, run.network()
+    return data, network_for(data, network or NetworkOptions(), options, start or InitialOptions())
 
 
 class Extras(NamedTuple):
@@ -244,79 +203,6 @@ def _go_on(
     return dataset, net, done
 
 
-def _read(
-    path: Path | None, options: DataOptions, table: TableOptions, settings: Settings
-) -> Dataset:
-    """Read the data, of the kind that its name says."""
-    from bptt.data.sequences.collection import read_collection  # noqa: PLC0415
-    from bptt.data.sequences.labels import read_labelled  # noqa: PLC0415
-    from bptt.data.tables.table_reader import read_table  # noqa: PLC0415
-    from bptt.data.tasks.task import DEFAULT_LENGTH, Task  # noqa: PLC0415
-    from bptt.data.texts.text import read_text  # noqa: PLC0415
-
-    kind = kind_of_data(None if path is None else str(path), corpus=options.corpus)
-    if kind == TABLE and path is not None:
-        return read_table(path, table.columns(settings.reach))
-    if kind == TASK:
-        return Task.parse(str(path), options.length or DEFAULT_LENGTH)
-    if kind == LABELLED and path is not None:
-        return read_labelled(path, options.tokens)
-    if kind == SEQUENCES and path is not None:
-        if _has_labels(path):
-            return _labelled_arrays(path, options)
-        return read_collection(path, standardise=options.standardise)
-    return read_text(path, options.tokens)
-
-
-def _has_labels(path: Path) -> bool:
-    """Return whether arrays are sequences with labels, and no collection of y."""
-    from bptt.data.sequences.archive import names_in  # noqa: PLC0415
-
-    names = names_in(path)
-    return "labels" in names and "y" not in names
-
-
-def _labelled_arrays(path: Path, options: DataOptions) -> Dataset:
-    """Read sequences with labels from arrays, of which no option says in what units they are."""
-    from bptt.data.sequences.labels import read_labelled  # noqa: PLC0415
-
-    if options.standardise is not None:
-        raise BpttError(
-            f"--standardise is for collections without labels; {path} has labels: leave it out"
-        )
-    return read_labelled(path)
-
-
-def _network(
-    data: Dataset, network: NetworkOptions, options: DataOptions, start: InitialOptions
-) -> Network:
-    """Return a fresh network for the data."""
-    from bptt.data.sequences.labels import Labelled  # noqa: PLC0415
-    from bptt.data.tasks.task import Task  # noqa: PLC0415
-    from bptt.model.initial import Initial  # noqa: PLC0415
-
-    likelihood, inputs = data.likelihood, data.inputs
-    is_task = isinstance(data, Task)
-    if options.scale is not None and not isinstance(likelihood, bptt.Gaussian):
-        raise BpttError(f"--scale is for numbers; {data.source} has {likelihood}: leave it out")
-    if isinstance(likelihood, bptt.Gaussian) and not is_task:
-        likelihood = bptt.Gaussian(likelihood.d, scale=options.scale or "learned")
-    is_told_at_the_end = isinstance(data, Labelled) or (is_task and inputs != 0)
-    recurrence = network.recurrence or ("hidden" if is_told_at_the_end else "both")
-    if recurrence == "hidden" and inputs == 0:
-        inputs = likelihood.encoding  # x is then the value before
-    init = Initial(
-        W=start.init,
-        radius=start.radius,
-        std=start.init_std,
-        forget_bias=start.forget_bias,
-        chrono=start.chrono,
-    )
-    leak = network.leak[0] if len(network.leak) == 1 else network.leak or None
-    shape = {**asdict(network), "recurrence": recurrence, "leak": leak}
-    return bptt.Network(likelihood, inputs=inputs, init=init, **shape)
-
-
 @contextmanager
 def _watching(
     data: Dataset, settings: Settings, extras: Extras, ranks: Ranks
@@ -347,131 +233,3 @@ def _watching(
                 listener(update)
 
         yield on_update
-
-
-def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
-    from bptt.training.progress import clock, loss_text, losses_in  # noqa: PLC0415
-
-    run = done.run
-    assert run is not None
-    assert done.validation_nll is not None
-    folder, next_steps = shell_word(run.path), ["generate {} --steps 100"]
-    measure, per_nat = losses_in(run.loss_unit)
-    loss = done.validation_nll * per_nat
-    print(
-        f"validation {loss_text(loss)} {measure}{_per_span(data, loss)} "
-        f"after {counted(done.updates, 'update')} in {clock(done.seconds)}{_which(done)}\n"
-    )
-    if run.kind == "text":
-        print(f"A sample of its own, at temperature {TEMPERATURE}:")
-        first = "\n" if run.vocabulary.knows("\n") else ""
-        write_sample(run.network().eval(), run.vocabulary, first, SAMPLE_STEPS, TEMPERATURE, seed=0)
-        print()
-        next_steps = [f"generate {{}}{_prompt(run.vocabulary)}"]
-    elif run.kind == "table":
-        _say_one_step_ahead(net, data)
-        if run.inputs:
-            next_steps = ["generate {} --steps 100 --future INPUTS_AHEAD.csv"]
-    elif run.kind == "labelled":
-        _say_how_often_it_is_right(net, data, done)
-        next_steps = []
-    elif run.kind == "task":
-        _say_whether_it_is_solved(data, done)
-        next_steps = []
-    else:
-        next_steps = []
-    _say_if_it_was_better_before(run, done)
-    next_steps.append("flow {}")
-    next_steps.append(f"train --resume {{}} --max-updates {2 * max(done.updates, 1)}")
-    print(f"The run is in {printable(run.path)}. Try next:")
-    for step in next_steps:
-        print(f"  bptt {step.format(folder)}")
-
-
-def _per_span(data: Dataset | None, loss: float) -> str:
-    """Say what a loss per token is for each character and byte, where tokens are neither."""
-    from bptt.data.texts.text import Text  # noqa: PLC0415
-    from bptt.training.progress import loss_text  # noqa: PLC0415
-
-    spans = data.spans if isinstance(data, Text) else {}
-    words = [f"{loss_text(loss / span)} per {unit}" for unit, span in spans.items()]
-    return f" ({', '.join(words)})" if words else ""
-
-
-def _which(done: Fit) -> str:
-    """Say of which update the weights are, if they are not the last; and why it stopped early."""
-    words = "; stopped, as the validation was no better" if done.stopped_by == "patience" else ""
-    if done.best_update != done.updates:
-        words += f"; the best was after update {done.best_update}, whose weights are used"
-    return words
-
-
-def _prompt(vocabulary: Vocabulary) -> str:
-    """Return a prompt to try, as it is typed, if the text has its characters."""
-    return f" --prompt '{PROMPT}'" if vocabulary.knows(PROMPT) else ""
-
-
-def _say_how_often_it_is_right(net: Network, data: Dataset | None, done: Fit) -> None:
-    import numpy as np  # noqa: PLC0415
-
-    from bptt.data.sequences.labels import Labelled  # noqa: PLC0415
-
-    assert isinstance(data, Labelled)
-    assert done.score is not None
-    if not data.classes:
-        print(
-            f"mean squared error {done.score:.4g} on held-out sequences; the mean label for all "
-            f"would have {data.criterion.baseline:.4g}\n"
-        )
-        return
-    print(
-        f"{1 - done.score:.1%} of the held-out sequences are told right; naming the commonest for "
-        f"all would be right of {1 - data.criterion.baseline:.1%}"
-    )
-    confusion = data.confusion(net)
-    np.fill_diagonal(confusion, 0)
-    right, wrong = np.unravel_index(confusion.argmax(), confusion.shape)
-    if confusion[right, wrong] > 0:
-        names = printable(data.classes[right]), printable(data.classes[wrong])
-        print(f"most often {names[0]} is taken for {names[1]}: {confusion[right, wrong]} times")
-    print()
-
-
-def _say_whether_it_is_solved(data: Dataset | None, done: Fit) -> None:
-    from bptt.data.tasks.task import Task  # noqa: PLC0415
-
-    assert isinstance(data, Task)
-    assert done.score is not None
-    measure, solved, baseline = data.criterion
-    verdict = "solved" if done.score < solved else "not solved"
-    print(
-        f"{verdict}: {measure} {done.score:.3g} on held-out sequences; below {solved:.3g} counts "
-        f"as solved, and {baseline:.3g} is reached without memory\n"
-    )
-
-
-def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
-    """Say when the validation was the best, if the last weights are to be used all the same."""
-    best = run.best_row()
-    if best is None or best["update"] == done.updates or done.validation_nll is None:
-        return
-    if best["validation_nll"] > done.validation_nll - CLEARLY_BETTER:
-        return
-    print(
-        f"The validation loss was lowest after {counted(int(best['update']), 'update')}, and "
-        "has risen since: a new "
-        f"run with --max-updates {best['update']} should do better.\n"
-    )
-
-
-def _say_one_step_ahead(net: Network, data: Dataset | None) -> None:
-    from bptt.data.tables.panels import Panel  # noqa: PLC0415
-    from bptt.data.tables.table import Table  # noqa: PLC0415
-    from bptt.forecast.one_step_ahead import one_step_ahead  # noqa: PLC0415
-
-    assert isinstance(data, Table | Panel)
-    errors = one_step_ahead(net, data)
-    print("One step ahead, root mean square error on the validation part:")
-    for name, mine, its in zip(errors.names, errors.network, errors.persistence, strict=True):
-        print(f"  {printable(name)}: {mine:.4g}, against {its:.4g} of expecting the value before")
-    print()
