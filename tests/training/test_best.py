@@ -208,7 +208,7 @@ def test_a_run_begins_with_the_network_of_another(says: Says, tmp_path: Path, ki
         assert status == 0
         assert "0.1% of the characters in b.txt are unknown to first" in out
         (tmp_path / "b.txt").write_text(TEXT[::-1])
-    for key in ("characters", "columns", "y_scaling"):
+    for key in ("characters", "columns", "measures"):
         assert first.config["data"].get(key) == then.config["data"].get(key)
     assert then.config["data"]["path"].endswith(f"b.{kind}")
     assert says("train", "--resume", "then", "--max-updates", "5")[0] == 0
@@ -217,6 +217,8 @@ def test_a_run_begins_with_the_network_of_another(says: Says, tmp_path: Path, ki
 def test_a_run_that_cannot_begin_so_says_why(says: Says, tmp_path: Path) -> None:
     assert says("train", "a.txt", *SMALL, "--out", "first")[0] == 0
     (tmp_path / "c.txt").write_text(TEXT.upper())
+    net, batches = bptt.Network(bptt.Categorical(3), hidden=4), [torch.zeros(5, 2).long()]
+    bptt.fit(net, batches, bptt.Settings(max_updates=1), out=tmp_path / "batches")
     for arguments, message in (
         (
             ["c.txt", "--from", "first"],
@@ -224,7 +226,11 @@ def test_a_run_that_cannot_begin_so_says_why(says: Says, tmp_path: Path) -> None
         ),
         (
             ["a.csv", "--from", "first"],
-            "was trained on texts, and a.csv is of tables (.csv, .tsv, .parquet); expected",
+            "was trained on a text, and a.csv is of tables (.csv, .tsv, .parquet); expected",
+        ),
+        (
+            ["b.txt", "--from", "batches"],
+            "batches was trained on batches of a loader, and b.txt is of texts; expected the same",
         ),
         (["b.txt", "--from", "first", "--hidden", "3"], "--from brings the network and how its d"),
         (["b.txt", "--from", "nowhere"], "nowhere holds no run; expected a folder"),

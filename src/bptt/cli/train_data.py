@@ -96,7 +96,7 @@ def data_like_its_own(
 ) -> tuple[Dataset, Network]:
     """Return other data, read as a run's own was, and the run's network."""
     from bptt.data.tasks.task import DEFAULT_LENGTH, Task  # noqa: PLC0415
-    from bptt.training.runs.run import Run  # noqa: PLC0415
+    from bptt.training.runs.run import TRAINED_ON, Run  # noqa: PLC0415
 
     name = None if path is None else str(path)
     run, kind = Run.open(begun), kind_of_data(name, corpus=options.corpus)
@@ -108,8 +108,8 @@ def data_like_its_own(
         kind = run.kind
     if kind != run.kind:
         raise BpttError(
-            f"{begun} was trained on {WORDS[run.kind]}, and {path or 'the built-in text'} is of "
-            f"{WORDS[kind]}; expected the same kind of data"
+            f"{begun} was trained on {TRAINED_ON[run.kind]}, and {path or 'the built-in text'} "
+            f"is of {WORDS[kind]}; expected the same kind of data"
         )
     if kind == TASK:
         data: Dataset = Task.parse(str(path), options.length or DEFAULT_LENGTH)
