@@ -6,7 +6,7 @@ import json
 import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -33,6 +33,7 @@ from bptt.training.runs.run_lines import drop_cut_off, read_lines, require_metri
 from bptt.training.runs.weights import every_weight, tie
 from bptt.training.settings import Settings
 
+M = TypeVar("M", bound=nn.Module)
 CONFIG, METRICS, CHECKPOINT = "config.json", "metrics.jsonl", "checkpoint.safetensors"
 BEFORE = "checkpoint-before.safetensors"
 """The checkpoint before the last one, to go on from if that is damaged."""
@@ -248,21 +249,16 @@ class Run:
         last: with its last weights, and not those whose validation was the best. tensors: a
         checkpoint's, if they are loaded already.
         """
-        if tensors is None:
-            tensors = self.weights(last=last)
-        source, names = str(self.path / CHECKPOINT), self.config.get("tied") or {}
         if module := self.config["network"].get("module"):
             raise BpttError(
                 f"{self.path} trained a {module}, which it cannot make again; expected that "
                 "module: bptt.Run.open(run).load_into(module), or bptt.resume(run, net=module)"
             )
-        weights = every_weight(under("network", tensors), names, source)
-        require_sizes(self.config["network"], weights, source)
+        weights = self._every_weight(tensors, last=last)
+        require_sizes(self.config["network"], weights, str(self.path / CHECKPOINT))
         net = Network.from_config(self.config["network"])
-        tie(net, names, str(self.path / CONFIG))
-        checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
-        self._freeze(net)
-        return net
+        tie(net, self._tied, str(self.path / CONFIG))
+        return self._filled(net, weights)
 
     def load_into(
         self, net: nn.Module, tensors: dict[str, Tensor] | None = None, *, last: bool = False
@@ -271,21 +267,28 @@ class Run:
 
         last, tensors: as in `network`.
         """
+        return self._filled(net, self._every_weight(tensors, last=last))
+
+    @property
+    def _tied(self) -> dict[str, str]:
+        """Which parameters are others under a second name."""
+        return self.config.get("tied") or {}
+
+    def _every_weight(self, tensors: dict[str, Tensor] | None, *, last: bool) -> dict[str, Tensor]:
+        """Return the network's weights under all of their names."""
         if tensors is None:
             tensors = self.weights(last=last)
-        source, names = str(self.path / CHECKPOINT), self.config.get("tied") or {}
-        weights = every_weight(under("network", tensors), names, source)
-        checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
-        self._freeze(net)
-        return net
+        return every_weight(under("network", tensors), self._tied, str(self.path / CHECKPOINT))
 
-    def _freeze(self, net: nn.Module) -> None:
-        """Let those parameters be trained that were."""
+    def _filled(self, net: M, weights: dict[str, Tensor]) -> M:
+        """Return a module with these weights, of which those are to be trained that were."""
+        checkpoint.load_weights(net, weights, self.path / CHECKPOINT)
         trained = set(self.config["trained"])
         if unknown := sorted(trained - dict(net.named_parameters()).keys()):
             raise BpttError(f"{self.path / CONFIG} has {unknown[0]} among what is trained")
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name in trained)
+        return net
 
     def weights(self, *, last: bool = False) -> dict[str, Tensor]:
         """Return the tensors of the best weights, or of the last where there are no others."""
