@@ -7,8 +7,8 @@ from .cells.lstm import LSTMCell as LSTMCell
 from .data.batches import Dataset as Dataset
 from .data.sequences.collection import Collection as Collection
 from .data.sequences.collection import read_collection as read_collection
+from .data.sequences.labelled_files import read_labelled as read_labelled
 from .data.sequences.labels import Labelled as Labelled
-from .data.sequences.labels import read_labelled as read_labelled
 from .data.tables.columns import Columns as Columns
 from .data.tables.csv_dialect import Dialect as Dialect
 from .data.tables.panels import Panel as Panel

@@ -12,7 +12,8 @@ import torch
 
 import bptt
 from bptt.cli import main
-from bptt.data.sequences.labels import Labelled, read_labelled
+from bptt.data.sequences.labelled_files import read_labelled
+from bptt.data.sequences.labels import Labelled
 from bptt.training.evaluation import evaluate
 
 WORDS = {"vowels": "aeiou", "consonants": "bcdfg", "digits": "01234"}

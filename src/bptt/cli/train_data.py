@@ -23,7 +23,7 @@ def read_data(
 ) -> Dataset:
     """Read the data, of the kind that its name says."""
     from bptt.data.sequences.collection import read_collection  # noqa: PLC0415
-    from bptt.data.sequences.labels import read_labelled  # noqa: PLC0415
+    from bptt.data.sequences.labelled_files import read_labelled  # noqa: PLC0415
     from bptt.data.tables.table_reader import read_table  # noqa: PLC0415
     from bptt.data.tasks.task import DEFAULT_LENGTH, Task  # noqa: PLC0415
     from bptt.data.texts.text import read_text  # noqa: PLC0415
@@ -52,7 +52,7 @@ def _has_labels(path: Path) -> bool:
 
 def _labelled_arrays(path: Path, options: DataOptions) -> Dataset:
     """Read sequences with labels from arrays, of which no option says in what units they are."""
-    from bptt.data.sequences.labels import read_labelled  # noqa: PLC0415
+    from bptt.data.sequences.labelled_files import read_labelled  # noqa: PLC0415
 
     if options.standardise is not None:
         raise BpttError(

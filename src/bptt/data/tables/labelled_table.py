@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 
 from bptt.data.scaling import measure
-from bptt.data.sequences.labels import Labelled, are_held_out, labelled, require_both_parts
+from bptt.data.sequences.labels import (
+    Labelled,
+    are_held_out,
+    require_both_parts,
+    with_labels,
+)
+from bptt.data.spool import spool
 from bptt.data.tables.categories import read_classes
 from bptt.data.tables.columns import Columns
 from bptt.data.tables.loading import Rows
@@ -44,28 +50,29 @@ def make_labelled(file: TableFile, rows: Rows, measures: Measures | None) -> Lab
     columns = rows.columns
     labels = _labels(file, rows)
     series = [one for _, one in rows.each_series(file.source)]
-    i = len(columns.inputs)
-    numbers = [one.values[:, :i] for one in series]
     if len(series) < 2:
         raise BpttError(
             f"{file.source} has one series; expected at least two, one of them to validate"
         )
-    held_out = are_held_out([one.values.tobytes() for one in series], columns.validation_share)
+    held_out = are_held_out((one.values.tobytes() for one in series), columns.validation_share)
     require_both_parts(file.source, held_out)
+    numbers = [one.values[:, : len(columns.inputs)] for one in series]
     x_scaling = None if measures is None else measures.x
     if columns.inputs and x_scaling is None:
         trained = [part for part, is_out in zip(numbers, held_out, strict=True) if not is_out]
         x_scaling = measure(file.source, columns.inputs, trained)
     sizes = sizes_of(columns, rows.classes)
-    x = [
-        np.concatenate(
-            list(features(file.source, columns.inputs, part, x_scaling, one.dated_classes, sizes))
-        )
+    x = spool(
+        block
         for one, part in zip(series, numbers, strict=True)
-    ]
+        for block in features(
+            file.source, columns.inputs, part, x_scaling, one.dated_classes, sizes
+        )
+    )
+    lengths = np.array([len(part) for part in numbers])
     known = list(measures.labels) if measures is not None and measures.labels else None
-    data = labelled(file.source, x, labels, held_out, known)
-    cuts = [0 if is_out else len(one) for one, is_out in zip(x, held_out, strict=True)]
+    data = with_labels(file.source, x, lengths, labels, held_out, known)
+    cuts = np.where(held_out, 0, lengths).tolist()
     parts = {each.name: getattr(data, each.name) for each in fields(Labelled)}
     return LabelledTable(
         **parts | {"path": file.path, "sha256": file.sha256},

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from bptt.data.batches import Dataset
 from bptt.data.input_files import parse_json, read_bytes, system_errors
 from bptt.data.sequences.collection import read_collection
-from bptt.data.sequences.labels import Labelled, read_labelled
+from bptt.data.sequences.labelled_files import read_labelled
+from bptt.data.sequences.labels import Labelled
 from bptt.data.tables.columns import UNKNOWN, Columns
 from bptt.data.tables.labelled_table import LabelledTable
 from bptt.data.tables.measures import Measures
