@@ -183,5 +183,5 @@ def test_the_commands_train_on_a_folder(
         "train", "text.txt", "--corpus", *small
     )
     assert "--corpus is for folders" in refused("train", "moved", "--no-corpus", *small)
-    assert "was trained on texts" in refused("train", "moved", "--from", "run")
+    assert "was trained on a text," in refused("train", "moved", "--from", "run")
     assert "expected the same kind" in refused("train", "moved", "--corpus", "--from", "labels")
