@@ -110,7 +110,7 @@ def fit(
             require_saveable(net)
             if ranks.is_first:
                 run = Run(stack.enter_context(claimed(out)), _config(trainer, seed))
-        trainer.begin(run)
+        trainer.record.begin(run)
         if run is not None:
             run.write_config()
         return trainer.train()

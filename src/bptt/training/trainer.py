@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from bptt.data.batches import Batches, Data
 from bptt.errors import BpttError
-from bptt.gradient.sequences import device_of
 from bptt.model.network import Network
 from bptt.training.batch_gradient import BatchGradient, Moment
 from bptt.training.best import Best
@@ -23,23 +22,19 @@ from bptt.training.functions import Functions
 from bptt.training.interruption import Interrupted, postponed
 from bptt.training.optimizers import Descent
 from bptt.training.ranks import Ranks
+from bptt.training.record import Record
 from bptt.training.remedies import clip_gradient
-from bptt.training.runs.run import CHECKPOINT, Run
+from bptt.training.runs.run import Run
 from bptt.training.settings import DEFAULT_EPOCHS, Settings
 from bptt.training.training_state import TrainingState
 from bptt.training.updates import MOST_UPDATES, Fit, OnUpdate, Progress, Update
 
-LOG_EVERY = 10
-SECONDS_BETWEEN_SAVES = 60.0
 UPDATES_BETWEEN_VALIDATIONS = 100
 """At most, and where it is not known how long validating takes."""
 
 
 class Trainer:
-    """The loop behind `fit` and `resume`, on every rank the same.
-
-    run: where the first rank saves; the others have none. saves: whether it does.
-    """
+    """The loop behind `fit` and `resume`, on every rank the same."""
 
     def __init__(
         self,
@@ -67,22 +62,25 @@ class Trainer:
         makers = self.functions.optimizer, self.functions.schedule
         descent = Descent(trained, settings, self.total, *makers)
         self.state = TrainingState(net, descent, Progress(seed=seed))
-        self.carried = None
-        if self.batches.carries:
-            self.carried = Carried(self.gradient.scored, self.batches, self.ranks)
+        carries = self.batches.carries
+        carried = Carried(self.gradient.scored, self.batches, self.ranks) if carries else None
+        self.record = Record(self.state, carried, self.ranks)
         self._require_validation()
         self.validate_every = settings.validate_every or self._validation_interval()
-        self.last_saved = (-1, -math.inf)
         self.score: float | None = None
         self.best = Best(net)
-        self.run: Run | None = None
-        self.saves = self.is_interrupted = False
+        self.is_interrupted = False
         self.signal_received: Callable[[], int | None] = lambda: None
 
     @property
     def progress(self) -> Progress:
         """How far training is."""
         return self.state.progress
+
+    @property
+    def run(self) -> Run | None:
+        """Where the first rank writes, if there is a run."""
+        return self.record.run
 
     @property
     def is_solved(self) -> bool:
@@ -100,7 +98,7 @@ class Trainer:
                 self._tell(self.update())
                 if self.is_solved and self.settings.stop_when_solved:
                     break
-            self.save()
+            self.record.save()
         why = self._stopped_by()
         best, nll, score = progress.best, progress.best_nll, progress.best_score
         if self.settings.keep == "last" or nll is None:
@@ -121,12 +119,6 @@ class Trainer:
         """Whether the validations have not become better for as long as patience allows."""
         return self.settings.patience is not None and self.progress.worse >= self.settings.patience
 
-    def begin(self, run: Run | None) -> None:
-        """Save to a run of the first rank's from now on, if it has one; its first checkpoint."""
-        self.run = run
-        self.saves = self.ranks.meet(run is not None)[0] > 0
-        self.save()
-
     def _tell(self, update: Update) -> None:
         """Call `on_update`; save and raise if it fails, or if a signal has come."""
         try:
@@ -135,14 +127,14 @@ class Trainer:
         except BaseException:  # for example because nobody reads what it prints any more
             if not self.ranks.is_alone:  # the others are not here to save
                 raise
-            self.save()
+            self.record.save()
             if self.signal_received() is None:
                 raise
         signum = self.signal_received()
         if not self.ranks.is_alone:
             signum = (signum or signal.SIGTERM) if self.is_interrupted else None
         if signum is not None:
-            self.save()
+            self.record.save()
             raise Interrupted(self.run, update.number, signum)
 
     def update(self) -> Update:
@@ -165,9 +157,9 @@ class Trainer:
             if is_best and self.settings.keep == "best":
                 self.best.hold(progress, self.run)
         progress.seconds += self.ranks.seconds() - began
-        self._log(validation_nll)
-        if is_due or progress.seconds - self.last_saved[1] > SECONDS_BETWEEN_SAVES:
-            self.save()
+        self.record.log(validation_nll, self.score)
+        if is_due or self.record.is_due:
+            self.record.save()
         return Update(
             number=progress.update,
             total=self.total,
@@ -197,9 +189,9 @@ class Trainer:
             is_interrupted=self.signal_received() is not None,
         )
         self.is_interrupted = done.is_interrupted
-        loss = self._require_number("loss", done.loss)
+        loss = self.record.require_number("loss", done.loss)
         norm = clip_gradient(state.descent.parameters, settings.clip, settings.clip_value)
-        self._require_number("gradient's norm", norm)
+        self.record.require_number("gradient's norm", norm)
         state.descent.step()
         state.carried = done.state if self.batches.carries else None
         return loss, done.steps, norm
@@ -209,7 +201,7 @@ class Trainer:
         if self.validation is None:
             return None
         loss = evaluate(self.gradient.scored, self.validation, self.ranks)
-        return self._require_number("validation loss", loss)
+        return self.record.require_number("validation loss", loss)
 
     def _score(self) -> float | None:
         """Return what the data's criterion measures of a Network, on the first rank."""
@@ -219,36 +211,16 @@ class Trainer:
         assert score is not None
         return self.ranks.meet(score)[0]
 
-    def save(self) -> None:
-        """Replace the run's checkpoint, if there is a run."""
-        progress = self.progress
-        if not self.saves or self.last_saved[0] == progress.update:
-            return
-        if not all(bool(p.isfinite().all()) for p in self.net.parameters()):
-            self._require_number("largest weight", math.nan)
-        carried = None if self.carried is None else self.carried.whole(self.state.carried)
-        if self.run is not None:
-            self.run.save(*self.state.saved(carried))
-        self.last_saved = (progress.update, progress.seconds)
-
     def load(self, run: Run, tensors: dict[str, Tensor], notes: dict[str, Any]) -> None:
-        """Put back what `save` saved, but for the weights, with which the network came.
+        """Put back what was saved, but for the weights, with which the network came.
 
         The first rank goes on to save to the run.
         """
-        source = str(run.path / CHECKPOINT)
-        self.state.load_optimizer(tensors, notes, source)
-        self.state.load_progress(notes, source)
+        self.record.load(run, tensors, notes)
         self._read_batches(self.progress.seed)
-        if self.carried is not None:
-            following = self.batches.at(self.progress.update)
-            whole = self.state.load_carried(tensors, notes, following, source)
-            self.state.carried = self.carried.part(whole, following.B)
-            self.state.carry_to(device_of(self.net))
+        self.record.load_carried(run, tensors, notes, self.batches.at(self.progress.update))
         if self.settings.keep == "best":
             self.best.find(self.progress, run, is_ours=self.ranks.is_first)
-        self.run, self.saves = run if self.ranks.is_first else None, True
-        self.last_saved = (self.progress.update, self.progress.seconds)
         if self.run is not None:
             self.run.forget_after(self.progress.update)
 
@@ -280,35 +252,6 @@ class Trainer:
             return usual
         per_update = batches.steps / len(batches)
         return max(usual, math.ceil(3 * validation.steps / per_update))
-
-    def _log(self, validation_nll: float | None) -> None:
-        progress = self.progress
-        if validation_nll is None and progress.update % LOG_EVERY:
-            return
-        row = {
-            "update": progress.update,
-            "seconds": round(progress.seconds, 3),
-            "train_nll": progress.nll_sum / progress.nll_count,
-        }
-        if validation_nll is not None:
-            row["validation_nll"] = validation_nll
-        if self.score is not None:
-            row["score"] = self.score
-        progress.nll_sum, progress.nll_count = 0.0, 0
-        if self.run is not None:
-            self.run.log(row)
-
-    def _require_number(self, name: str, value: float) -> float:
-        if math.isfinite(value):
-            return value
-        saved = ""
-        if self.run is not None and self.last_saved[0] >= 0:
-            number = self.last_saved[0]
-            saved = f" {self.run.path} keeps its last good checkpoint, of update {number}."
-        raise BpttError(
-            f"the {name} became {value} after update {self.progress.update}.{saved} "
-            "Try a lower learning rate, a smaller clip, or the tanh cell"
-        )
 
 
 def _total_updates(settings: Settings, data: Data, batches: Batches) -> int:
