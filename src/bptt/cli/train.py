@@ -472,6 +472,8 @@ def _say_one_step_ahead(net: Network, data: Dataset | None) -> None:
     assert isinstance(data, Table | Panel)
     errors = one_step_ahead(net, data)
     print("One step ahead, root mean square error on the validation part:")
-    for name, mine, its in zip(errors.names, errors.network, errors.persistence, strict=True):
-        print(f"  {printable(name)}: {mine:.4g}, against {its:.4g} of expecting the value before")
+    for name, error, before in zip(errors.names, errors.network, errors.persistence, strict=True):
+        print(
+            f"  {printable(name)}: {error:.4g}, against {before:.4g} of expecting the value before"
+        )
     print()
