@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from bptt.data.texts.vocabulary import Vocabulary
     from bptt.model.network import Network
     from bptt.training.ranks import Ranks
+    from bptt.training.runs.result import Result
     from bptt.training.runs.run import Run
     from bptt.training.updates import Fit, Update
 
@@ -350,6 +351,7 @@ def _watching(
 
 
 def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
+    from bptt.report.measures import result_of  # noqa: PLC0415
     from bptt.training.progress import clock, loss_text, losses_in  # noqa: PLC0415
 
     run = done.run
@@ -362,6 +364,9 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
         f"validation {loss_text(loss)} {measure}{_per_span(data, loss)} "
         f"after {counted(done.updates, 'update')} in {clock(done.seconds)}{_which(done)}\n"
     )
+    result = None if data is None else result_of(net, data, done)
+    if result is not None:
+        result.write(run.path)
     if run.kind == "text":
         print(f"A sample of its own, at temperature {TEMPERATURE}:")
         first = "\n" if run.vocabulary.knows("\n") else ""
@@ -369,7 +374,7 @@ def _say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
         print()
         next_steps = [f"generate {{}}{_prompt(run.vocabulary)}"]
     elif run.kind == "table":
-        _say_one_step_ahead(net, data)
+        _say_one_step_ahead(result)
         if run.inputs:
             next_steps = ["generate {} --steps 100 --future INPUTS_AHEAD.csv"]
     elif run.kind == "labelled":
@@ -464,16 +469,10 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
     )
 
 
-def _say_one_step_ahead(net: Network, data: Dataset | None) -> None:
-    from bptt.data.tables.panels import Panel  # noqa: PLC0415
-    from bptt.data.tables.table import Table  # noqa: PLC0415
-    from bptt.forecast.one_step_ahead import one_step_ahead  # noqa: PLC0415
-
-    assert isinstance(data, Table | Panel)
-    errors = one_step_ahead(net, data)
+def _say_one_step_ahead(result: Result | None) -> None:
+    assert result is not None
     print("One step ahead, root mean square error on the validation part:")
-    for name, error, before in zip(errors.names, errors.network, errors.persistence, strict=True):
-        print(
-            f"  {printable(name)}: {error:.4g}, against {before:.4g} of expecting the value before"
-        )
+    for column in result.values:
+        against = f"against {column.simple:.4g} of expecting {result.method}"
+        print(f"  {printable(column.name)}: {column.value:.4g}, {against}")
     print()
