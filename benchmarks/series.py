@@ -179,7 +179,7 @@ def from_the_cut(table: bptt.Table, net: bptt.Network) -> SeriesForecast:
 def one_by_one(table: bptt.Table, net: bptt.Network) -> np.ndarray:
     """Return what is expected one step ahead, over the test part."""
     o = net(torch.from_numpy(np.array(table.y)).unsqueeze(1)).outputs[table.cut :, 0].numpy()
-    return table.restore_each(o, table.levels[table.cut - 1 : -1])[:, 0]
+    return table.series[0].restore_each(o, table.cut)[:, 0]
 
 
 def main() -> None:

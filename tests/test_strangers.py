@@ -24,6 +24,7 @@ PLACES = {
     "new/best.safetensors": TRAIN,
     "new/checkpoint-before.safetensors": TRAIN,
     "new/flow.jsonl": TRAIN,
+    "new/result.json": TRAIN,
     "new/report.html": TRAIN,
     "new/.bptt.lock": TRAIN,
     "new/.bptt.holder": TRAIN,
@@ -33,6 +34,7 @@ PLACES = {
     "run/best.safetensors": RESUME,
     "run/checkpoint-before.safetensors": RESUME,
     "run/flow.jsonl": RESUME,
+    "run/result.json": RESUME,
     "run/report.html": RESUME,
     "run/.bptt.lock": RESUME,
     "run/.bptt.holder": RESUME,
@@ -146,7 +148,7 @@ def test_a_stranger_beside_our_files_is_unharmed(
     assert main([argument for argument in command if argument != "--report"]) == 0
     after = contents(here)
     ours = {"run/config.json", "run/metrics.jsonl", "run/checkpoint.safetensors"}
-    ours |= {"run/best.safetensors", "run/checkpoint-before.safetensors"}
+    ours |= {"run/best.safetensors", "run/checkpoint-before.safetensors", "run/result.json"}
     assert {path: after[path] for path in before if path not in ours} == {
         path: content for path, content in before.items() if path not in ours
     }

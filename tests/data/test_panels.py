@@ -57,23 +57,22 @@ def test_each_series_has_its_rows_and_units() -> None:
         assert read.ids == tuple(LENGTHS)
         assert read.lengths.tolist() == list(LENGTHS.values())
         assert read.cuts.tolist() == [36, 28, 50]
-        for one, name in enumerate(read.ids):
-            rows = frame().filter(pl.col("id") == name)
+        for series in read.series:
+            rows = frame().filter(pl.col("id") == series.name)
             load = rows["load"].to_numpy()
-            np.testing.assert_array_equal(read.levels[read.rows(one)][:, 0], load)
-            np.testing.assert_array_equal(read.times[read.rows(one)], rows["day"].to_numpy())
-            cut = int(read.cuts[one])
-            units = load[:cut].mean(), load[:cut].std()
+            np.testing.assert_array_equal(series.levels[:, 0], load)
+            np.testing.assert_array_equal(series.times, rows["day"].to_numpy())
+            units = load[: series.cut].mean(), load[: series.cut].std()
             np.testing.assert_allclose(
-                read.y[read.rows(one)][:, 0], (load - units[0]) / units[1], rtol=1e-5, atol=1e-6
+                series.y[:, 0], (load - units[0]) / units[1], rtol=1e-5, atol=1e-6
             )
 
 
 def test_common_units_are_those_of_all_training_parts_together() -> None:
     read = panel(units="common")
-    parts = [read.levels[read.rows(one)][:cut] for one, cut in enumerate(read.cuts)]
+    parts = [series.levels[: series.cut] for series in read.series]
     together = np.concatenate(parts)
-    (scaling,) = read.y_scalings
+    (scaling,) = {series.scaling for series in read.series}
     np.testing.assert_allclose(scaling.mean, together.mean(0))
     np.testing.assert_allclose(scaling.scale, together.std(0))
 
@@ -88,21 +87,21 @@ def test_batches_hold_each_training_part_once_an_epoch_and_nothing_else() -> Non
             assert batch.y[n:, column].eq(0).all()
             seen.append((batch.y[:n, column].numpy(), batch.x[:n, column].numpy()))
         assert batch.loss_weights is None
-    expected = [read.rows(one, 0, int(cut)) for one, cut in enumerate(read.cuts)]
-    order = [int(np.argmin([abs(len(y) - (r.stop - r.start)) for r in expected])) for y, _ in seen]
+    order = [int(np.argmin(abs(len(y) - read.cuts))) for y, _ in seen]
     assert sorted(order) == [0, 1, 2]
     for (y, x), one in zip(seen, order, strict=True):
-        np.testing.assert_array_equal(y, read.y[expected[one]])
-        np.testing.assert_array_equal(x, read.x(expected[one]))
+        series = read.series[one]
+        np.testing.assert_array_equal(y, series.y[: series.cut])
+        np.testing.assert_array_equal(x, series.x(0, series.cut))
     assert batches.steps == sum(map(len, (y for y, _ in seen)))
 
 
 def test_x_is_prices_in_units_then_classes_then_weekdays() -> None:
     read = panel(inputs="price", categories="kind", calendar="weekday")
     assert read.inputs == 1 + 2 + 7
-    for one, name in enumerate(read.ids):
-        rows = frame().filter(pl.col("id") == name)
-        x = read.x(read.rows(one))
+    for series in read.series:
+        rows = frame().filter(pl.col("id") == series.name)
+        x = series.x()
         price = rows["price"].to_numpy()[:, None]
         np.testing.assert_allclose(x[:, :1], read.x_scaling.standard(price), rtol=1e-5, atol=1e-6)
         assert (x[:, 1:3] == np.eye(2)["xy".index(rows["kind"][0])]).all()
@@ -115,10 +114,10 @@ def test_the_validation_is_of_the_ends_after_all_that_stands_before_them() -> No
     read = panel()
     net = trained(read)
     expected, count = 0.0, 0
-    for one, cut in enumerate(read.cuts):
-        y = torch.from_numpy(np.array(read.y[read.rows(one)])).unsqueeze(1)
-        expected += net(y).nll[cut:].double().sum().item()
-        count += len(y) - int(cut)
+    for series in read.series:
+        y = torch.from_numpy(np.array(series.y)).unsqueeze(1)
+        expected += net(y).nll[series.cut :].double().sum().item()
+        count += len(y) - series.cut
     assert evaluate(net, read.validation_batches(2)) == pytest.approx(expected / count, rel=1e-5)
 
 
@@ -188,7 +187,7 @@ def test_a_class_that_was_not_trained_on_is_none_of_them(tmp_path: Path) -> None
     trained(read, tmp_path / "run")
     other = frame().with_columns(kind=pl.lit("z"))
     again = Run.open(tmp_path / "run").read_table(other)
-    assert (again.x(slice(0, 200)) == 0).all()
+    assert all((series.x() == 0).all() for series in again.series)
     assert again.classes == read.classes == (("x", "y"),)
 
 
@@ -202,17 +201,18 @@ def test_missing_steps_and_values_are_filled_within_a_series() -> None:
         panel(holes)
     read = panel(holes, fill="linear", categories="kind")
     assert read.lengths.tolist() == list(LENGTHS.values())
-    level = read.levels[read.rows(0)][:, 0]
+    first, *_ = read.series
+    level = first.levels[:, 0]
     np.testing.assert_allclose(level[4:8], np.linspace(level[4], level[7], 4))
     np.testing.assert_allclose(level[9], (level[8] + level[10]) / 2)
-    assert (read.x(read.rows(0)) == [1, 0]).all()
-    first = rows.with_columns(
+    assert (first.x() == [1, 0]).all()
+    begun_late = rows.with_columns(
         load=pl.when((pl.col("id") == "a") & (pl.col("day") == FIRST)).then(None).otherwise("load")
     )
     with pytest.raises(
         BpttError, match=r"'load' of series 'a' of .* is missing in row 1, with none"
     ):
-        panel(first, fill="previous")
+        panel(begun_late, fill="previous")
     empty = rows.with_columns(load=pl.when(pl.col("id") == "a").then(None).otherwise("load"))
     with pytest.raises(BpttError, match="'load' of series 'a' of the table is missing in every"):
         panel(empty, fill="linear")

@@ -138,14 +138,13 @@ def test_restore_gives_the_levels_back(rows: list[list[int]], difference: bool) 
         path.write_text(csv(",".join("abc"[:d]), *(",".join(map(str, row)) for row in rows)))
         table = read_table(path, Columns(difference=difference))
     np.testing.assert_array_equal(table.levels, np.array(rows[difference:], float))
-    back = table.restore(table.y, table.first_level)
+    (series,) = table.series
+    back = series.restore(table.y, 0)
     np.testing.assert_allclose(back, table.levels, atol=0.05)
-    tail = table.restore(table.y[5:], table.levels[4])  # a forecast begins anywhere
+    tail = series.restore(table.y[5:], 5)  # a forecast begins anywhere
     np.testing.assert_allclose(tail, table.levels[5:], atol=0.05)
     samples = np.stack([table.y[5:], table.y[5:]], axis=1)  # (steps, B, d)
-    np.testing.assert_allclose(
-        table.restore(samples, table.levels[[4, 4]])[:, 1], tail, rtol=1e-12, atol=1e-12
-    )
+    np.testing.assert_allclose(series.restore(samples, 5)[:, 1], tail, rtol=1e-12, atol=1e-12)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=4), st.floats(1e-3, 1e3))
@@ -368,7 +367,7 @@ def test_fill(
     monkeypatch.setattr(blocks, "BLOCK", block)
     table = one_column(write, values, fill=fill)
     assert table.levels[:, 0].tolist() == expected
-    np.testing.assert_allclose(table.restore(table.y, table.first_level)[:, 0], expected, 1e-6)
+    np.testing.assert_allclose(table.series[0].restore(table.y, 0)[:, 0], expected, 1e-6)
 
 
 @given(st.lists(st.none() | st.integers(-9, 9), min_size=4, max_size=25), st.integers(1, 7))

@@ -14,7 +14,6 @@ import bptt
 from bptt.data.tables.calendar_steps import season_of
 from bptt.errors import BpttError
 from bptt.forecast.autoregression import Autoregression
-from bptt.forecast.backtest import series_of
 from bptt.report.backtests import write_backtest
 
 N, H = 120, 4
@@ -132,7 +131,7 @@ def test_an_autoregression_finds_what_made_a_series() -> None:
 
 def test_a_series_is_that_of_the_table() -> None:
     data = table(difference=True)
-    (one,) = series_of(data)
+    (one,) = data.series
     for origin in (1, data.cut):
         rows = slice(origin, origin + H)
         np.testing.assert_allclose(one.restore(one.y[rows], origin), data.levels[rows], rtol=1e-5)

@@ -36,7 +36,7 @@ def test_rows_of_the_future_are_matched_by_time(tmp_path: Path, form: str) -> No
     table = read(tmp_path, past, form, time_format=form)
     ahead = [past[-1] + timedelta(days=k) for k in range(1, 8)]  # ambiguous by themselves
     for steps in (1, 7):
-        got = steps_ahead(table, steps, write(tmp_path / "f.csv", ahead, form))
+        (got,) = steps_ahead(table, steps, write(tmp_path / "f.csv", ahead, form))
         assert got.labels == [day.strftime(form) for day in ahead[:steps]]
         assert got.x is not None
         assert table.x_scaling is not None
@@ -76,7 +76,7 @@ def test_steps_beyond_the_year_9999_are_refused(tmp_path: Path, days: list[date]
     with pytest.raises(BpttError, match=r"end after the year 9999; expected at most \d+ \(--st"):
         steps_ahead(table, 3_000_000, None)
     most = (date(9999, 12, 31) - days[-1]).days // (days[1] - days[0]).days
-    labels = steps_ahead(table, min(most, 1000), None).labels
+    labels = steps_ahead(table, min(most, 1000), None)[0].labels
     assert labels == sorted(labels)
 
 
@@ -99,7 +99,7 @@ def test_a_future_without_its_times_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("rows", [2, 4])
 def test_without_times_there_are_as_many_rows_as_steps(tmp_path: Path, rows: int) -> None:
     table = read(tmp_path, DAYS, time=None)
-    assert steps_ahead(table, 3, write(tmp_path / "f.csv", DAYS[:3])).labels == ["1", "2", "3"]
+    assert steps_ahead(table, 3, write(tmp_path / "f.csv", DAYS[:3]))[0].labels == ["1", "2", "3"]
     with pytest.raises(BpttError, match=f"has {rows} rows; expected one for each of 3 steps"):
         steps_ahead(table, 3, write(tmp_path / "f.csv", DAYS[:rows]))
 
@@ -122,7 +122,7 @@ def test_where_no_step_fits_the_future_says_when(tmp_path: Path) -> None:
     table = read(tmp_path, irregular, validation_share=0.3)
     assert table.step is None
     ahead = [date(2025, 1, 4), date(2025, 2, 1)]
-    assert steps_ahead(table, 2, write(tmp_path / "f.csv", ahead)).labels == [
+    assert steps_ahead(table, 2, write(tmp_path / "f.csv", ahead))[0].labels == [
         "2025-01-04",
         "2025-02-01",
     ]
@@ -140,7 +140,7 @@ def test_missing_steps_are_said_and_filled_only_if_asked(tmp_path: Path) -> None
     [line] = [line for line in table.about if "missing" in line]
     assert line.startswith("3 steps are missing, the first after 2024-01-03;")
     assert "--fill puts them in" in line
-    assert steps_ahead(read(tmp_path, days, inputs=()), 1, None).labels == ["2024-01-21"]
+    assert steps_ahead(read(tmp_path, days, inputs=()), 1, None)[0].labels == ["2024-01-21"]
     table = read(tmp_path, days, fill="linear")
     assert table.times is not None
     assert table.times.astype("M8[D]").tolist() == DAYS

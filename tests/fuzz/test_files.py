@@ -32,6 +32,7 @@ from bptt.data.tables.table_reader import read_table
 from bptt.training.compare import Comparison, _claim, read_comparison
 from bptt.training.runs import checkpoint
 from bptt.training.runs.files import JSON
+from bptt.training.runs.result import Measured, Result
 from bptt.training.runs.run import CHECKPOINT, CONFIG, FLOW, METRICS, Run
 from bptt.training.snapshots import Snapshots, read_snapshots
 from tests.fuzz.campaign import fuzz
@@ -416,3 +417,17 @@ def test_specifications_of_comparisons(files: Files, data: st.DataObject) -> Non
     went_on = refused_or(lambda: [_claim(files.folder, what)]) is not None
     assert went_on == (_meaning(after) == _meaning(content))
     assert path.read_bytes() == after
+
+
+@fuzz()
+@given(st.data())
+def test_results_of_runs(files: Files, data: st.DataObject) -> None:
+    path = files.folder / "result.json"
+    path.unlink(missing_ok=True)
+    values = Measured("a", 1.5, 2.5), Measured("", 0.5)
+    Result(9, "RMSE", values, "the value before").write(files.folder)
+    path.write_bytes(data.draw(damaged(path.read_bytes())))
+    result = refused_or(lambda: Result.read(files.folder))
+    if result is not None:
+        refused_or(lambda: list(result.by_head().values()))
+        assert all(type(one.value) is float for one in result.values)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -10,10 +11,12 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import bptt
 from bptt.cli import main
+from bptt.forecast.one_step_ahead import one_step_ahead
 from bptt.training.children import PARENT, Children
 from bptt.training.compare import (
     FINISHED,
@@ -26,6 +29,7 @@ from bptt.training.compare import (
     summary,
 )
 from bptt.training.runs.locks import locked
+from bptt.training.runs.result import Measured, Result
 from tests.commands import says
 
 COMMON = {"length": 20, "max-updates": 20, "validate-every": 10, "stop-when-solved": False}
@@ -187,6 +191,92 @@ def test_the_table_has_medians_and_shares():
     _, a, b = summary(several)
     assert a == ["a", "3", "2 of 3", "2", "200", "5", "11"]
     assert b == ["b", "1", "", "4", "", "", ""]
+
+
+def table_file(folder: Path) -> str:
+    random, t = np.random.default_rng(0), np.arange(80)
+    rows = zip(50 + 9 * np.sin(t / 2), np.cumsum(random.normal(size=80)), strict=True)
+    (folder / "t.csv").write_text("a,b\n" + "".join(f"{a:.5f},{b:.5f}\n" for a, b in rows))
+    return str(folder / "t.csv")
+
+
+@pytest.mark.usefixtures("without_processes")
+def test_runs_on_a_table_tell_their_errors_in_its_units(tmp_path: Path):
+    common = {"hidden": 4, "max-updates": 6, "validate-every": 2, "window": 10}
+    settings = {"last": {"keep": "last"}, "b": {"target": "b"}}
+    what = Comparison(table_file(tmp_path), (0,), common, settings)
+    outcomes = compare(what, tmp_path / "cmp", cores=1)
+    expected = {}
+    for one in outcomes:
+        run = bptt.Run.open(tmp_path / "cmp" / one.name / "seed-0")
+        data = run.read_data()
+        errors = one_step_ahead(run.network(last=one.name == "last"), data)
+        expected[one.name] = dict(zip(errors.names, errors.network, strict=True))
+        for column, error, before in zip(*vars(errors).values(), strict=True):
+            (measured,) = [value for value in one.result.values if value.name == column]
+            assert (measured.value, measured.simple) == (pytest.approx(error), before)
+    before = np.sqrt((np.diff(data.levels[data.cut - 1 :, 0]) ** 2).mean())  # of b
+    (tmp_path / "t.csv").unlink()  # asked for again, the data is not read
+    again = compare(what, tmp_path / "cmp")
+    assert again == outcomes
+    heads, *rows = summary(again)
+    assert heads[3:7] == ["loss", "a: RMSE", "b: RMSE", "updates to success"]
+    assert [row[0] for row in rows] == ["last", "b", "the value before"]
+    for row in rows[:2]:
+        cells = [f"{expected[row[0]][k]:.4g}" if k in expected[row[0]] else "" for k in "ab"]
+        assert row[4:6] == cells
+    assert rows[2][1:4] == ["", "", ""]
+    assert float(rows[2][5]) == pytest.approx(before, rel=1e-3)
+    result = tmp_path / "cmp" / "last" / "seed-0" / "result.json"
+    result.write_text(result.read_text().replace('"updates": 6', '"updates": 5'))
+    assert compare(what, tmp_path / "cmp")[0].result is None  # it is of an earlier end
+    result.write_text('{"bptt": "0.1.0", "updates": 40}')
+    with pytest.raises(bptt.BpttError, match=r"result.json has no measure; expected a text"):
+        compare(what, tmp_path / "cmp")
+
+
+@pytest.mark.usefixtures("without_processes")
+def test_texts_compare_by_bytes_whatever_their_tokens_are(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("text").write_text("Öfter übt früh, wer spät übt, größere Läufe. " * 40)
+    common = "--hidden 4 --batch 2 --window 5 --max-updates 4"
+    settings = [f"{kind}: --tokens {kind}" for kind in ("characters", "bytes")]
+    flags = [part for setting in settings for part in ("--setting", setting)]
+    arguments = ["compare", "text", "--common", common, *flags, "--seeds", "1", "--out", "cmp"]
+    assert main(arguments) == 0
+    out, _ = capsys.readouterr()
+    page = Path("cmp/report.html").read_text(encoding="utf-8")
+    assert "<th>bits per byte</th>" in page
+    assert "so that texts that are cut into other tokens compare" in page
+    for kind in ("characters", "bytes"):
+        run = bptt.Run.open(Path("cmp", kind, "seed-0"))
+        text, bits = run.read_data(), run.best_row()["validation_nll"] / math.log(2)
+        tail = run.vocabulary.decode(text.validation.tolist())
+        size = len(tail.encode()) / len(text.validation)
+        assert size == (1 if kind == "bytes" else pytest.approx(text.bytes_per_token))
+        assert f" {bits / size:.4g} " in out
+        assert f"<td>{bits / size:.4g}</td>" in page
+
+
+def test_of_many_columns_there_is_the_median_in_units_of_the_value_before():
+    def outcome(name: str, result: Result | None) -> Outcome:
+        return Outcome(name, 0, None, 1.0, 9, 1.0, None, None, result)
+
+    values = tuple(Measured(name, k + 1.0, 2.0) for k, name in enumerate("abcd"))
+    several = outcome("several", Result(9, "RMSE", values, "the value before"))
+    right = outcome("right", Result(9, "right", (Measured("", 0.75, 0.5),), "the commonest class"))
+    heads, *rows = summary([several, right, outcome("none", None)])
+    assert heads[4:6] == ["RMSE / that of the value before", "right"]
+    assert [row[4:6] for row in rows] == [
+        ["1.25", ""],
+        ["", "0.75"],
+        ["", ""],
+        ["1", ""],
+        ["", "0.5"],
+    ]
+    assert [row[0] for row in rows[3:]] == ["the value before", "the commonest class"]
+    other = outcome("other", Result(9, "right", (Measured("", 0.7, 0.6),), "the commonest class"))
+    assert summary([right, other])[-1][4] == "0.5 to 0.6"
 
 
 def test_flags_of_the_command_line():

@@ -69,8 +69,10 @@ def compare(
 
     def say(outcome: comparing.Outcome) -> None:
         solved = {None: "", True: ", solved", False: ", not solved"}[outcome.solved]
+        numbers = {} if outcome.result is None else outcome.result.by_head()
+        reached = "".join(f", {printable(head)} {one.value:.4g}" for head, one in numbers.items())
         console.print(
-            f"{outcome.name}, seed {outcome.seed}: loss {outcome.loss:.4g} after "
+            f"{outcome.name}, seed {outcome.seed}: loss {outcome.loss:.4g}{reached} after "
             f"{counted(outcome.updates, 'update')}{solved}",
             soft_wrap=True,
         )
@@ -79,7 +81,7 @@ def compare(
     heads, *rows = comparing.summary(outcomes)
     table = Table(box=box.SIMPLE_HEAD)
     for i, head in enumerate(heads):
-        table.add_column(head, justify="left" if i == 0 else "right")
+        table.add_column(printable(head), justify="left" if i == 0 else "right")
     for row in rows:
         table.add_row(*row)
     console.print(table)

@@ -77,6 +77,7 @@ def train(
     report
         Look at the gradient now and then, and write report.html at the end, as 'bptt flow' does.
     """
+    from bptt.report.measures import result_of  # noqa: PLC0415
     from bptt.training.fit import is_begun  # noqa: PLC0415
     from bptt.training.runs import files  # noqa: PLC0415
     from bptt.training.runs.claims import automatic_folders  # noqa: PLC0415
@@ -102,8 +103,12 @@ def train(
             done = _start(net, dataset, settings, where, seed=seed, extras=extras, ranks=ranks)
     if not ranks.is_first:
         return
-    say_what_came_out(net, dataset, done)
-    if report and done.run is not None:
+    assert done.run is not None
+    result = result_of(net, dataset, done)
+    if result is not None:
+        result.write(done.run.path)
+    say_what_came_out(net, dataset, done, result)
+    if report:
         print()
         write_and_say(done.run, data if resume is not None else None)
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bptt.data.batches import Dataset
     from bptt.data.texts.vocabulary import Vocabulary
     from bptt.model.network import Network
+    from bptt.training.runs.result import Result
     from bptt.training.runs.run import Run
     from bptt.training.updates import Fit
 
@@ -22,7 +23,7 @@ CLEARLY_BETTER = 0.05
 """Nats per step by which an earlier validation has to be better to be worth a word."""
 
 
-def say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
+def say_what_came_out(net: Network, data: Dataset, done: Fit, result: Result | None) -> None:
     """Print it."""
     from bptt.training.progress import clock, loss_text, losses_in  # noqa: PLC0415
 
@@ -43,7 +44,7 @@ def say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
         print()
         next_steps = [f"generate {{}}{_prompt(run.vocabulary)}"]
     elif run.kind == "table":
-        _say_one_step_ahead(net, data)
+        _say_one_step_ahead(result)
         if run.inputs:
             next_steps = ["generate {} --steps 100 --future INPUTS_AHEAD.csv"]
     elif run.kind == "labelled":
@@ -62,7 +63,7 @@ def say_what_came_out(net: Network, data: Dataset | None, done: Fit) -> None:
         print(f"  bptt {step.format(folder)}")
 
 
-def _per_span(data: Dataset | None, loss: float) -> str:
+def _per_span(data: Dataset, loss: float) -> str:
     """Say what a loss per token is for each character and byte, where tokens are neither."""
     from bptt.data.texts.text import Text  # noqa: PLC0415
     from bptt.training.progress import loss_text  # noqa: PLC0415
@@ -85,7 +86,7 @@ def _prompt(vocabulary: Vocabulary) -> str:
     return f" --prompt '{PROMPT}'" if vocabulary.knows(PROMPT) else ""
 
 
-def _say_how_often_it_is_right(net: Network, data: Dataset | None, done: Fit) -> None:
+def _say_how_often_it_is_right(net: Network, data: Dataset, done: Fit) -> None:
     import numpy as np  # noqa: PLC0415
 
     from bptt.data.sequences.labels import Labelled  # noqa: PLC0415
@@ -111,7 +112,7 @@ def _say_how_often_it_is_right(net: Network, data: Dataset | None, done: Fit) ->
     print()
 
 
-def _say_whether_it_is_solved(data: Dataset | None, done: Fit) -> None:
+def _say_whether_it_is_solved(data: Dataset, done: Fit) -> None:
     from bptt.data.tasks.task import Task  # noqa: PLC0415
 
     assert isinstance(data, Task)
@@ -138,14 +139,10 @@ def _say_if_it_was_better_before(run: Run, done: Fit) -> None:
     )
 
 
-def _say_one_step_ahead(net: Network, data: Dataset | None) -> None:
-    from bptt.data.tables.panels import Panel  # noqa: PLC0415
-    from bptt.data.tables.table import Table  # noqa: PLC0415
-    from bptt.forecast.one_step_ahead import one_step_ahead  # noqa: PLC0415
-
-    assert isinstance(data, Table | Panel)
-    errors = one_step_ahead(net, data)
+def _say_one_step_ahead(result: Result | None) -> None:
+    assert result is not None
     print("One step ahead, root mean square error on the validation part:")
-    for name, mine, its in zip(errors.names, errors.network, errors.persistence, strict=True):
-        print(f"  {printable(name)}: {mine:.4g}, against {its:.4g} of expecting the value before")
+    for column in result.values:
+        against = f"against {column.simple:.4g} of expecting {result.method}"
+        print(f"  {printable(column.name)}: {column.value:.4g}, {against}")
     print()

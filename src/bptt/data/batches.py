@@ -229,11 +229,11 @@ class Streams(Batches):
         return Batch(as_tensor(self.y[start:stop]), x, None, index == 0, unscored)
 
 
-class Padded(Batches):
-    """Whole sequences of about the same length side by side, padded to the longest.
+class Bucketed(Batches):
+    """Whole sequences, side by side with others of about the same length.
 
-    lengths: of the sequences to be used, which are those numbered `chosen` along axis 1 of y and x.
-    loss_weights: (T, N), of each step's loss.
+    lengths: of all sequences. chosen: the numbers of those to be used. seed: of the order, another
+    in each epoch; None for the order of their lengths.
     """
 
     steps: int
@@ -241,17 +241,12 @@ class Padded(Batches):
 
     def __init__(
         self,
-        y: np.ndarray,
-        x: np.ndarray | None,
         lengths: Int[np.ndarray, " N"],
         chosen: Sequence[int] | np.ndarray,
         batch: int,
-        *,
         seed: int | None = None,
-        loss_weights: Float[np.ndarray, "T N"] | None = None,
     ) -> None:
-        self.y, self.x, self.lengths, self.loss_weights = y, x, lengths, loss_weights
-        self.chosen = np.asarray(chosen)
+        self.lengths, self.chosen = lengths, np.asarray(chosen)
         self.batch, self.seed = min(batch, len(self.chosen)), seed
         self.steps, self.longest = (int(f(lengths[self.chosen])) for f in (np.sum, np.max))
         self.epoch, self.order = -1, list[np.ndarray]()
@@ -259,17 +254,6 @@ class Padded(Batches):
     def __len__(self) -> int:
         """How many batches there are; the last may have fewer sequences."""
         return math.ceil(len(self.chosen) / self.batch)
-
-    def get(self, epoch: int, index: int) -> Batch:
-        """Return a batch; with a seed every epoch has its own, in its own order."""
-        rows = self.rows_of(epoch, index)
-        lengths = self.lengths[rows]
-        T = max(1, int(lengths.max()))
-        y = as_tensor(self.y[:T, rows])
-        x = None if self.x is None else as_tensor(self.x[:T, rows]).float()
-        weights = None if self.loss_weights is None else as_tensor(self.loss_weights[:T, rows])
-        n = torch.from_numpy(lengths.copy()) if int(lengths.min()) < T else None
-        return Batch(y, x, n, is_start=True, loss_weights=weights)
 
     def rows_of(self, epoch: int, index: int) -> np.ndarray:
         """Return which sequences make a batch of an epoch."""
@@ -286,6 +270,38 @@ class Padded(Batches):
         by_length = mixed[np.argsort(self.lengths[mixed], kind="stable")]
         buckets = np.split(by_length, range(self.batch, len(by_length), self.batch))
         return [buckets[i] for i in order]
+
+
+class Padded(Bucketed):
+    """Sequences that are padded to the longest already, numbered along axis 1 of y and x.
+
+    loss_weights: (T, N), of each step's loss.
+    """
+
+    def __init__(
+        self,
+        y: np.ndarray,
+        x: np.ndarray | None,
+        lengths: Int[np.ndarray, " N"],
+        chosen: Sequence[int] | np.ndarray,
+        batch: int,
+        *,
+        seed: int | None = None,
+        loss_weights: Float[np.ndarray, "T N"] | None = None,
+    ) -> None:
+        super().__init__(lengths, chosen, batch, seed)
+        self.y, self.x, self.loss_weights = y, x, loss_weights
+
+    def get(self, epoch: int, index: int) -> Batch:
+        """Return a batch; with a seed every epoch has its own, in its own order."""
+        rows = self.rows_of(epoch, index)
+        lengths = self.lengths[rows]
+        T = max(1, int(lengths.max()))
+        y = as_tensor(self.y[:T, rows])
+        x = None if self.x is None else as_tensor(self.x[:T, rows]).float()
+        weights = None if self.loss_weights is None else as_tensor(self.loss_weights[:T, rows])
+        n = torch.from_numpy(lengths.copy()) if int(lengths.min()) < T else None
+        return Batch(y, x, n, is_start=True, loss_weights=weights)
 
 
 def streams(

@@ -30,16 +30,16 @@ class Autoregression:
 
         season: in steps; lags reach beyond it by one, if that is not too many.
         """
-        longest = max(len(one) for one in series)
+        longest = max(len(values) for values in series)
         p = max(LEAST_LAGS, season + 1 if season < MOST_LAGS else 0)
         p = max(1, min(p, longest // 3))
         share = max(1, MOST_ROWS // len(series))
-        fitted = [np.asarray(one[-share - p :], float) for one in series if len(one) > p]
+        fitted = [np.asarray(values[-share - p :], float) for values in series if len(values) > p]
         d = fitted[0].shape[1]
         constants, weights = np.zeros(d), np.zeros((d, p))
         for k in range(d):
-            lags = np.concatenate([_lagged(one[:, k], p) for one in fitted])
-            true = np.concatenate([one[p:, k] for one in fitted])
+            lags = np.concatenate([_lagged(values[:, k], p) for values in fitted])
+            true = np.concatenate([values[p:, k] for values in fitted])
             constants[k], of_lags = _chosen(lags, true)
             weights[k, : len(of_lags)] = of_lags
         return cls(constants, weights)
@@ -50,8 +50,8 @@ class Autoregression:
         """Return how each of several series goes on; before its start it is taken for zero."""
         d, p = self.weights.shape
         known = np.zeros((len(series), p + steps, d))
-        for row, one in enumerate(series):
-            part = one[-p:]
+        for row, values in enumerate(series):
+            part = values[-p:]
             known[row, p - len(part) : p] = part
         for t in range(p, p + steps):
             before = known[:, t - p : t][:, ::-1]  # the latest first

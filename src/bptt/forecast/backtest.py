@@ -5,61 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 
-from bptt.data.batches import as_tensor
-from bptt.data.scaling import Scaling
-from bptt.data.tables.calendar_steps import Spacing, season_of
+from bptt.data.tables.calendar_steps import season_of
 from bptt.data.tables.panels import Panel
+from bptt.data.tables.series import Series
 from bptt.data.tables.table import WARM_UP, Table
 from bptt.errors import BpttError, require_memory, require_whole
 from bptt.forecast.autoregression import Autoregression
 from bptt.forecast.forecasting import (
     FORECAST,
     QUANTILES,
-    Sampling,
     net_and_table,
     require_shares,
-    state_after,
 )
+from bptt.forecast.windows import SERIES_AT_ONCE, Sampling, Window, go_on
 from bptt.model.network import Network
 from bptt.training.runs.run import Run
 
 NETWORK, BEFORE = "network", "the value before"
-AT_ONCE = 64
-EXAMPLES = 6
-
-
-class Series(NamedTuple):
-    """One series: in standard units y (T, d) and x (T, i), and the table's own values.
-
-    before: the level before each step (T, d). cut: where the part to validate begins.
-    """
-
-    name: str
-    y: np.ndarray
-    x: np.ndarray | None
-    levels: np.ndarray
-    before: np.ndarray
-    cut: int
-    scaling: Scaling
-    is_differenced: bool
-
-    def restore(self, standard: np.ndarray, origin: int) -> np.ndarray:
-        """Return standard values (steps, ..., d) from an origin on in the table's units."""
-        values = self.scaling.original(standard)
-        return self.before[origin] + values.cumsum(axis=0) if self.is_differenced else values
-
-
-class Window(NamedTuple):
-    """A forecast that is to be made: of a series, from before step `origin` on."""
-
-    series: Series
-    origin: int
+EXAMPLES, BEFORE_SHOWN = 6, 3
+"""Forecasts that are shown, each after this many times as many steps as it has."""
 
 
 @dataclass(frozen=True)
@@ -150,53 +120,51 @@ def backtest(
     (4, ['network', 'the value before', 'autoregression'])
     """
     net, table = net_and_table(model, table)
-    for name, value in (("horizon", horizon), ("origins", origins), ("paths", paths)):
+    for name, value in (("horizon", horizon), ("origins", origins)):
         require_whole(name, value, 1)
-    for name, whole in (("season", season), ("seed", seed)):
-        if whole is not None:
-            require_whole(name, whole, 1 if name == "season" else 0)
+    if season is not None:
+        require_whole("season", season, 1)
+    sampling, shares = Sampling.of(horizon, paths, seed), _require_two(quantiles)
+    size = SERIES_AT_ONCE * paths * horizon * len(table.columns.target) * FORECAST
+    require_memory(f"{paths:,} paths of {horizon:,} steps", size)
+    windows = _windows(table, horizon, origins)
+    season = _season(table) if season is None else season
+    mean, low, high = map(np.stack, zip(*_expected(net, windows, sampling, shares), strict=True))
+    true = np.stack([series.levels[t : t + horizon] for series, t, _ in windows])
+    scales = _scales(windows, season)
+    guesses = {NETWORK: mean} | _simple(table.series, windows, horizon, season)
+    return Backtest(
+        names=table.columns.target,
+        horizon=horizon,
+        windows=len(windows),
+        skipped=len(table.series) - len({window.series for window in windows}),
+        season=season,
+        errors={name: _errors(guess - true, scales) for name, guess in guesses.items()},
+        coverage=((low <= true) & (true <= high)).mean(0),
+        nominal=shares[1] - shares[0],
+        examples=_examples(windows, true, mean, low, high),
+    )
+
+
+def _require_two(quantiles: Sequence[float]) -> tuple[float, float]:
+    """Return the quantiles between which an interval lies, or raise BpttError."""
     shares = require_shares(quantiles)
     if len(shares) != 2 or shares[0] >= shares[1]:
         raise BpttError(f"quantiles are {shares}; expected two, of which the first is the smaller")
-    d = len(table.columns.target)
-    require_memory(
-        f"{paths:,} paths of {horizon:,} steps", AT_ONCE * paths * horizon * d * FORECAST
-    )
-    every = list(series_of(table))
-    windows = _windows(table, every, horizon, origins)
-    season = _season(table) if season is None else season
-    generator = torch.Generator()
-    _ = generator.seed() if seed is None else generator.manual_seed(seed)
-    sampling = Sampling(horizon, paths, generator)
-    mean, low, high = map(np.stack, zip(*_forecasts(net, windows, sampling, shares), strict=True))
-    true = np.stack([one.levels[t : t + horizon] for one, t in windows])
-    guesses = {NETWORK: mean} | _simple(every, windows, horizon, season)
-    scales = _scales(windows, season)
-    covered = (low <= true) & (true <= high)
-    errors = {name: _errors(guess - true, scales) for name, guess in guesses.items()}
-    shown = np.linspace(0, len(windows) - 1, min(EXAMPLES, len(windows))).astype(int)
-    examples = (
-        Example(
-            windows[k].series.name,
-            windows[k].series.levels[max(0, windows[k].origin - 3 * horizon) : windows[k].origin],
-            true[k],
-            mean[k],
-            low[k],
-            high[k],
-        )
-        for k in shown.tolist()
-    )
-    return Backtest(
-        table.columns.target,
-        horizon,
-        len(windows),
-        len(every) - len({id(one.y) for one, _ in windows}),
-        season,
-        errors,
-        covered.mean(0),
-        shares[1] - shares[0],
-        tuple(examples),
-    )
+    return shares[0], shares[1]
+
+
+def _examples(
+    windows: Sequence[Window], true: np.ndarray, mean: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> tuple[Example, ...]:
+    """Return a few of the forecasts, from all over the windows."""
+    chosen = np.linspace(0, len(windows) - 1, min(EXAMPLES, len(windows))).astype(int)
+    examples, before = [], BEFORE_SHOWN * true.shape[1]
+    for k in chosen.tolist():
+        series, origin, _ = windows[k]
+        past = series.levels[max(0, origin - before) : origin]
+        examples.append(Example(series.name, past, true[k], mean[k], low[k], high[k]))
+    return tuple(examples)
 
 
 def _errors(
@@ -216,36 +184,16 @@ def _mean_of_numbers(values: Float[np.ndarray, "windows horizon d"]) -> Float[np
     return np.where(count > 0, total / np.maximum(count, 1), np.nan)
 
 
-def series_of(table: Table | Panel) -> Iterator[Series]:
-    """Yield each series of a table."""
-    differenced = table.columns.difference
-    if isinstance(table, Table):
-        first = table.first_level if differenced else table.levels[0]
-        before = np.concatenate([first[None], table.levels[:-1]])
-        parts = table.y, table.x, table.levels, before, table.cut, table.y_scaling
-        yield Series("", *parts, differenced)
-        return
-    for one, name in enumerate(table.ids):
-        rows = table.rows(one)
-        before, cut = table.levels_before(one, 0), int(table.cuts[one])
-        scaling = table.scaling(one)
-        levels = table.levels[rows]
-        parts = table.y[rows], table.x(rows), levels, before, cut, scaling
-        yield Series(name, *parts, differenced)
-
-
-def _windows(
-    table: Table | Panel, every: Sequence[Series], horizon: int, origins: int
-) -> list[Window]:
+def _windows(table: Table | Panel, horizon: int, origins: int) -> list[Window]:
     """Return the forecasts to make, or raise BpttError if there is no room for any."""
     windows: list[Window] = []
-    for one in every:
-        first, last = max(1, one.cut), len(one.y) - horizon
-        if last - first + 1 >= origins and one.cut < len(one.y):
+    for series in table.series:
+        first, last = max(1, series.cut), len(series) - horizon
+        if last - first + 1 >= origins and series.cut < len(series):
             starts = np.linspace(first, last, origins).round().astype(int)
-            windows += [Window(one, int(start)) for start in starts]
+            windows += [Window(series, start) for start in starts.tolist()]
     if not windows:
-        most = max(len(one.y) - max(1, one.cut) for one in every)
+        most = max(len(series) - max(1, series.cut) for series in table.series)
         raise BpttError(
             f"{table.source} has {most:,} steps to validate on; expected at least "
             f"{horizon + origins - 1:,}, for {origins} origins with {horizon} steps after each: "
@@ -256,53 +204,44 @@ def _windows(
 
 def _season(table: Table | Panel) -> int:
     """Return how many steps make a season, by the times of the table."""
-    steps: tuple[Spacing | None, ...] = table.steps if isinstance(table, Panel) else (table.step,)
-    return season_of(next((step for step in steps if step is not None), None))
+    return season_of(next((s.step for s in table.series if s.step is not None), None))
 
 
-def _forecasts(
-    net: Network, windows: Sequence[Window], sampling: Sampling, shares: tuple[float, ...]
+def _expected(
+    net: Network, windows: Sequence[Window], sampling: Sampling, shares: tuple[float, float]
 ) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """Yield for each window the mean, and between which values most paths lie, (horizon, d)."""
-    for start in range(0, len(windows), AT_ONCE):
-        chosen = windows[start : start + AT_ONCE]
-        histories = []
-        for one, t in chosen:
-            rows = slice(max(0, t - WARM_UP), t)
-            histories.append((one.y[rows], None if one.x is None else one.x[rows]))
-        ahead = [as_tensor(one.x[t : t + sampling.steps]) for one, t in chosen if one.x is not None]
-        x = torch.stack(ahead, dim=1) if ahead else None
-        mean, many = sampling.run(net, x, state_after(net, histories))
-        for column, (one, t) in enumerate(chosen):
-            drawn = np.quantile(one.restore(many[:, :, column], t), shares, axis=1)
-            yield one.restore(mean[:, column], t), *drawn
+    known = (window.with_true_inputs(sampling.steps) for window in windows)
+    for mean, paths in go_on(net, known, sampling, WARM_UP):
+        yield mean, *np.quantile(paths, shares, axis=1)
 
 
 def _simple(
     every: Sequence[Series], windows: Sequence[Window], horizon: int, season: int
 ) -> dict[str, np.ndarray]:
     """Return what simple methods expect, (windows, horizon, d)."""
-    steps = np.arange(horizon)
-    guesses = {BEFORE: np.stack([np.tile(one.before[t], (horizon, 1)) for one, t in windows])}
-    if season > 1 and all(t >= season for _, t in windows):
+    before = [series.levels_before(t, t + 1) for series, t, _ in windows]
+    guesses = {BEFORE: np.repeat(np.stack(before), horizon, axis=1)}
+    if season > 1 and all(window.origin >= season for window in windows):
+        steps = np.arange(horizon) % season
         guesses["the season before"] = np.stack(
-            [one.levels[t - season + steps % season] for one, t in windows]
+            [series.levels[t - season + steps] for series, t, _ in windows]
         )
-    model = Autoregression.fit([one.y[: one.cut] for one in every if one.cut], season)
-    ahead = model.forecast([one.y[:t] for one, t in windows], horizon)
+    model = Autoregression.fit([series.y[: series.cut] for series in every if series.cut], season)
+    ahead = model.forecast([series.y[:t] for series, t, _ in windows], horizon)
     guesses["autoregression"] = np.stack(
-        [one.restore(standard, t) for (one, t), standard in zip(windows, ahead, strict=True)]
+        [series.restore(guess, t) for (series, t, _), guess in zip(windows, ahead, strict=True)]
     )
     return guesses
 
 
 def _scales(windows: Sequence[Window], season: int) -> Float[np.ndarray, "windows d"]:
     """Return of each window's series how far off the season before is where it was trained on."""
-    scales: dict[int, np.ndarray] = {}
-    for one, _ in windows:
-        if id(one.y) not in scales:
-            part = one.levels[: one.cut] if one.cut else one.levels
+    scales: dict[Series, np.ndarray] = {}
+    for series, _, _ in windows:
+        if series not in scales:
+            part = series.levels[: series.cut] if series.cut else series.levels
             lag = season if season < len(part) else 1
             scale = np.abs(part[lag:] - part[:-lag]).mean(0)
-            scales[id(one.y)] = np.where(scale > 0, scale, np.nan)
-    return np.stack([scales[id(one.y)] for one, _ in windows])
+            scales[series] = np.where(scale > 0, scale, np.nan)
+    return np.stack([scales[window.series] for window in windows])

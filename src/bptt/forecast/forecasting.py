@@ -8,14 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from bptt.data.batches import Batch, as_tensor
 from bptt.data.tables.clock import Clock
 from bptt.data.tables.panels import Panel
 from bptt.data.tables.table import Table
@@ -28,18 +25,15 @@ from bptt.errors import (
     require_whole,
 )
 from bptt.forecast.spreadsheets import text_cell
-from bptt.forecast.steps_ahead import StepsAhead, steps_ahead, steps_ahead_of_each
-from bptt.model.dropout import every_unit
+from bptt.forecast.steps_ahead import steps_ahead
+from bptt.forecast.windows import SERIES_AT_ONCE, Sampling, Window, go_on
 from bptt.model.network import Network
-from bptt.model.state import State
 from bptt.training.runs import files
 from bptt.training.runs.run import Run
 
 if TYPE_CHECKING:
     import polars as pl
 
-STEPS_AT_ONCE = 1024
-SERIES_AT_ONCE = 64
 DATED, FORECAST = 100, 28
 """Bytes for the date of a step, and for a number in one of the paths: drawn, restored, sorted."""
 QUANTILES = (0.05, 0.95)
@@ -120,15 +114,15 @@ class PanelForecast(Mapping[str, SeriesForecast]):
     @property
     def note(self) -> str:
         """What is uncertain about the times of a series, or nothing."""
-        return next((one.note for one in self.values() if one.note), "")
+        return next((ahead.note for ahead in self.values() if ahead.note), "")
 
     def to_polars(self) -> pl.DataFrame:
         """Return the frames of all series, one below the other, with a column that names them."""
         import polars as pl  # noqa: PLC0415
 
         frames = [
-            one.to_polars().select(pl.lit(name).alias(self.column), pl.all())
-            for name, one in self.items()
+            ahead.to_polars().select(pl.lit(name).alias(self.column), pl.all())
+            for name, ahead in self.items()
         ]
         return pl.concat(frames, how="vertical_relaxed")
 
@@ -160,13 +154,13 @@ def _as_pandas(frame: pl.DataFrame) -> Any:
 def _write_csv(path: Path, column: str | None, each: Mapping[str, SeriesForecast]) -> None:
     text = io.StringIO(newline="")
     rows = csv.writer(text)
-    for number, (name, one) in enumerate(each.items()):
-        columns = one.columns()
+    for number, (name, ahead) in enumerate(each.items()):
+        columns = ahead.columns()
         if number == 0:
             head = ["time", *columns] if column is None else [column, "time", *columns]
             rows.writerow(map(text_cell, head))
         before = [] if column is None else [text_cell(name)]
-        for t, time in enumerate(one.labels):
+        for t, time in enumerate(ahead.labels):
             values = (f"{part[t]:.6g}" for part in columns.values())
             rows.writerow([*before, text_cell(time), *values])
     files.write(Path(path), text.getvalue(), files.FORECAST)
@@ -201,50 +195,38 @@ def forecast(
     """
     net, table = net_and_table(model, table)
     require_whole("steps", steps, 1)
-    require_whole("paths", paths, 1)
-    if seed is not None:
-        require_whole("seed", seed, 0)
-    shares = require_shares(quantiles)
-    d = len(table.columns.target)
-    count = len(table) if isinstance(table, Panel) else 1
-    at_once = min(count, SERIES_AT_ONCE)
-    results = count * d * (2 + len(quantiles)) * 8
-    size = steps * (count * DATED + at_once * paths * d * FORECAST + results)
-    require_memory(f"{paths:,} paths of {steps:,} steps", size)
-    generator = torch.Generator()
-    _ = generator.seed() if seed is None else generator.manual_seed(seed)
-    sampling = Sampling(steps, paths, generator)
-    if isinstance(table, Panel):
-        following = steps_ahead_of_each(table, steps, future)
-        each = _of_each(net, table, following, sampling, shares)
-        assert table.columns.series is not None
-        return PanelForecast(table.columns.series, dict(zip(table.ids, each, strict=True)))
+    sampling, shares = Sampling.of(steps, paths, seed), require_shares(quantiles)
+    _require_memory(table, sampling, len(shares))
     ahead = steps_ahead(table, steps, future)
-    with every_unit(net):
-        state = _state_at_the_end(net, table)
-    x = None if ahead.x is None else as_tensor(ahead.x).unsqueeze(1)
-    mean, many = sampling.run(net, x, state)
-    last = np.asarray(table.levels[-1])
-    means, drawn = table.restore(mean[:, 0], last), table.restore(many[:, :, 0], last)
-    return _series_forecast(table, ahead, means, drawn, shares)
-
-
-class Sampling(NamedTuple):
-    """How far to go on, and by how many paths."""
-
-    steps: int
-    paths: int
-    generator: torch.Generator
-
-    def run(
-        self, net: Network, x: Tensor | None, state: State | None
-    ) -> tuple[Float[np.ndarray, "steps B d"], Float[np.ndarray, "steps paths B d"]]:
-        """Return how sequences go on from a state, in standard units: the mean, and the paths."""
-        x = None if x is None else x.to(net.device, net.dtype)
-        ahead = net.forecast(
-            self.steps, x=x, state=state, paths=self.paths, generator=self.generator
+    windows = (
+        Window(series, len(series), after.x)
+        for series, after in zip(table.series, ahead, strict=True)
+    )
+    each = [
+        SeriesForecast(
+            table.columns.target,
+            after.times,
+            mean,
+            {share: np.quantile(drawn, share, axis=1) for share in shares},
+            after.labels,
+            after.note,
+            table.clock,
         )
-        return ahead.mean.cpu().numpy(), np.moveaxis(ahead.paths.cpu().numpy(), 0, 1)
+        for after, (mean, drawn) in zip(ahead, go_on(net, windows, sampling), strict=True)
+    ]
+    if table.columns.series is None:
+        return each[0]
+    names = (series.name for series in table.series)
+    return PanelForecast(table.columns.series, dict(zip(names, each, strict=True)))
+
+
+def _require_memory(table: Table | Panel, sampling: Sampling, quantiles: int) -> None:
+    """Raise BpttError if this machine has too little for the paths and what comes of them."""
+    count, d = len(table.series), len(table.columns.target)
+    drawn = min(count, SERIES_AT_ONCE) * sampling.paths * d * FORECAST
+    results = count * (DATED + d * (2 + quantiles) * 8)
+    words = f"{sampling.paths:,} paths of {sampling.steps:,} steps"
+    require_memory(words, sampling.steps * (drawn + results))
 
 
 def require_shares(quantiles: Sequence[float]) -> tuple[float, ...]:
@@ -271,68 +253,3 @@ def net_and_table(model: Network | Run | str | Path, table: Any) -> tuple[Networ
     net = run.network().eval()
     table.require_network(net)
     return net, table
-
-
-def _of_each(
-    net: Network,
-    panel: Panel,
-    following: Sequence[StepsAhead],
-    sampling: Sampling,
-    shares: tuple[float, ...],
-) -> Iterator[SeriesForecast]:
-    """Yield the forecast of each series, many of them computed side by side."""
-    for start in range(0, len(panel), SERIES_AT_ONCE):
-        chosen = range(start, min(start + SERIES_AT_ONCE, len(panel)))
-        state = state_after(net, [_history(panel, one) for one in chosen])
-        x = None
-        if panel.inputs:
-            features = [following[one].x for one in chosen]
-            x = torch.stack([as_tensor(each) for each in features if each is not None], dim=1)
-        mean, many = sampling.run(net, x, state)
-        for column, one in enumerate(chosen):
-            last = np.asarray(panel.levels[panel.rows(one)][-1])
-            means = panel.restore(one, mean[:, column], last)
-            drawn = panel.restore(one, many[:, :, column], last)
-            yield _series_forecast(panel, following[one], means, drawn, shares)
-
-
-def _history(panel: Panel, one: int) -> tuple[np.ndarray, np.ndarray | None]:
-    rows = panel.rows(one)
-    return panel.y[rows], panel.x(rows)
-
-
-@torch.no_grad()
-def state_after(net: Network, histories: Sequence[tuple[np.ndarray, np.ndarray | None]]) -> State:
-    """Return the state after histories of different lengths, each y (T, d) and x (T, i)."""
-    lengths = torch.tensor([len(y) for y, _ in histories])
-    y = torch.nn.utils.rnn.pad_sequence([as_tensor(y) for y, _ in histories])
-    inputs = [as_tensor(x) for _, x in histories if x is not None]
-    x = torch.nn.utils.rnn.pad_sequence(inputs) if inputs else None
-    batch = Batch(y, x, lengths, is_start=True).of(net)
-    with every_unit(net):
-        return net.advance(batch.y, x=batch.x, lengths=lengths)
-
-
-def _series_forecast(
-    table: Table | Panel,
-    ahead: StepsAhead,
-    mean: np.ndarray,
-    many: np.ndarray,
-    shares: tuple[float, ...],
-) -> SeriesForecast:
-    quantiles = {share: np.quantile(many, share, axis=1) for share in shares}
-    names = table.columns.target
-    return SeriesForecast(
-        names, ahead.times, mean, quantiles, ahead.labels, ahead.note, table.clock
-    )
-
-
-@torch.no_grad()
-def _state_at_the_end(net: Network, table: Table) -> State | None:
-    state: State | None = None
-    for start in range(0, len(table.y), STEPS_AT_ONCE):
-        rows = slice(start, start + STEPS_AT_ONCE)
-        x = None if table.x is None else as_tensor(table.x[rows]).unsqueeze(1)
-        batch = Batch(as_tensor(table.y[rows]).unsqueeze(1), x, None, state is None).of(net)
-        state = net.advance(batch.y, x=batch.x, state=state)
-    return state

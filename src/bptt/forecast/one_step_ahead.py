@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Float
 
 from bptt.data.tables.panels import Panel
-from bptt.data.tables.table import Table
+from bptt.data.tables.series import Series
+from bptt.data.tables.table import WARM_UP, Table
+from bptt.forecast.windows import SERIES_AT_ONCE, Part, side_by_side
 from bptt.model.dropout import every_unit
 from bptt.model.network import Network
-
-SERIES_AT_ONCE = 64
 
 
 @dataclass(frozen=True)
@@ -31,39 +31,29 @@ class OneStepAhead:
 @torch.no_grad()
 def one_step_ahead(net: Network, table: Table | Panel) -> OneStepAhead:
     """Measure what a network forecasts one step ahead, given all true values before."""
+    squares = np.zeros((2, len(table.columns.target)))
+    validated = sorted((one for one in table.series if one.cut < len(one)), key=len)
     with every_unit(net):
-        parts = _of_panel(net, table) if isinstance(table, Panel) else [_of_table(net, table)]
-        true, expected, before = map(np.concatenate, zip(*parts, strict=True))
-    errors = [np.sqrt(((guess - true) ** 2).mean(0)) for guess in (expected, before)]
-    return OneStepAhead(table.columns.target, *errors)
+        for first in range(0, len(validated), SERIES_AT_ONCE):
+            squares += _squares(net, validated[first : first + SERIES_AT_ONCE])
+    count = sum(len(series) - series.cut for series in validated)
+    return OneStepAhead(table.columns.target, *np.sqrt(squares / count))
 
 
-def _of_table(net: Network, table: Table) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return the levels to validate on, what is expected of them, and those before them."""
-    state, means = None, []
-    for each in table.validation_batches(1).first_epoch():
-        batch = each.of(net)
-        out = net(batch.y, x=batch.x, state=state)
-        state = out.state
-        means.append(net.likelihood.mean(out.outputs)[batch.unscored :, 0].cpu().numpy())
-    before = table.levels[table.cut - 1 : -1]
-    expected = table.restore_each(np.concatenate(means), before)
-    return np.asarray(table.levels[table.cut :]), expected, np.asarray(before)
-
-
-def _of_panel(net: Network, panel: Panel) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return the same of each series that has a part to validate on."""
-    batches, parts = panel.validation_batches(SERIES_AT_ONCE), []
-    for index in range(len(batches)):
-        batch = batches.get(0, index).of(net)
-        outputs = net(batch.y, x=batch.x, lengths=batch.lengths).outputs
-        means = net.likelihood.mean(outputs).cpu().numpy()
-        for column, one in enumerate(batches.rows_of(0, index).tolist()):
-            start, cut = int(batches.starts[one]), int(panel.cuts[one])
-            rows = panel.rows(one)
-            length = rows.stop - rows.start
-            before = panel.levels_before(one, cut)
-            standard = means[cut - start : length - start, column]
-            expected = panel.restore_each(one, standard, before)
-            parts.append((np.asarray(panel.levels[rows][cut:]), expected, before))
-    return parts
+def _squares(net: Network, several: list[Series]) -> Float[np.ndarray, "2 d"]:
+    """Return the summed squares of the errors of the network, and of the value before."""
+    parts = [Part(series, max(0, series.cut - WARM_UP), len(series)) for series in several]
+    squares = np.zeros((2, several[0].y.shape[1]))
+    state, read = None, 0
+    for batch in side_by_side(net, parts):
+        out = net(batch.y, x=batch.x, lengths=batch.lengths, state=state)
+        means = net.likelihood.mean(out.outputs).cpu().numpy()
+        for column, part in enumerate(parts):
+            series, start, stop = part.cut(read)
+            scored = max(start, series.cut)
+            if scored < stop:
+                true, before = series.levels[scored:stop], series.levels_before(scored, stop)
+                expected = series.restore_each(means[scored - start : stop - start, column], scored)
+                squares += [((guess - true) ** 2).sum(0) for guess in (expected, before)]
+        state, read = out.state, read + len(batch.y)
+    return squares

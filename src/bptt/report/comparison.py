@@ -9,12 +9,21 @@ import plotly.graph_objects as go
 
 from bptt.data.tasks.task import Task
 from bptt.errors import counted
+from bptt.report.measures import BITS, ERROR, RIGHT, SQUARES
 from bptt.report.page import Section, write_page
 from bptt.report.series_plots import draw_criterion
 from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, styled
 from bptt.training.compare import Comparison, Outcome, summary
 from bptt.training.runs.run import Run
 
+MEANINGS = {
+    ERROR: "RMSE is the root mean square error one step ahead on the validation part, in the units "
+    "of the table.",
+    BITS: "Bits per byte are the loss over how many bytes a token has, so that texts that are cut "
+    "into other tokens compare.",
+    RIGHT: "Right is the share of the held-out sequences whose label is told right.",
+    SQUARES: "The squared error is that of the labels of the held-out sequences, in the mean.",
+}
 COLORS = [BLUE, RED, GREEN, ORANGE, GREY, "#8a4fbf", "#00a1a1", "#b5651d"]
 
 
@@ -52,7 +61,8 @@ def write_comparison(
     lead = [
         f"{settings} on {data}, with {seeds} each. Loss, steps "
         "and horizons are medians over the seeds; the horizon is the window that would be within "
-        "5% of the exact gradient."
+        "5% of the exact gradient.",
+        *_on_measures(outcomes),
     ]
     sections = [
         Section("What came out", "A row a setting.", table=summary(outcomes)),
@@ -71,3 +81,9 @@ def write_comparison(
         words = "What counts as success, on held-out sequences."
         sections.insert(1, Section("How near they came to solving the task", words, figure))
     write_page(path, f"{data}: {', '.join(what.settings)}", lead, sections)
+
+
+def _on_measures(outcomes: Sequence[Outcome]) -> list[str]:
+    """Return what the measures of these runs are."""
+    measures = dict.fromkeys(one.result.measure for one in outcomes if one.result is not None)
+    return [MEANINGS[measure] for measure in measures if measure in MEANINGS]

@@ -38,8 +38,8 @@ def plot_forecast(table: Table | Panel, ahead: SeriesForecast | PanelForecast) -
 
     Of a panel the first series are shown.
     """
-    several = _ends(table, ahead)
-    parts = [(name, k, end) for name, end in several for k in range(end.levels.shape[1])]
+    ends = _ends(table, ahead)
+    parts = [(name, k, end) for name, end in ends for k in range(end.levels.shape[1])]
     parts = parts[: max(MOST_PARTS, len(table.columns.target))]
     titles = [
         escape(f"{name}, {column}" if name else column)
@@ -49,7 +49,7 @@ def plot_forecast(table: Table | Panel, ahead: SeriesForecast | PanelForecast) -
     figure = make_subplots(
         len(parts),
         1,
-        shared_xaxes=isinstance(table, Table),
+        shared_xaxes=len(table.series) == 1,
         subplot_titles=titles,
         vertical_spacing=0.3 / len(parts),
     )
@@ -57,11 +57,11 @@ def plot_forecast(table: Table | Panel, ahead: SeriesForecast | PanelForecast) -
         for trace in end.traces(k, table.clock):
             figure.add_scatter(**trace, mode="lines", showlegend=row == 1, row=row, col=1)
     what = table.source if table.path is None else table.path.name
-    count = counted(len(several[0][1].ahead.mean), "step")
+    count = counted(len(ends[0][1].ahead.mean), "step")
     title = f"{escape(what)}, {count} ahead"
-    if isinstance(table, Panel) and len(table) * len(table.columns.target) > len(parts):
+    if len(table.series) * len(table.columns.target) > len(parts):
         shown = len({name for name, _, _ in parts})
-        title += f": the first {shown} of {counted(len(table), 'series')}"
+        title += f": the first {shown} of {counted(len(table.series), 'series')}"
     return styled(figure, height=180 + 260 * len(parts), title=title)
 
 
@@ -99,19 +99,16 @@ class _End(NamedTuple):
 
 def _ends(table: Table | Panel, ahead: SeriesForecast | PanelForecast) -> list[tuple[str, _End]]:
     """Return each series' end, with what it is called if there are several."""
-    if isinstance(table, Table) and isinstance(ahead, SeriesForecast):
-        return [("", _End(table.levels, table.times, ahead))]
-    if not (isinstance(table, Panel) and isinstance(ahead, PanelForecast)):
+    if (table.columns.series is None) != isinstance(ahead, SeriesForecast):
         raise BpttError(
             f"the forecast is a {type(ahead).__name__} and the table a {type(table).__name__}; "
             "expected the forecast of that table"
         )
-    ends = []
-    for one, name in enumerate(table.ids[:MOST_PARTS]):
-        rows = table.rows(one)
-        times = None if table.times is None else table.times[rows]
-        ends.append((name, _End(table.levels[rows], times, ahead[name])))
-    return ends
+    each = {"": ahead} if isinstance(ahead, SeriesForecast) else ahead
+    return [
+        (series.name, _End(series.levels, series.times, each[series.name]))
+        for series in table.series[:MOST_PARTS]
+    ]
 
 
 @draws(Sequence)

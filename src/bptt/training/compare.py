@@ -20,6 +20,7 @@ from bptt.errors import BpttError, require_whole, shown
 from bptt.training.children import Children
 from bptt.training.runs import files
 from bptt.training.runs.locks import locked
+from bptt.training.runs.result import Result
 from bptt.training.runs.run import CHECKPOINT, CONFIG, Run
 from bptt.training.snapshots import read_snapshots
 
@@ -120,7 +121,7 @@ class Outcome:
     solved: None where the data is no task. loss: of the weights that are used: of the best
     validation, or the last (--keep), in nats per step.
     updates: until it was solved, or to the end. before, after: the gradient's horizon at the first
-    and last update.
+    and last update. result: what these weights reach in a measure of the data, if it has one.
     """
 
     name: str
@@ -131,6 +132,7 @@ class Outcome:
     seconds: float
     before: int | None
     after: int | None
+    result: Result | None = None
 
     @classmethod
     def of(cls, job: Job) -> Outcome:
@@ -151,7 +153,11 @@ class Outcome:
         horizons = (shots[0].horizon, shots[-1].horizon) if shots else (None, None)
         updates, seconds = int(end["update"]), float(end["seconds"])
         used = last if run.settings().keep == "last" else run.best_row() or last
-        return cls(job.name, job.seed, solved, used["validation_nll"], updates, seconds, *horizons)
+        result = Result.read(job.folder)
+        if result is not None and result.updates != last["update"]:  # of an earlier end
+            result = None
+        loss = used["validation_nll"]
+        return cls(job.name, job.seed, solved, loss, updates, seconds, *horizons, result)
 
 
 def compare(
@@ -306,32 +312,52 @@ def _flags(text: str) -> dict[str, Any]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Return a table: heads, and a row a setting, medians over the seeds."""
-    heads = [
-        "setting",
-        "runs",
-        "solved",
-        "loss",
-        "updates to success",
-        "horizon before",
-        "and after",
-    ]
-    rows = [heads]
+    """Return a table: heads, and a row a setting, medians over the seeds.
+
+    What runs reach in a measure of their data has columns, and each simple method a row for these.
+    """
+    measured = [(one, result) for one in outcomes if (result := one.result) is not None]
+    by_head = {id(one): result.by_head() for one, result in measured}
+    heads = list(dict.fromkeys(head for numbers in by_head.values() for head in numbers))
+    left = ["setting", "runs", "solved", "loss"]
+    right = ["updates to success", "horizon before", "and after"]
+    rows = [[*left, *heads, *right]]
     for name in dict.fromkeys(one.name for one in outcomes):
         runs = [one for one in outcomes if one.name == name]
         solved = [one for one in runs if one.solved]
+        numbers = [by_head[id(one)] for one in runs if id(one) in by_head]
         rows.append(
             [
                 name,
                 str(len(runs)),
                 "" if runs[0].solved is None else f"{len(solved)} of {len(runs)}",
                 f"{statistics.median(one.loss for one in runs):.4g}",
+                *(
+                    _median([each[head].value for each in numbers if head in each])
+                    for head in heads
+                ),
                 f"{statistics.median(one.updates for one in solved):,.0f}" if solved else "",
                 _horizon([one.before for one in runs]),
                 _horizon([one.after for one in runs]),
             ]
         )
+    for method in dict.fromkeys(result.method for _, result in measured if result.method):
+        numbers = [by_head[id(one)] for one, result in measured if result.method == method]
+        cells = [_span([each[head].simple for each in numbers if head in each]) for head in heads]
+        rows.append([method, *[""] * (len(left) - 1), *cells, *[""] * len(right)])
     return rows
+
+
+def _median(values: list[float]) -> str:
+    return f"{statistics.median(values):.4g}" if values else ""
+
+
+def _span(values: list[float | None]) -> str:
+    """Return what all runs have, or from where to where it reaches."""
+    texts = [f"{value:.4g}" for value in sorted(value for value in values if value is not None)]
+    if not texts:
+        return ""
+    return texts[0] if texts[0] == texts[-1] else f"{texts[0]} to {texts[-1]}"
 
 
 def _horizon(values: list[int | None]) -> str:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Int, Shaped
 from torch import Tensor
 
-from bptt.data.batches import Batch, Dataset, Padded, as_tensor
+from bptt.data.batches import Batch, Bucketed, Dataset, as_tensor
 from bptt.data.blocks import blocks_of
 from bptt.data.criterion import Criterion
 from bptt.data.sequences.collection import require_arrays
@@ -182,13 +182,13 @@ class Labelled(Dataset):
         }
 
 
-class LabelledBatches(Padded):
+class LabelledBatches(Bucketed):
     """Sequences side by side, with the loss of the label at the last step of each."""
 
     def __init__(
         self, data: Labelled, chosen: np.ndarray, batch: int, seed: int | None = None
     ) -> None:
-        super().__init__(data.labels, None, data.lengths, chosen.tolist(), batch, seed=seed)
+        super().__init__(data.lengths, chosen, batch, seed)
         self.data, self.steps = data, len(chosen)
         self.starts = np.concatenate([[0], np.cumsum(data.lengths)])
 

@@ -149,6 +149,11 @@ class Columns:
         return self.series is not None and self.units != "common" and self.held_out_by == "time"
 
     @property
+    def lost(self) -> int:
+        """How many rows of a series differencing costs."""
+        return int(self.difference)
+
+    @property
     def unnamed(self) -> Literal["target", "inputs"] | None:
         """What every column of numbers is that is left over, if that is anything."""
         if self.label is not None:

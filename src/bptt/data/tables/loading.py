@@ -71,6 +71,23 @@ class Rows:
         return MissingSteps.of(self.times, self.step)
 
     @property
+    def targets(self) -> np.ndarray:
+        """The values of the target, (N, d)."""
+        return self.values[:, : len(self.columns.target)]
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """The inputs that are numbers, (N, i)."""
+        d, i = len(self.columns.target), len(self.columns.inputs)
+        return self.values[:, d : d + i]
+
+    @property
+    def first_level(self) -> np.ndarray:
+        """The values of the row that differencing costs, (d,), else zeros."""
+        targets = self.targets
+        return np.array(targets[0]) if self.columns.lost else np.zeros(targets.shape[1])
+
+    @property
     def dated_classes(self) -> np.ndarray:
         """Which class each row has in each category, and by the calendar, (N, k)."""
         columns = self.columns
@@ -85,15 +102,15 @@ class Rows:
         assert self.series is not None
         order = np.argsort(self.series, kind="stable")
         stops = np.searchsorted(self.series[order], np.arange(len(self.ids) + 1))
-        for one, (start, stop) in enumerate(itertools.pairwise(stops.tolist())):
+        for name, (start, stop) in zip(self.ids, itertools.pairwise(stops.tolist()), strict=True):
             rows: Any = order[start:stop]
             if rows[-1] - rows[0] == len(rows) - 1:  # they lie together: nothing is copied
                 rows = slice(int(rows[0]), int(rows[-1]) + 1)
             times = None if self.times is None else self.times[rows]
-            name = f"series {self.ids[one]!r} of {source}"
+            words = f"series {name!r} of {source}"
             if times is not None:
-                _check_times(name, self.columns, times, self.clock)
-            mine = replace(
+                _check_times(words, self.columns, times, self.clock)
+            part = replace(
                 self,
                 values=self.values[rows],
                 times=times,
@@ -101,7 +118,7 @@ class Rows:
                 count=stop - start,
                 series=None,
             )
-            yield self.ids[one], mine.filled(name) if self.columns.fill else mine
+            yield name, part.filled(words) if self.columns.fill else part
 
     def filled(self, source: str) -> Rows:
         """Return the rows with a row for every step, and no value missing."""

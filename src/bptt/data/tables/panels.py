@@ -12,17 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
-from bptt.data.batches import Batch, Dataset, Padded, as_tensor
+from bptt.data.batches import Batch, Bucketed, Dataset, as_tensor
 from bptt.data.scaling import Scaling, measure, measure_each, standard_blocks
 from bptt.data.spool import spool
 from bptt.data.tables.calendar_steps import Spacing
-from bptt.data.tables.categories import one_hot
 from bptt.data.tables.clock import Clock
 from bptt.data.tables.columns import Columns
 from bptt.data.tables.loading import Rows
 from bptt.data.tables.measures import Measures, sizes_of, source_of, table_config
+from bptt.data.tables.series import Series
 from bptt.data.tables.table_rows import TableFile
 from bptt.data.tables.table_words import about_series
 from bptt.errors import BpttError, counted
@@ -30,33 +30,21 @@ from bptt.model.likelihoods.gaussian import Gaussian
 
 WARM_UP = 1000
 """Steps before the first that is validated, which bring the state up to it."""
+TELLING = 3
+"""Rows that it takes to tell how far apart they are."""
 
 
 @dataclass(frozen=True, eq=False)
 class Panel(Dataset):
-    """S series, one after another: all their rows are N steps.
-
-    ids: what the series are called. starts: where each begins, and where the last one ends. cuts:
-    how many steps of each are to train on; the others are to validate.
-    """
+    """S series of a table. classes: of each category."""
 
     path: Path | None
     sha256: str
     columns: Columns
-    ids: tuple[str, ...]
-    starts: Int[np.ndarray, " S+1"]
-    cuts: Int[np.ndarray, " S"]
-    y: Float[np.ndarray, "N d"]  # float32, standard units; of the differences, if asked for
-    numbers: Float[np.ndarray, "N i"]  # float32, standard units
-    categories: Float[np.ndarray, "N k"]  # which class a row has in each, by the calendar too
-    levels: Float[np.ndarray, "N d"]  # float64, the table's own values
-    first_levels: Float[np.ndarray, "S d"]  # of the rows that differencing costs, else zeros
-    times: np.ndarray | None
-    y_scalings: tuple[Scaling, ...]  # of each series, or one for all
+    series: tuple[Series, ...]
     x_scaling: Scaling | None
     classes: tuple[tuple[str, ...], ...]
     clock: Clock
-    steps: tuple[Spacing | None, ...]  # of each series: how far apart its rows are
     about: tuple[str, ...] = ()
 
     unit = "step"
@@ -65,7 +53,7 @@ class Panel(Dataset):
 
     def __len__(self) -> int:
         """How many series there are."""
-        return len(self.ids)
+        return len(self.series)
 
     @property
     def source(self) -> str:  # type: ignore[override]
@@ -75,40 +63,27 @@ class Panel(Dataset):
     @property
     def likelihood(self) -> Gaussian:
         """A normal distribution for each column of the target."""
-        return Gaussian(self.y.shape[1])
-
-    @cached_property
-    def sizes(self) -> list[int]:
-        """How many classes each category has, and each part of the calendar."""
-        return sizes_of(self.columns, self.classes)
+        return Gaussian(len(self.columns.target))
 
     @property
     def inputs(self) -> int:
         """How many features x has."""
-        return int(self.numbers.shape[1]) + sum(self.sizes)
+        return len(self.columns.inputs) + sum(sizes_of(self.columns, self.classes))
 
     @property
+    def ids(self) -> tuple[str, ...]:
+        """What the series are called."""
+        return tuple(series.name for series in self.series)
+
+    @cached_property
     def lengths(self) -> Int[np.ndarray, " S"]:
         """How many steps each series has."""
-        return np.diff(self.starts)
+        return np.array([len(series) for series in self.series])
 
-    def scaling(self, one: int) -> Scaling:
-        """Return the units of a series' target."""
-        return self.y_scalings[one if len(self.y_scalings) > 1 else 0]
-
-    def rows(self, one: int, start: int = 0, stop: int | None = None) -> slice:
-        """Return where these steps of a series lie."""
-        begin, end = int(self.starts[one]), int(self.starts[one + 1])
-        return slice(begin + start, end if stop is None else begin + stop)
-
-    def x(self, rows: slice) -> Float[np.ndarray, "n inputs"] | None:
-        """Return the features of rows, if there are any."""
-        if not self.inputs:
-            return None
-        parts = [self.numbers[rows]]
-        if self.sizes:
-            parts.append(one_hot(self.categories[rows], self.sizes))
-        return np.concatenate(parts, axis=1)
+    @cached_property
+    def cuts(self) -> Int[np.ndarray, " S"]:
+        """How many steps of each series are to train on; the others are to validate."""
+        return np.array([series.cut for series in self.series])
 
     def training_batches(self, batch: int, steps: int | None, seed: int) -> PanelBatches:
         """Return the part of each series to train on, in another order each epoch."""
@@ -119,47 +94,15 @@ class Panel(Dataset):
         starts = np.maximum(0, self.cuts - WARM_UP)
         return PanelBatches(self, starts, self.cuts, batch)
 
-    def restore(self, one: int, standard: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Return (steps, ..., d) standard values of a series in the table's units.
-
-        before: the level (..., d) that the first step follows; it counts only with differences.
-        """
-        values = self.scaling(one).original(standard)
-        return before + values.cumsum(axis=0) if self.columns.difference else values
-
-    def restore_each(self, one: int, standard: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Return standard values (steps, d), each of which follows its own level before it."""
-        values = self.scaling(one).original(standard)
-        return before + values if self.columns.difference else values
-
-    def levels_before(self, one: int, start: int) -> Float[np.ndarray, "n d"]:
-        """Return the level before each step of a series, from `start` on."""
-        first = (
-            self.first_levels[one] if self.columns.difference else self.levels[self.rows(one)][0]
-        )
-        levels = np.concatenate([first[None], self.levels[self.rows(one)][:-1]])
-        return levels[start:]
-
-    def lasting_inputs(self) -> set[str]:
-        """Return which inputs never change within a series."""
-        names = (*self.columns.inputs, *self.columns.categories)
-        changes = np.zeros(len(names), dtype=bool)
-        for one in range(len(self)):
-            rows = self.rows(one)
-            classes = np.nan_to_num(self.categories[rows][:, : len(self.classes)], nan=-1)
-            values = np.concatenate([self.numbers[rows], classes], axis=1)
-            changes |= np.ptp(values, axis=0) > 0
-        return {name for name, does in zip(names, changes, strict=True) if not does}
-
     def config(self) -> dict[str, Any]:
         """Return all but the numbers as plain values, which JSON gives back as they are."""
-        y = None if self.columns.units_of_each else self.y_scalings[0]
+        y = None if self.columns.units_of_each else self.series[0].scaling
         measures = Measures(y, self.x_scaling, self.classes)
         return table_config(self.path, self.sha256, self.columns, measures)
 
 
-class PanelBatches(Padded):
-    """Series side by side, with losses from some step of each on.
+class PanelBatches(Bucketed):
+    """Series side by side, with losses from one step of each on.
 
     starts: the first step of each that is read. scored: the first whose loss counts; in training
     those up to the cut are read, in validation those after it too.
@@ -175,7 +118,7 @@ class PanelBatches(Padded):
     ) -> None:
         stops = panel.lengths if seed is None else panel.cuts
         chosen = np.flatnonzero(stops > scored)
-        super().__init__(panel.y, None, stops - starts, chosen.tolist(), batch, seed=seed)
+        super().__init__(stops - starts, chosen, batch, seed)
         self.panel, self.starts, self.scored, self.stops = panel, starts, scored, stops
         self.steps = int((stops - scored)[chosen].sum())
 
@@ -183,17 +126,17 @@ class PanelBatches(Padded):
         """Return a batch; with a seed every epoch has its own, in its own order."""
         chosen, panel = self.rows_of(epoch, index), self.panel
         lengths = self.lengths[chosen]
-        T, B, d = int(lengths.max()), len(chosen), panel.y.shape[1]
+        T, B, d = int(lengths.max()), len(chosen), len(panel.columns.target)
         y = np.zeros((T, B, d), np.float32)
         x = np.zeros((T, B, panel.inputs), np.float32) if panel.inputs else None
         weights = torch.zeros(T, B)
-        for column, one in enumerate(chosen.tolist()):
-            rows = panel.rows(one, int(self.starts[one]), int(self.stops[one]))
-            n = int(lengths[column])
-            y[:n, column] = panel.y[rows]
+        for column, row in enumerate(chosen.tolist()):
+            series, n = panel.series[row], int(lengths[column])
+            start, stop = int(self.starts[row]), int(self.stops[row])
+            y[:n, column] = series.y[start:stop]
             if x is not None:
-                x[:n, column] = panel.x(rows)
-            weights[int(self.scored[one] - self.starts[one]) : n, column] = 1
+                x[:n, column] = series.x(start, stop)
+            weights[int(self.scored[row]) - start : n, column] = 1
         of_x = None if x is None else as_tensor(x)
         n_of = torch.from_numpy(lengths.copy()) if int(lengths.min()) < T else None
         is_scored = bool((self.scored[chosen] == self.starts[chosen]).all())
@@ -203,65 +146,91 @@ class PanelBatches(Padded):
 
 def make_panel(file: TableFile, rows: Rows, measures: Measures | None) -> Panel:
     """Return the series of a table."""
-    columns, lost = rows.columns, int(rows.columns.difference)
-    d, i = len(columns.target), len(columns.inputs)
-    each = list(rows.each_series(file.source))
-    ids, series = tuple(name for name, _ in each), [one for _, one in each]
-    lengths = np.array([max(0, len(one.values) - lost) for one in series])
-    cuts = _cuts(file.source, ids, lengths, columns)
-    targets = [one.values[: cut + lost, :d] for one, cut in zip(series, cuts, strict=True) if cut]
+    columns, source = rows.columns, file.source
+    each = dict(rows.each_series(source))
+    ids, parts = tuple(each), tuple(each.values())
+    lengths = np.array([max(0, len(part.values) - columns.lost) for part in parts])
+    cuts = _cuts(source, ids, lengths, columns)
+    y_scalings = _y_scalings(source, parts, cuts, measures)
+    x_scaling = _x_scaling(source, parts, cuts, measures)
+    names = [f"series {name!r} of {source}" for name in ids]
+    arrays = _arrays(source, names, parts, y_scalings, x_scaling)
+    y, numbers, classes, levels = (np.split(array, lengths.cumsum()[:-1]) for array in arrays)
+    steps, sizes = _steps(parts), tuple(sizes_of(columns, rows.classes))
+    series = tuple(
+        Series(
+            name=ids[k],
+            source=names[k],
+            y=y[k],
+            numbers=numbers[k],
+            classes=classes[k],
+            sizes=sizes,
+            levels=levels[k],
+            first_level=part.first_level,
+            cut=int(cuts[k]),
+            scaling=y_scalings[k],
+            is_differenced=columns.difference,
+            times=None if part.times is None else part.times[columns.lost :],
+            step=steps[k],
+        )
+        for k, part in enumerate(parts)
+    )
+    about = about_series(file, rows, parts, cuts.tolist())
+    return Panel(
+        file.path, file.sha256, columns, series, x_scaling, rows.classes, rows.clock, about
+    )
+
+
+def _y_scalings(
+    source: str, parts: Sequence[Rows], cuts: Int[np.ndarray, " S"], measures: Measures | None
+) -> Sequence[Scaling]:
+    """Return the units of each series' target: its own, those of a run, or those of all."""
+    columns = parts[0].columns
+    if not columns.units_of_each and measures is not None and measures.y is not None:
+        return [measures.y] * len(parts)
+    lost = columns.lost
+    trained = [part.targets[: cut + lost] for part, cut in zip(parts, cuts, strict=True) if cut]
     if columns.units_of_each:
-        y_scalings = tuple(measure_each(np.asarray(part), lost) for part in targets)
-    elif measures is not None and measures.y is not None:
-        y_scalings = (measures.y,)
-    else:
-        y_scalings = (measure(file.source, columns.target, targets, lost),)
+        return [measure_each(np.asarray(target), lost) for target in trained]
+    return [measure(source, columns.target, trained, lost)] * len(parts)
+
+
+def _x_scaling(
+    source: str, parts: Sequence[Rows], cuts: Int[np.ndarray, " S"], measures: Measures | None
+) -> Scaling | None:
+    """Return the units of the inputs that are numbers, if there are any."""
+    columns = parts[0].columns
+    if not columns.inputs or (measures is not None and measures.x is not None):
+        return None if measures is None else measures.x
+    stops = zip(parts, cuts + columns.lost, cuts, strict=True)
+    trained = [part.inputs[columns.lost : stop] for part, stop, cut in stops if cut]
+    return measure(source, columns.inputs, trained)
+
+
+def _arrays(
+    source: str,
+    names: Sequence[str],
+    parts: Sequence[Rows],
+    y_scalings: Sequence[Scaling],
+    x_scaling: Scaling | None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Return the steps of all series, one after another: y, numbers, classes and levels."""
+    columns, lost = parts[0].columns, parts[0].columns.lost
     y = spool(
         block
-        for k, one in enumerate(series)
-        for block in standard_blocks(
-            f"series {ids[k]!r} of {file.source}",
-            columns.target,
-            one.values[:, :d],
-            y_scalings[k if len(y_scalings) > 1 else 0],
-            lost,
-        )
+        for name, part, scaling in zip(names, parts, y_scalings, strict=True)
+        for block in standard_blocks(name, columns.target, part.targets, scaling, lost)
     )
-    x_scaling = None if measures is None else measures.x
-    numbers = np.empty((int(lengths.sum()), 0), np.float32)
-    if columns.inputs:
-        parts = [one.values[lost:, d : d + i] for one in series]
-        trained = [part[:cut] for part, cut in zip(parts, cuts, strict=True) if cut]
-        x_scaling = x_scaling or measure(file.source, columns.inputs, trained)
+    numbers = np.empty((len(y), 0), np.float32)
+    if x_scaling is not None:
         numbers = spool(
             block
             for part in parts
-            for block in standard_blocks(file.source, columns.inputs, part, x_scaling)
+            for block in standard_blocks(source, columns.inputs, part.inputs[lost:], x_scaling)
         )
-    first = [np.array(one.values[0, :d]) if lost else np.zeros(d) for one in series]
-    times = (
-        None if rows.times is None else [t[lost:] for one in series if (t := one.times) is not None]
-    )
-    return Panel(
-        file.path,
-        file.sha256,
-        columns,
-        ids,
-        np.concatenate([[0], lengths.cumsum()]),
-        cuts,
-        y,
-        numbers,
-        spool(one.dated_classes[lost:] for one in series),
-        spool(np.asarray(one.values[lost:, :d]) for one in series),
-        np.stack(first),
-        None if times is None else np.concatenate(times),
-        y_scalings,
-        x_scaling,
-        rows.classes,
-        rows.clock,
-        _steps(series),
-        about_series(file, rows, series, cuts.tolist()),
-    )
+    classes = spool(part.dated_classes[lost:] for part in parts)
+    levels = spool(np.asarray(part.targets[lost:]) for part in parts)
+    return y, numbers, classes, levels
 
 
 def _cuts(
@@ -287,7 +256,7 @@ def _cuts(
         short = np.flatnonzero(cuts < 2)
     if len(short):
         first = int(short[0])
-        lost = int(columns.difference)
+        lost = columns.lost
         raise BpttError(
             f"{source} has {counted(len(short), 'series')} of fewer than {least + lost} rows, such "
             f"as {ids[first]!r} with {int(lengths[first]) + lost}; leave such series out"
@@ -295,14 +264,15 @@ def _cuts(
     return cuts
 
 
-def _steps(series: Sequence[Rows]) -> tuple[Spacing | None, ...]:
+def _steps(parts: Sequence[Rows]) -> tuple[Spacing | None, ...]:
     """Return the step of each series; of one that is too short to tell, that of most."""
-    counts = Counter(type(one.step).__name__ + str(one.step) for one in series if one.step)
-    if not counts:
-        return tuple(one.step for one in series)
-    usual = counts.most_common(1)[0][0]
-    common = next(s for one in series if (s := one.step) and type(s).__name__ + str(s) == usual)
-    short = 3
+    known = [part.step for part in parts if part.step is not None]
+    names = Counter(map(_name, known)).most_common(1)
+    usual = next((step for step in known if _name(step) == names[0][0]), None)
     return tuple(
-        common if one.step is None and len(one.values) < short else one.step for one in series
+        usual if part.step is None and len(part.values) < TELLING else part.step for part in parts
     )
+
+
+def _name(step: Spacing) -> str:
+    return f"{type(step).__name__} {step}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from bptt.data.tables.clock import Clock
 from bptt.data.tables.columns import Columns
 from bptt.data.tables.loading import Rows
 from bptt.data.tables.measures import Measures, features, sizes_of, source_of, table_config
+from bptt.data.tables.series import Series
 from bptt.data.tables.table_rows import TableFile
 from bptt.data.tables.table_words import about_rows
 from bptt.errors import BpttError, counted
@@ -78,18 +80,26 @@ class Table(Dataset):
         x = None if self.x is None else self.x[start:]
         return Streams(self.y[start:], x, 1, VALIDATION_STEPS, self.cut - start)
 
-    def restore(self, standard: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Return (steps, ..., d) standard values in the table's units.
-
-        before: the level (..., d) that the first step follows; it counts only with differences.
-        """
-        values = self.y_scaling.original(standard)
-        return before + values.cumsum(axis=0) if self.columns.difference else values
-
-    def restore_each(self, standard: np.ndarray, before: np.ndarray) -> np.ndarray:
-        """Return standard values (steps, d), each of which follows its own level before it."""
-        values = self.y_scaling.original(standard)
-        return before + values if self.columns.difference else values
+    @cached_property
+    def series(self) -> tuple[Series]:
+        """It as one series, with x as its numbers."""
+        none = np.empty((len(self.y), 0), np.float32)
+        series = Series(
+            name="",
+            source=self.source,
+            y=self.y,
+            numbers=none if self.x is None else self.x,
+            classes=none,
+            sizes=(),
+            levels=self.levels,
+            first_level=self.first_level,
+            cut=self.cut,
+            scaling=self.y_scaling,
+            is_differenced=self.columns.difference,
+            times=self.times,
+            step=self.step,
+        )
+        return (series,)
 
     def config(self) -> dict[str, Any]:
         """Return all but the numbers as plain values, which JSON gives back as they are."""
@@ -99,14 +109,12 @@ class Table(Dataset):
 
 def make_table(file: TableFile, rows: Rows, measures: Measures | None) -> Table:
     """Return a table of one series."""
-    columns, values, times = rows.columns, rows.values, rows.times
-    lost, d, i = int(columns.difference), len(columns.target), len(columns.inputs)
-    cut = _cut(file.source, max(0, len(values) - lost), columns.validation_share)
+    columns, times, lost = rows.columns, rows.times, rows.columns.lost
+    cut = _cut(file.source, max(0, len(rows.values) - lost), columns.validation_share)
     y_scaling, x_scaling = (None, None) if measures is None else (measures.y, measures.x)
-    y_scaling = y_scaling or measure(file.source, columns.target, [values[: cut + lost, :d]], lost)
-    y = spool(standard_blocks(file.source, columns.target, values[:, :d], y_scaling, lost))
-    first = np.array(values[0, :d]) if lost else np.zeros(d)
-    levels, inputs = values[lost:, :d], values[lost:, d : d + i]
+    targets, inputs = rows.targets, rows.inputs[lost:]
+    y_scaling = y_scaling or measure(file.source, columns.target, [targets[: cut + lost]], lost)
+    y = spool(standard_blocks(file.source, columns.target, targets, y_scaling, lost))
     if columns.inputs:
         x_scaling = x_scaling or measure(file.source, columns.inputs, [inputs[:cut]])
     sizes = sizes_of(columns, rows.classes)
@@ -122,8 +130,8 @@ def make_table(file: TableFile, rows: Rows, measures: Measures | None) -> Table:
         x_scaling,
         y,
         x,
-        levels,
-        first,
+        targets[lost:],
+        rows.first_level,
         None if times is None else times[lost:],
         cut,
         rows.clock,

@@ -144,10 +144,15 @@ class BytePairs(Vocabulary):
         return decoded(self.tokens[token] for token in tokens)
 
     @property
+    def byte_counts(self) -> np.ndarray:
+        """How many bytes each token has."""
+        return np.array(list(map(len, self.tokens)), float)
+
+    @property
     def spans(self) -> dict[str, np.ndarray]:
         """How many characters and bytes each token has; a character counts where it begins."""
         starts = [sum(byte & 0xC0 != 0x80 for byte in token) for token in self.tokens]
-        return {"character": np.array(starts), "byte": np.array(list(map(len, self.tokens)))}
+        return {"character": np.array(starts), "byte": self.byte_counts}
 
 
 def lines_of(pieces: Iterable[str]) -> Iterator[list[str]]:

@@ -87,10 +87,22 @@ class Text(Dataset):
         sizes = self.vocabulary.spans
         if not sizes:
             return {}
+        counts = self._counts()
+        return {unit: float(counts @ size / counts.sum()) for unit, size in sizes.items()}
+
+    @property
+    def bytes_per_token(self) -> float:
+        """How many bytes a token has, in the mean over those of the last tenth that are known."""
+        counts, sizes = self._counts(), self.vocabulary.byte_counts
+        known = np.isfinite(sizes)
+        return float(counts[known] @ sizes[known] / counts[known].sum())
+
+    def _counts(self) -> np.ndarray:
+        """Return how often each token comes in the last tenth."""
         counts = np.zeros(self.vocabulary.size)
         for part in self.validation.split(COUNTED):
             counts += np.bincount(part.numpy(), minlength=self.vocabulary.size)
-        return {unit: float(counts @ size / counts.sum()) for unit, size in sizes.items()}
+        return counts
 
     def config(self) -> dict[str, Any]:
         """Return where the text is, what it was and what its tokens are."""

@@ -37,6 +37,11 @@ class Characters(Vocabulary):
         """How many tokens there are."""
         return 1 + len(self.characters)
 
+    @property
+    def byte_counts(self) -> np.ndarray:
+        """How many bytes each character has in UTF-8."""
+        return np.array([np.nan, *(len(character.encode()) for character in self.characters)])
+
     @classmethod
     def learn(cls, kind: str, texts: Iterable[Iterable[str]]) -> Characters:
         """Return the characters that there are."""
@@ -99,6 +104,11 @@ class Bytes(Vocabulary):
     unit = "byte"
     size = 256
     is_raw = True
+
+    @property
+    def byte_counts(self) -> np.ndarray:
+        """Each is one."""
+        return np.ones(self.size)
 
     @classmethod
     def learn(cls, kind: str, texts: Iterable[Iterable[Any]]) -> Bytes:

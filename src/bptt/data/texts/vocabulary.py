@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from bptt.errors import BpttError
@@ -39,6 +39,11 @@ class Vocabulary(ABC):
     @abstractmethod
     def size(self) -> int:
         """How many tokens there are."""
+
+    @property
+    @abstractmethod
+    def byte_counts(self) -> Float[np.ndarray, " size"]:
+        """How many bytes each token stands for; NaN where that is unknown."""
 
     @classmethod
     @abstractmethod

@@ -12,6 +12,7 @@ from pathlib import Path
 from bptt.errors import BpttError
 from bptt.training.runs import checkpoint, files
 from bptt.training.runs.locks import locked
+from bptt.training.runs.result import RESULT
 from bptt.training.runs.run import BEFORE, BEST, CHECKPOINT, CONFIG, FLOW, METRICS
 
 LONGEST_NAME = 60
@@ -23,6 +24,7 @@ MARKS = {
     BEFORE: files.CHECKPOINT,
     BEST: files.CHECKPOINT,
     FLOW: files.FLOW,
+    RESULT: files.JSON,
 }
 
 
@@ -87,7 +89,7 @@ def _require_vacant(folder: Path) -> None:
             f"{folder} holds a run already; give another folder with out (--out), "
             "or go on with that run by resuming it (--resume)"
         )
-    for name in (METRICS, FLOW, BEFORE, BEST, CHECKPOINT):
+    for name in (METRICS, FLOW, RESULT, BEFORE, BEST, CHECKPOINT):
         path = folder / name
         is_free = not os.path.lexists(path) or (
             _is_untrained(path) if name in (CHECKPOINT, BEFORE) else path.stat().st_size == 0
