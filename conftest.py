@@ -1,7 +1,9 @@
 """Runs the examples in README.md and docs/ among the tests; sums what the fuzz tests have tried."""
 
 import gc
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +17,9 @@ pytest_collect_file = Sybil(
 
 
 gc.disable()  # until all tests are there
+# What tests import, and the processes that they start, is compiled once, whatever the shell says.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 collect_ignore = ["docs/figures", "benchmarks"]  # scripts: they need extras, and take a while
 
