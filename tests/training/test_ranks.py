@@ -26,11 +26,11 @@ from bptt.training.runs.run import Run
 from bptt.training.updates import Update
 from tests.networks import UsersLSTM
 
-RANKS, UPDATES, T = 2, 100, 12
+RANKS, UPDATES, T = 2, 60, 12
 PRELOADED = ["tests.without_compiler", __name__]
-SETTINGS = bptt.Settings(max_updates=UPDATES, validate_every=10, keep="last", batch=4)
+SETTINGS = bptt.Settings(max_updates=100, validate_every=10, keep="last", batch=4)
 SHORT = replace(SETTINGS, max_updates=30)
-STREAMS = replace(SETTINGS, window=10)
+STREAMS = replace(SETTINGS, max_updates=UPDATES, window=10)  # about three epochs
 LOADED = replace(SHORT, batch=None)
 Result = dict[str, Any]
 

@@ -103,7 +103,8 @@ class Recurrent(Stack):
     def cell(self, suffix: str) -> Cell:
         """Return the cell of a layer, in one direction."""
         number, _, reverse = suffix[2:].partition("_")
-        cell: Cell = (self.reverse if reverse else self.cells)[int(number)]  # type: ignore[assignment]
+        cells: Any = self._modules["reverse" if reverse else "cells"]  # past our own __getattr__
+        cell: Cell = cells._modules[number]
         return cell
 
     def part(self, name: str, suffix: str = "") -> Any:
