@@ -1,6 +1,6 @@
 """What one gradient through time takes on this machine, in seconds and bytes, against T.
 
-`measure_costs` starts a fresh process for every measurement:
+`measure_costs` starts a fresh process for every measurement, which does without torch's compiler:
 
     python -m bptt.gradient.costs WAY T HIDDEN MEMORY WINDOW
 """
@@ -39,6 +39,13 @@ MOST_STEPS = 10**9
 WARM_UP, FEW_STEPS = 300, 1_000
 RUNS, LONG_RUN, PATIENCE = 3, 2.0, 20.0
 """A run of more than LONG_RUN seconds is not repeated; torch's way ends with one of PATIENCE."""
+PROGRAM = """
+import sys
+from bptt.startup import put_off_compiler
+put_off_compiler()
+from bptt.gradient.costs import main
+main(sys.argv[1:])
+"""
 TOLERANCE = 1e-4
 """How far apart float32 gradients may lie, as a part of their norm."""
 
@@ -166,7 +173,7 @@ def _memory_available() -> int | None:
 
 def _in_fresh_process(way: str, T: int, sizes: Sizes) -> Cost:
     # -P: what lies in the user's folder must not be imported in the place of other modules.
-    command = [sys.executable, "-P", "-m", "bptt.gradient.costs", way, str(T)]
+    command = [sys.executable, "-P", "-c", PROGRAM, way, str(T)]
     command += [str(size) for size in astuple(sizes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode == 0:
