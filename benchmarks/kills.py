@@ -5,10 +5,10 @@
 Seven kinds of run, one of them of two processes, are trained undisturbed, then again with SIGKILL
 (--kills of them in all) and SIGTERM (--terms) at random moments, from the start of the process to
 its end, and with SIGKILL at a random call that puts something on the disk (--writes): checkpoints,
-metrics, config. Of two processes one is drawn that is hit. What was killed is resumed until it is
-done. Checkpoint, metrics and the names of the files must be those of the run that nobody disturbed.
-The processes are forked from one that has imported everything, so that few of the moments fall into
-that.
+metrics, config. Of two processes one is drawn that is hit; the first is the one that writes. What
+was killed is resumed until it is done. Checkpoint, metrics and the names of the files must be those
+of the run that nobody disturbed. The processes are forked from one that has imported everything, so
+that few of the moments fall into that.
 """
 
 from __future__ import annotations
@@ -182,7 +182,7 @@ def train(
         setattr(os, name, counted(getattr(os, name)))
     status = command_line(arguments)
     log.with_suffix(".calls").write_text(str(next(calls) - 1))
-    os._exit(status)  # at the interpreter's own end torch's threads for gloo sometimes abort
+    sys.exit(status)
 
 
 def write_data(folder: Path) -> None:

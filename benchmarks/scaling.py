@@ -96,6 +96,8 @@ def two(target: Callable[[int, str, int], None], folder: str, updates: int) -> N
         process.start()
     for process in ranks:
         process.join()
+        if process.exitcode != 0:
+            raise SystemExit(f"a process ended with status {process.exitcode}: see above")
 
 
 def main() -> None:
@@ -122,7 +124,7 @@ def main() -> None:
         two(work, folder, options.updates)
         small, large, both = torch.load(Path(folder) / "two.pt")
         apart = max(torch.load(Path(folder) / f"apart-{rank}.pt")[0] for rank in (0, 1))
-    predicted = half + large + 2 * small
+    predicted = half + large + 2 * small  # the sum of the gradients, and two meetings before it
     print(f"gloo, two processes: {1e6 * small:.0f} µs for 4 bytes, {1e3 * large:.2f} ms for all")
     print(f"H = {HERE[0]}, B = {HERE[1]}: one process {1e3 * one:.1f} ms, two {1e3 * both:.1f} ms")
     print(f"two processes of half each, that tell each other nothing: {1e3 * apart:.1f} ms")

@@ -23,8 +23,8 @@ import torch
 from statsmodels.tsa.ar_model import AutoReg, ar_select_order
 
 import bptt
-from bptt.forecast.forecasting import SeriesForecast, forecast
-from bptt.forecast.one_step_ahead import one_step_ahead
+from bptt.forecasting.forecast import SeriesForecast, forecast
+from bptt.forecasting.one_step_ahead import one_step_ahead
 
 SEEDS = range(5)
 HIDDEN, STEPS, LEARNING_RATE = (8, 16), (150, 300, 600), 0.01

@@ -334,7 +334,7 @@ def test_flow_of_a_run_whose_data_has_gone_asks_for_it(
     (here / "other.txt").write_text("something else altogether " * 90)
     status, out, err = bptt_says("flow", "run", "other.txt")
     assert (status, out) == (2, "")
-    assert "is not the text that run was trained on" in err
+    assert "is not the data that run was trained on" in err
 
 
 def test_flow_of_a_folder_with_markup_in_its_name(

@@ -6,6 +6,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
+
+import bptt
 
 TRAIN = ["train", "task:order", "--length", "10", "--hidden", "4", "--max-updates", "3"]
 COMPILES = """
@@ -34,6 +37,13 @@ assert torch._dynamo.config.recompile_limit > 0
 assert "sympy" in sys.modules
 print("compiled")
 """
+
+
+def test_no_public_name_is_a_packages_too() -> None:
+    """Where it is, importing the package would put it in the place of the name."""
+    parts = {path.stem for path in Path(bptt.__file__).parent.iterdir()}
+    both = {name for name in bptt.__all__ if name in parts}
+    assert {name for name in both if not isinstance(getattr(bptt, name), ModuleType)} == set()
 
 
 def run(*arguments: str, where: Path, **settings: str) -> str:

@@ -15,7 +15,7 @@ import torch
 from plotly.subplots import make_subplots
 
 import bptt
-from bptt.forecast.backtest import Example
+from bptt.forecasting.backtest import Example
 
 SHOPS, DAYS, HORIZON, ORIGINS = 40, 420, 21, 8
 COLORS = {

@@ -18,11 +18,11 @@ from .data.tasks.task import Task as Task
 from .data.texts.text import Text as Text
 from .data.texts.text import read_text as read_text
 from .errors import BpttError as BpttError
-from .forecast.backtest import Backtest as Backtest
-from .forecast.backtest import backtest as backtest
-from .forecast.forecasting import PanelForecast as PanelForecast
-from .forecast.forecasting import SeriesForecast as SeriesForecast
-from .forecast.forecasting import forecast as forecast
+from .forecasting.backtest import Backtest as Backtest
+from .forecasting.backtest import backtest as backtest
+from .forecasting.forecast import PanelForecast as PanelForecast
+from .forecasting.forecast import SeriesForecast as SeriesForecast
+from .forecasting.forecast import forecast as forecast
 from .gradient.analysis.dynamics import Jacobians as Jacobians
 from .gradient.analysis.dynamics import Lyapunov as Lyapunov
 from .gradient.analysis.dynamics import jacobians as jacobians

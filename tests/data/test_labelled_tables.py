@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import math
+from datetime import date
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 import torch
 
 import bptt
+from bptt.cli import main
 from bptt.errors import BpttError
 from bptt.training.runs.run import Run
 
@@ -54,7 +58,7 @@ def test_each_series_is_a_sequence_in_units_of_those_to_train_on(mixed: bool) ->
     data = read(frame(mixed=mixed), inputs=("up", "side"), categories="hand")
     rows = {name: part for (name,), part in frame().group_by("person", maintain_order=True)}
     assert data.classes == ("falls", "rises")
-    assert 0 < data.held_out.sum() == 2
+    assert data.held_out.sum() == 2
     trained = pl.concat([rows[NAMES[k]] for k in np.flatnonzero(~data.held_out)])
     for k, x in enumerate(sequences(data)):
         part = rows[NAMES[k]]
@@ -109,10 +113,106 @@ def test_a_run_goes_on_and_begins_others_with_its_columns_and_units(tmp_path: Pa
     fewer = run.read_like_its_own(tmp_path / "fewer.csv")
     assert isinstance(fewer, bptt.Labelled)
     assert fewer.classes == data.classes
-    kept = [x for x, name in zip(sequences(data), NAMES, strict=True) if name < "p15"]
-    assert np.concatenate(kept).tolist() == fewer.x.tolist()
-    with pytest.raises(BpttError, match="was trained on sequences with labels; expected a run"):
-        bptt.forecast(run, steps=3)
+    both = [x for x, name in zip(sequences(data), NAMES, strict=True) if name < "p15"]
+    assert np.concatenate(both).tolist() == fewer.x.tolist()
+    for call in (lambda: bptt.forecast(run, steps=3), lambda: run.read_table(frame())):
+        with pytest.raises(BpttError, match="was trained on sequences with labels; expected a run"):
+            call()
+    new = frame().with_columns(kind=pl.lit("new"))
+    new.write_csv(tmp_path / "new.csv")
+    with pytest.raises(BpttError, match=r"has a class 'new'; expected some .* knows: falls, rises"):
+        run.read_like_its_own(tmp_path / "new.csv")
+    assert main(["flow", str(tmp_path / "run")]) == 0
+    config = json.loads((run.path / "config.json").read_text())
+    for change in ({"measures": None}, {"columns": {**config["data"]["columns"], "label": None}}):
+        wrong = {**config, "data": {**config["data"], **change}}
+        (run.path / "config.json").write_text(json.dumps(wrong))
+        with pytest.raises(BpttError, match=r"config.json, data: its? ?(has|columns)"):
+            Run.open(run.path)
+
+
+def test_a_run_on_numbers_reads_whole_ones_as_numbers(tmp_path: Path) -> None:
+    data = read(label="slope", inputs="up")
+    net = bptt.Network(data.likelihood, inputs=1, hidden=4, recurrence="hidden")
+    bptt.fit(net, data, bptt.Settings(max_updates=1), out=tmp_path / "run")
+    frame().with_columns(slope=pl.lit(3)).write_csv(tmp_path / "whole.csv")
+    again = Run.open(tmp_path / "run").read_like_its_own(tmp_path / "whole.csv")
+    assert isinstance(again, bptt.Labelled)
+    assert again.classes == ()
+    assert again.labels.tolist() == [[3.0]] * 20
+
+
+def labels_of(labels: list[object], kind: pl.DataType | None = None) -> pl.DataFrame:
+    """Return series of two rows with these labels."""
+    rows = {"id": np.repeat(np.arange(len(labels)), 2), "x": np.arange(2.0 * len(labels))}
+    every = pl.Series([label for label in labels for _ in range(2)], dtype=kind)
+    return pl.DataFrame(rows).with_columns(label=every)
+
+
+@pytest.mark.parametrize("is_file", [False, True])
+@pytest.mark.parametrize(
+    ("labels", "kind", "classes"),
+    [
+        (["b", "a"], pl.Categorical(), ("a", "b")),
+        (["b", "a"], pl.Enum(["a", "b"]), ("a", "b")),
+        ([True, False], None, ("false", "true")),
+        ([date(2026, 1, 2), date(2026, 1, 1)], None, ("2026-01-01", "2026-01-02")),
+        ([10, 9], None, ("9", "10")),
+        (["2", "walks", "10", "3b"], None, ("2", "10", "3b", "walks")),
+        ([1.0, 2.0], None, ()),
+        ([0.5, -2.0], None, ()),
+    ],
+)
+def test_what_is_a_class(
+    tmp_path: Path,
+    is_file: bool,
+    labels: list[object],
+    kind: pl.DataType | None,
+    classes: tuple[str, ...],
+) -> None:
+    table: pl.DataFrame | Path = labels_of(labels * 4, kind)
+    if is_file:
+        assert isinstance(table, pl.DataFrame)
+        table.write_csv(tmp_path / "table.csv")
+        table = tmp_path / "table.csv"
+    data = read(table, series="id", time=None, label="label", inputs="x")
+    assert data.classes == classes
+    if not classes:
+        assert data.labels[:, 0].tolist() == labels * 4
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([0.5, 0.6, "oops"], "label. of .* has text in rows 5, 6, 11, 12, 'oops'; expected finite"),
+        ([0.5, math.inf], "label. of .* is infinite, or too large, in rows 3, 4, 7, 8, 'inf'"),
+        ([0.5, 1e300], "labels that are not finite, or too large for float32"),
+    ],
+)
+def test_numbers_that_are_none(tmp_path: Path, labels: list[object], message: str) -> None:
+    labels_of([str(label) for label in labels * 2]).write_csv(tmp_path / "table.csv")
+    with pytest.raises(BpttError, match=message):
+        read(tmp_path / "table.csv", series="id", time=None, label="label", inputs="x")
+
+
+def test_what_is_missing_is_filled_and_the_date_is_an_input(tmp_path: Path) -> None:
+    table = frame().with_columns(day=pl.lit(date(2026, 1, 1)) + pl.duration(days=pl.col("second")))
+    whole = read(table, time="day", inputs="up", calendar="weekday", fill="linear")
+    assert whole.inputs == 1 + 7
+    assert sequences(whole)[0][:, 1:].argmax(1).tolist() == [3, 4, 5, 6, 0]  # from a Thursday on
+    gap = (pl.col("person") == "p0") & (pl.col("second") == 2)
+    for missing in (table.filter(~gap), table.with_columns(up=pl.when(~gap).then("up"))):
+        data = read(missing, time="day", inputs="up", calendar="weekday", fill="linear")
+        assert data.lengths.tolist() == whole.lengths.tolist()
+        first = sequences(data)[0][:, 0]
+        assert first[2] == pytest.approx((first[1] + first[3]) / 2, abs=1e-6)
+    with pytest.raises(BpttError, match=r"'up' .inputs. of .* is missing in row 3; fill"):
+        read(table.with_columns(up=pl.when(~gap).then("up")), time="day", inputs="up")
+    comma = table.select(pl.all().exclude("up"), up=pl.col("up").round(3))
+    text = comma.write_csv(separator=";").replace(".", ",")
+    (tmp_path / "comma.csv").write_text(text)
+    read_so = read(tmp_path / "comma.csv", time="day", inputs="up")
+    np.testing.assert_array_equal(read_so.x, read(comma, time="day", inputs="up").x)
 
 
 @pytest.mark.parametrize(
@@ -133,17 +233,17 @@ def test_a_run_goes_on_and_begins_others_with_its_columns_and_units(tmp_path: Pa
             "has one series; expected at least two",
         ),
         ({}, {"series": None}, "for several series; name the column that tells them apart"),
-        ({}, {"target": "side"}, "label is 'kind', .* expected no target"),
-        ({}, {"validation_by": "time"}, "expected no target .* and validation_by .series."),
+        ({}, {"target": "side"}, "label is 'kind', and so there is no target; expected none"),
+        ({}, {"validation_by": "time"}, "of series as a whole; expected validation_by .series."),
         ({}, {"units": "series"}, "no part to measure; expected"),
-        ({}, {"difference": True}, "difference .* is of a target; with a label"),
+        ({}, {"difference": True}, "there is no target; expected none, and no difference"),
     ],
 )
 def test_what_cannot_be_is_one_line(
     change: dict[str, object], columns: dict[str, object], message: str
 ) -> None:
     table = frame().with_columns(
-        same=pl.lit("a"), **{name: pl.lit(value) for name, value in change.items()}
+        same=pl.lit(0.5), **{name: pl.lit(value) for name, value in change.items()}
     )
     with pytest.raises(BpttError, match=message):
         read(table, **{"inputs": ("up",)} | columns)

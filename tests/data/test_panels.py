@@ -12,7 +12,7 @@ import torch
 
 import bptt
 from bptt.errors import BpttError
-from bptt.forecast.one_step_ahead import one_step_ahead
+from bptt.forecasting.one_step_ahead import one_step_ahead
 from bptt.training.evaluation import evaluate
 from bptt.training.runs.run import Run
 

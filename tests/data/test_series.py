@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import bptt
-from bptt.forecast import windows
-from bptt.forecast.one_step_ahead import one_step_ahead
+from bptt.forecasting import windows
+from bptt.forecasting.one_step_ahead import one_step_ahead
 
 LENGTHS = {"a": 40, "b": 13, "c": 29}
 

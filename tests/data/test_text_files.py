@@ -176,7 +176,7 @@ def test_the_commands_train_on_a_folder(
     assert "no such file" in refused("train", "--resume", "run", "--max-updates", "5")
     says("train", "--resume", "run", "moved", "--max-updates", "5")
     (tmp_path / "moved/a/0.txt").write_text("another\n")
-    assert "is not the text that" in refused("train", "--resume", "run", "moved")
+    assert "is not the data that" in refused("train", "--resume", "run", "moved")
     labels = says("train", "moved", *small[:2], "--max-updates", "2", "--out", "labels")
     assert "labels to train on" in labels  # without --corpus, as ever
     assert "--corpus is for folders of texts; text.txt is" in refused(

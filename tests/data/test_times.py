@@ -14,7 +14,7 @@ from bptt.data.tables.columns import Columns
 from bptt.data.tables.table import Table
 from bptt.data.tables.table_reader import read_table
 from bptt.errors import BpttError
-from bptt.forecast.steps_ahead import steps_ahead
+from bptt.forecasting.steps_ahead import steps_ahead
 
 
 def table_of(folder: Path, times: list[str], **columns: object) -> Table:

@@ -16,7 +16,7 @@ import pytest
 
 import bptt
 from bptt.cli import main
-from bptt.forecast.one_step_ahead import one_step_ahead
+from bptt.forecasting.one_step_ahead import one_step_ahead
 from bptt.training.children import PARENT, Children
 from bptt.training.compare import (
     FINISHED,

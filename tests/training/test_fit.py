@@ -348,7 +348,7 @@ def test_what_cannot_be_resumed_says_why(text_file: Path, tmp_path: Path) -> Non
     checkpoint.write_bytes(whole)
 
     text_file.write_text(TEXT.replace("question", "answer"))
-    refused("is not the text that .*run was trained on")
+    refused("is not the data that .*run was trained on")
     text_file.unlink()
     refused("no such file")
     text_file.write_text(TEXT)

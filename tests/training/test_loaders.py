@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -146,6 +147,33 @@ def test_a_loader_that_does_not_say_how_long_it_is() -> None:
     torch.testing.assert_close(weights(net), by_hand(network(), batches(3), 7))
     with pytest.raises(bptt.BpttError, match="does not say how many batches it has; expected max_"):
         bptt.fit(net, loader, bptt.Settings(epochs=2))
+
+
+class Read:
+    """Batches, and how many have been read, in how many goes."""
+
+    def __init__(self) -> None:
+        self.items = self.goes = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        self.goes += 1
+        for batch in batches(8):
+            self.items += 1
+            yield batch
+
+
+def test_a_run_that_goes_on_reads_each_batch_once(tmp_path: Path) -> None:
+    settings = bptt.Settings(max_updates=3)
+    bptt.fit(network(), Read(), settings, out=tmp_path / "run")
+    data = Read()
+    net, _ = bptt.resume(tmp_path / "run", data=data, max_updates=6)
+    assert (data.items, data.goes) == (6, 1)  # a generator could not begin anew
+    straight = network()
+    bptt.fit(straight, batches(8), bptt.Settings(max_updates=6, schedule="constant"))
+    bptt.fit(network(), batches(8), replace(settings, schedule="constant"), out=tmp_path / "one")
+    once = (batch for batch in batches(8))
+    net, _ = bptt.resume(tmp_path / "one", data=once, max_updates=6)
+    assert torch.equal(weights(net), weights(straight))
 
 
 def test_epochs_of_a_loader() -> None:

@@ -13,8 +13,8 @@ from torch import nn
 from torch.nn.utils import parametrizations, prune
 
 import bptt
-from bptt.forecast.forecasting import forecast
-from bptt.forecast.one_step_ahead import one_step_ahead
+from bptt.forecasting.forecast import forecast
+from bptt.forecasting.one_step_ahead import one_step_ahead
 from bptt.training.evaluation import evaluate
 from bptt.training.trainer import Trainer
 

@@ -47,7 +47,7 @@ def evaluate(
     last
         Take the last weights, and not those whose validation was the best.
     """
-    from bptt.forecast.backtest import backtest  # noqa: PLC0415
+    from bptt.forecasting.backtest import backtest  # noqa: PLC0415
     from bptt.report.backtests import sentence, write_backtest  # noqa: PLC0415
     from bptt.training.runs import files  # noqa: PLC0415
     from bptt.training.runs.run import Run  # noqa: PLC0415

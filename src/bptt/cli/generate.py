@@ -76,7 +76,7 @@ def generate(
 def _forecast(
     run: Run, out: Path, data: Path | None, options: dict[str, Any], *, last: bool
 ) -> None:
-    from bptt.forecast.forecasting import forecast  # noqa: PLC0415
+    from bptt.forecasting.forecast import forecast  # noqa: PLC0415
     from bptt.report.series_plots import plot_forecast, write_figure  # noqa: PLC0415
     from bptt.training.runs import files  # noqa: PLC0415
 

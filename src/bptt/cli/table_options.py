@@ -19,10 +19,11 @@ class TableOptions:
 
     target: Annotated[tuple[str, ...], comma_separated(str)] = ()
     """The columns to model, such as a,b; by default every column of numbers left, but for an
-    index."""
+    index. With --label there are none."""
 
     inputs: Annotated[tuple[str, ...], comma_separated(str)] = ()
-    """Columns that are known at the step that is predicted."""
+    """Columns that are known at the step that is predicted; with --label what is read, by default
+    every column of numbers left."""
 
     time: str | None = None
     """The column that rises from row to row: dates, or numbers."""
@@ -54,7 +55,8 @@ class TableOptions:
     """The column that tells several series apart, each with its rows in order."""
 
     validation_share: float = 0.1
-    """How much of the table is not to train on: the end of it, or of each series."""
+    """How much of the table is not to train on: the end of it, or of each series; or of the series,
+    where some are held out whole."""
 
     validation_by: Literal["time", "series"] | None = None
     """Of several series: whether the end of each is held out, or some of them whole; by default the

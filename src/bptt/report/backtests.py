@@ -10,7 +10,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from bptt.errors import counted, require_kind, require_path
-from bptt.forecast.backtest import BEFORE, NETWORK, Backtest
+from bptt.forecasting.backtest import BEFORE, NETWORK, Backtest
 from bptt.report.page import Section, write_page
 from bptt.report.series_plots import FORECAST, SPREAD, TRUE
 from bptt.report.style import BLUE, GREEN, GREY, ORANGE, RED, draws, styled

@@ -9,7 +9,7 @@ from bptt.data.sequences.labels import Labelled
 from bptt.data.tables.panels import Panel
 from bptt.data.tables.table import Table
 from bptt.data.texts.text import Text
-from bptt.forecast.one_step_ahead import one_step_ahead
+from bptt.forecasting.one_step_ahead import one_step_ahead
 from bptt.model.network import Network
 from bptt.training.runs.result import Measured, Result
 from bptt.training.updates import Fit

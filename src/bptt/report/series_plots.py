@@ -18,7 +18,7 @@ from bptt.data.tables.clock import Clock
 from bptt.data.tables.panels import Panel
 from bptt.data.tables.table import Table
 from bptt.errors import BpttError, counted, shown
-from bptt.forecast.forecasting import PanelForecast, SeriesForecast
+from bptt.forecasting.forecast import PanelForecast, SeriesForecast
 from bptt.report.style import BLUE, GREEN, GREY, RED, draws, styled
 from bptt.training.exposure import Exposure
 from bptt.training.runs import files

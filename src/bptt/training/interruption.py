@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from types import FrameType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bptt.training.runs.run import Run
@@ -41,11 +44,14 @@ class Interrupted(Ended):
 def end(signum: int, frame: FrameType | None) -> None:
     """Raise Ended; but leave at once if an import is going on.
 
-    Extension modules would make an ImportError of it, and there is nothing to save yet.
+    Extension modules would make an ImportError of it, and there is nothing to save yet. Nothing is
+    raised where Python would ignore it, as in its hook for that: the signal comes again soon.
     """
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
             os._exit(128 + signum)
+        if frame.f_code is _sent_again.__code__:
+            return _send_soon(signum)
         frame = frame.f_back
     raise Ended(f"ended by {signal.Signals(signum).name}", signum)
 
@@ -58,16 +64,8 @@ def ending() -> Iterator[None]:
     comes while an object is taken away, whose errors Python ignores, comes again afterwards.
     """
     before = sys.unraisablehook
-
-    def again(ignored: sys.UnraisableHookArgs) -> None:
-        if isinstance(ignored.exc_value, Ended):
-            number = ignored.exc_value.signum
-            threading.Timer(SOON, _send, (number,)).start()
-        else:
-            before(ignored)
-
     with _handled([number for number in SIGNALS if signal.getsignal(number) in DEFAULTS], end):
-        sys.unraisablehook = again
+        sys.unraisablehook = partial(_sent_again, before)
         try:
             yield
         finally:
@@ -101,8 +99,23 @@ def postponed() -> Iterator[Callable[[], int | None]]:
         signal.raise_signal(received[0])  # it came after the last look
 
 
+def _sent_again(
+    before: Callable[[sys.UnraisableHookArgs], Any], ignored: sys.UnraisableHookArgs
+) -> None:
+    """Be Python's hook for what it ignores: if that is Ended, the signal comes again."""
+    if isinstance(ignored.exc_value, Ended):
+        _send_soon(ignored.exc_value.signum)
+    else:
+        before(ignored)
+
+
+def _send_soon(signum: int) -> None:
+    _thread.start_new_thread(_send, (signum,))  # threading's would wait for it to begin
+
+
 def _send(signum: int) -> None:
     """Send this process a signal; raise_signal, of a thread, would not end what it waits for."""
+    time.sleep(SOON)
     if os.name == "posix":
         os.kill(os.getpid(), signum)
     else:

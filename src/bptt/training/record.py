@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from bptt.data.batches import Batch
+from bptt.data.batches import Batches
 from bptt.errors import BpttError
 from bptt.gradient.sequences import device_of
 from bptt.training.carried import Carried
@@ -64,11 +64,12 @@ class Record:
         self.update, self.seconds = progress.update, progress.seconds
 
     def load_carried(
-        self, run: Run, tensors: dict[str, Tensor], notes: dict[str, Any], following: Batch
+        self, run: Run, tensors: dict[str, Tensor], notes: dict[str, Any], batches: Batches
     ) -> None:
-        """Put back what the next update, of a batch, starts from."""
+        """Put back what the next update starts from, if that is a state; batches: to train on."""
         if self.carried is not None:
             source = str(run.path / CHECKPOINT)
+            following = batches.at(self.state.progress.update)
             whole = self.state.load_carried(tensors, notes, following, source)
             self.state.carried = self.carried.part(whole, following.B)
             self.state.carry_to(device_of(self.state.net))

@@ -218,7 +218,7 @@ class Trainer:
         """
         self.record.load(run, tensors, notes)
         self._read_batches(self.progress.seed)
-        self.record.load_carried(run, tensors, notes, self.batches.at(self.progress.update))
+        self.record.load_carried(run, tensors, notes, self.batches)
         if self.settings.keep == "best":
             self.best.find(self.progress, run, is_ours=self.ranks.is_first)
         if self.run is not None:

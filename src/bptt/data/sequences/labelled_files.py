@@ -18,6 +18,7 @@ from bptt.data.sequences.labels import (
     are_held_out,
     labelled,
     require_both_parts,
+    require_known,
     with_validation,
 )
 from bptt.data.sequences.validation_arrays import NAME_END, parts_of
@@ -68,11 +69,7 @@ def read_labelled(
     kind.require_package()
     named = _texts_of(path, is_raw=kind.is_raw)
     known = sorted(named) if classes is None else list(classes)
-    if unknown := sorted(set(named) - set(known)):
-        raise BpttError(
-            f"{path} has a class {shown(unknown[0])}; expected some of those that the network "
-            f"knows: {', '.join(known[:8])}{' …' * (len(known) > 8)}"
-        )
+    require_known(str(path), named, known)
     texts = [text for name in sorted(named) for text in named[name]]
     labels = [name for name in sorted(named) for _ in named[name]]
     held_out = are_held_out(text.encode(errors="surrogateescape") for text in texts)

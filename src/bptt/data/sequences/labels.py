@@ -281,45 +281,40 @@ def labelled(
     dtype = np.int64 if x[0].ndim == 1 else np.float32
     flat = spool(np.asarray(one, dtype) for one in x)
     lengths = np.array([len(one) for one in x], dtype=np.int64)
-    return with_labels(source, flat, lengths, labels, held_out, classes, symbols=symbols)
-
-
-def with_labels(
-    source: str,
-    x: Shaped[np.ndarray, " M *x"],
-    lengths: Int[np.ndarray, " N"],
-    labels: Sequence[Any],
-    held_out: Bool[np.ndarray, " N"],
-    classes: list[str] | None,
-    *,
-    symbols: int = 0,
-) -> Labelled:
-    """Return sequences that lie end to end with their labels, or raise BpttError."""
-    if x.ndim == 1:
-        symbols = symbols or int(x.max()) + 1
-        if x.min() < 0 or x.max() >= symbols:
+    if flat.ndim == 1:
+        symbols = symbols or int(flat.max()) + 1
+        if flat.min() < 0 or flat.max() >= symbols:
             raise BpttError(
-                f"{source} has tokens from {x.min()} to {x.max()}; expected 0 to {symbols - 1}"
+                f"{source} has tokens from {flat.min()} to {flat.max()}; expected 0 to "
+                f"{symbols - 1}"
             )
-    elif not all(np.isfinite(block).all() for _, block in blocks_of(x)):
+    elif not all(np.isfinite(block).all() for _, block in blocks_of(flat)):
         raise BpttError(f"{source} has numbers that are not finite; expected finite ones")
-    values, names = _labels(source, labels, classes)
+    values, names = code_labels(source, labels, classes)
     require_both_parts(source, held_out)
-    return Labelled(x, lengths, values, held_out, names, symbols)
+    return Labelled(flat, lengths, values, held_out, names, symbols)
 
 
-def _labels(
-    source: str, labels: Sequence[Any], classes: list[str] | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Return labels as numbers, and the names of the classes if they are classes."""
+def code_labels(
+    source: str, labels: Sequence[Any], classes: Sequence[str] | None
+) -> tuple[Shaped[np.ndarray, " N *y"], tuple[str, ...]]:
+    """Return labels as numbers, and the names of the classes if they are classes.
+
+    classes: those that a network knows. BpttError is raised unless all are of one kind, and known.
+    """
     try:
         array = np.array(labels)
     except ValueError:
         array = np.array(None)
     if array.dtype.kind == "f" and array.ndim in (1, 2):
-        if not np.isfinite(array).all():
-            raise BpttError(f"{source} has labels that are not finite; expected finite numbers")
-        return array.reshape(len(array), -1).astype(np.float32), ()
+        with np.errstate(over="ignore"):
+            numbers = array.reshape(len(array), -1).astype(np.float32)
+        if not np.isfinite(numbers).all():
+            raise BpttError(
+                f"{source} has labels that are not finite, or too large for float32; expected "
+                "finite numbers"
+            )
+        return numbers, ()
     if array.dtype.kind not in "iuU" or array.ndim != 1:
         raise BpttError(
             f"the labels of {source} are {shown(array)}; expected for each a text or a whole "
@@ -328,14 +323,23 @@ def _labels(
     texts = [str(one) for one in array]
     order = sorted(set(texts), key=_by_number)
     known = order if classes is None else classes
-    if len(known) < 2 or len(known) > MOST_CLASSES or not set(order) <= set(known):
+    if not 2 <= len(known) <= MOST_CLASSES:
         raise BpttError(
             f"{source} has {counted(len(order), 'class')}, such as {shown(order[0])}; expected "
             f"from 2 to {MOST_CLASSES:,}"
-            + (f" of {', '.join(known[:8])}" if classes is not None else "")
         )
+    require_known(source, order, known)
     place = {name: number for number, name in enumerate(known)}
     return np.array([place[name] for name in texts], dtype=np.int64), tuple(known)
+
+
+def require_known(source: str, names: Iterable[str], known: Sequence[str]) -> None:
+    """Raise BpttError if there is a class that a network does not know."""
+    if unknown := sorted(set(names) - set(known)):
+        raise BpttError(
+            f"{source} has a class {shown(unknown[0])}; expected some of those that the network "
+            f"knows: {', '.join(known[:8])}{' …' * (len(known) > 8)}"
+        )
 
 
 def _by_number(name: str) -> tuple[bool, int, str]:

@@ -123,14 +123,15 @@ class Columns:
                 "validation_by, units and label (--validation-by, --units, --label) are for "
                 "several series; name the column that tells them apart with series (--series)"
             )
-        if self.label is not None and (self.target or self.validation_by == "time"):
+        if self.label is not None and (self.target or self.difference):
             raise BpttError(
-                f"label is {self.label!r}, which is what the network is to tell of a whole series; "
-                'expected no target (--target), and validation_by "series" (--validation-by)'
+                f"label is {self.label!r}, and so there is no target; expected none, and no "
+                "difference of one (--target, --difference)"
             )
-        if self.label is not None and self.difference:
+        if self.label is not None and self.validation_by == "time":
             raise BpttError(
-                "difference (--difference) is of a target; with a label (--label) there is none"
+                f"label is {self.label!r}, of series as a whole; expected validation_by "
+                '"series" (--validation-by), as it is by default'
             )
         if self.held_out_by == "series" and self.units == "series":
             raise BpttError(

@@ -33,7 +33,7 @@ def read_table(
     measures: those of the table that a run was trained on, to use instead.
 
     A table of one series comes back as a Table; of several, told apart by `series`, as a Panel; and
-    with a `label` of each, as a Labelled.
+    with a `label` of each, as a LabelledTable.
 
     >>> import tempfile
     >>> from pathlib import Path

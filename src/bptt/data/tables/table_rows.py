@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import math
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -117,6 +118,14 @@ class TableFile:
         """Yield blocks of one column; of a text, without what stands for nothing."""
         for batch in self._batches([name]):
             yield _cleaned(batch[name], self.notation)
+
+    def numbers_of(self, name: str, texts: Sequence[str]) -> np.ndarray:
+        """Return the numbers that texts of a column are, NaN for those that are none."""
+        import polars as pl  # noqa: PLC0415
+
+        column = pl.Series("t", texts, dtype=pl.String)
+        numbers = _numbers(column, self.notation, self.units.get(name, ""))
+        return numbers.cast(pl.Float64).fill_null(math.nan).to_numpy()
 
     def _batches(self, names: Sequence[str]) -> Iterator[pl.DataFrame]:
         from polars import selectors  # noqa: PLC0415

@@ -62,9 +62,7 @@ def about_series(
 
 def _columns(file: TableFile, rows: Rows) -> list[str]:
     columns = rows.columns
-    lines = [f"label: {columns.label}"] if columns.label else []
-    if columns.target:
-        lines.append(f"target: {names(columns.target)}")
+    lines = [f"target: {names(columns.target)}"] if columns.target else []
     if columns.inputs:
         lines.append(f"inputs: {names(columns.inputs)}")
     if columns.categories or columns.calendar:

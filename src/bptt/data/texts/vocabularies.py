@@ -15,6 +15,8 @@ from bptt.data.texts.vocabulary import UNKNOWN, Vocabulary, decoded, dtype_of
 from bptt.errors import BpttError, shown
 
 CODE_POINTS, ASCII = 0x110000, 0x80
+HALVES = "surrogatepass"
+"""How halves of a character are coded, which a text in memory may have."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Characters(Vocabulary):
         for piece in itertools.chain.from_iterable(texts):
             # Most of a text is in ASCII, and bytes of it are in no other character's UTF-8: without
             # those that are known little is left.
-            left = piece.encode().translate(None, known).decode()
+            left = piece.encode("utf-8", HALVES).translate(None, known).decode("utf-8", HALVES)
             is_known[_code_points(left)] = True
             known = np.flatnonzero(is_known[:ASCII]).astype(np.uint8).tobytes()
         return cls("".join(map(chr, np.flatnonzero(is_known).tolist())))
@@ -163,4 +165,4 @@ def recalled(config: Mapping[str, Any]) -> Vocabulary:
 
 
 def _code_points(text: str) -> np.ndarray:
-    return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), np.uint32)
+    return np.frombuffer(text.encode("utf-32-le", HALVES), np.uint32)

@@ -157,7 +157,7 @@ class Run:
             data = read_collection(source, config["symbols"], standardise=units)
         if data.sha256 != config["sha256"]:
             raise BpttError(
-                f"{data.source} is not the {self.kind} that {self.path} was trained on "
+                f"{data.source} is not the data that {self.path} was trained on "
                 f"(SHA-256 {data.sha256[:12]}, expected {config['sha256'][:12]}); "
                 "give the original, or start a new run"
             )
@@ -215,6 +215,7 @@ class Run:
 
     def read_table(self, data: Any) -> Table | Panel:
         """Read a table, from a file or a frame, as the run's own was: its columns, its units."""
+        self.require_table()
         table = self._read_columns(data)
         assert isinstance(table, Table | Panel)
         return table

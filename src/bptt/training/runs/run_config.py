@@ -185,14 +185,24 @@ def _require_data(data: _Text | _Table | _Sequences | _Task | _Labelled | _Loade
         if data.tokens is not None:
             recalled(asdict(data))
         require_whole("symbols", data.symbols, 0, MOST_SIZE)
-        if data.measures is not None:
-            _require_measures(data.measures)
+        _require_labels(data)
     elif isinstance(data, _Task):
         Task(data.name, data.lengths)
     elif isinstance(data, _Table):
         _require_measures(data.measures)
     elif isinstance(data, _Sequences) and data.symbols is not None:
         require_whole("symbols", data.symbols, 1, MOST_SIZE)
+
+
+def _require_labels(data: _Labelled) -> None:
+    """Raise BpttError unless what was a table has a label, and the classes that go with it."""
+    if (data.columns is None) != (data.measures is None):
+        raise BpttError("it has columns or measures; expected both, as of a table, or neither")
+    if data.columns is None or data.measures is None:
+        return
+    _require_measures(data.measures)
+    if data.columns.label is None or data.measures.labels != data.classes:
+        raise BpttError("its columns have no label, or other classes than its measures")
 
 
 def _require_measures(measures: Measures) -> None:

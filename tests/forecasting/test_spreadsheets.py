@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bptt.forecast.forecasting import SeriesForecast
-from bptt.forecast.spreadsheets import text_cell
+from bptt.forecasting.forecast import SeriesForecast
+from bptt.forecasting.spreadsheets import text_cell
 
 FORMULAS = [
     "=1+1",

@@ -13,8 +13,8 @@ from bptt.data.tables.columns import Columns
 from bptt.data.tables.table import Table
 from bptt.data.tables.table_reader import read_table
 from bptt.errors import BpttError
-from bptt.forecast.forecasting import forecast
-from bptt.forecast.steps_ahead import steps_ahead
+from bptt.forecasting.forecast import forecast
+from bptt.forecasting.steps_ahead import steps_ahead
 
 DAYS = [date(2024, 1, 1) + timedelta(days=k) for k in range(20)]
 

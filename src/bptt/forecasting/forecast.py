@@ -24,9 +24,9 @@ from bptt.errors import (
     require_several,
     require_whole,
 )
-from bptt.forecast.spreadsheets import text_cell
-from bptt.forecast.steps_ahead import steps_ahead
-from bptt.forecast.windows import SERIES_AT_ONCE, Sampling, Window, go_on
+from bptt.forecasting.spreadsheets import text_cell
+from bptt.forecasting.steps_ahead import steps_ahead
+from bptt.forecasting.windows import SERIES_AT_ONCE, Sampling, Window, go_on
 from bptt.model.network import Network
 from bptt.training.runs import files
 from bptt.training.runs.run import Run

@@ -16,14 +16,14 @@ from bptt.data.tables.panels import Panel
 from bptt.data.tables.series import Series
 from bptt.data.tables.table import WARM_UP, Table
 from bptt.errors import BpttError, require_memory, require_whole
-from bptt.forecast.autoregression import Autoregression
-from bptt.forecast.forecasting import (
+from bptt.forecasting.autoregression import Autoregression
+from bptt.forecasting.forecast import (
     FORECAST,
     QUANTILES,
     net_and_table,
     require_shares,
 )
-from bptt.forecast.windows import SERIES_AT_ONCE, Sampling, Window, go_on
+from bptt.forecasting.windows import SERIES_AT_ONCE, Sampling, Window, go_on
 from bptt.model.network import Network
 from bptt.training.runs.run import Run
 

@@ -13,7 +13,7 @@ import torch
 import bptt
 from bptt.data.tables.calendar_steps import season_of
 from bptt.errors import BpttError
-from bptt.forecast.autoregression import Autoregression
+from bptt.forecasting.autoregression import Autoregression
 from bptt.report.backtests import write_backtest
 
 N, H = 120, 4

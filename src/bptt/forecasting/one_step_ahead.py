@@ -11,7 +11,7 @@ from jaxtyping import Float
 from bptt.data.tables.panels import Panel
 from bptt.data.tables.series import Series
 from bptt.data.tables.table import WARM_UP, Table
-from bptt.forecast.windows import SERIES_AT_ONCE, Part, side_by_side
+from bptt.forecasting.windows import SERIES_AT_ONCE, Part, side_by_side
 from bptt.model.dropout import every_unit
 from bptt.model.network import Network
 

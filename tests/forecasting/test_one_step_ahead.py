@@ -10,8 +10,8 @@ import pytest
 import torch
 
 import bptt
-from bptt.forecast.forecasting import forecast
-from bptt.forecast.one_step_ahead import one_step_ahead
+from bptt.forecasting.forecast import forecast
+from bptt.forecasting.one_step_ahead import one_step_ahead
 from bptt.report.series_plots import plot_forecast
 from bptt.training.runs.run import Run
 
@@ -126,7 +126,7 @@ def test_a_killed_run_on_a_table_goes_on_bit_for_bit(file: Path, tmp_path: Path)
         weights.append([p.detach() for p in net.parameters()])
     assert all(map(torch.equal, *weights))
     file.write_text(file.read_text().replace("2026-01-01,", "2026-01-01,0"))
-    with pytest.raises(bptt.BpttError, match=r"waves.csv is not the table that .* was trained on"):
+    with pytest.raises(bptt.BpttError, match=r"waves.csv is not the data that .* was trained on"):
         bptt.resume(out)
 
 
