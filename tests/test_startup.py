@@ -41,7 +41,8 @@ print("compiled")
 
 def test_no_public_name_is_a_packages_too() -> None:
     """Where it is, importing the package would put it in the place of the name."""
-    parts = {path.stem for path in Path(bptt.__file__).parent.iterdir()}
+    paths = Path(bptt.__file__).parent.iterdir()
+    parts = {p.stem for p in paths if p.suffix == ".py" or (p / "__init__.py").exists()}
     both = {name for name in bptt.__all__ if name in parts}
     assert {name for name in both if not isinstance(getattr(bptt, name), ModuleType)} == set()
 
