@@ -220,13 +220,13 @@ def test_runs_on_a_table_tell_their_errors_in_its_units(tmp_path: Path):
     again = compare(what, tmp_path / "cmp")
     assert again == outcomes
     heads, *rows = summary(again)
-    assert heads[3:7] == ["loss", "a: RMSE", "b: RMSE", "updates to success"]
+    assert heads == ["setting", "runs", "loss", "a: RMSE", "b: RMSE", "horizon before", "and after"]
     assert [row[0] for row in rows] == ["last", "b", "the value before"]
     for row in rows[:2]:
         cells = [f"{expected[row[0]][k]:.4g}" if k in expected[row[0]] else "" for k in "ab"]
-        assert row[4:6] == cells
-    assert rows[2][1:4] == ["", "", ""]
-    assert float(rows[2][5]) == pytest.approx(before, rel=1e-3)
+        assert row[3:5] == cells
+    assert rows[2][1:3] == ["", ""]
+    assert float(rows[2][4]) == pytest.approx(before, rel=1e-3)
     result = tmp_path / "cmp" / "last" / "seed-0" / "result.json"
     result.write_text(result.read_text().replace('"updates": 6', '"updates": 5'))
     assert compare(what, tmp_path / "cmp")[0].result is None  # it is of an earlier end
@@ -266,8 +266,8 @@ def test_of_many_columns_there_is_the_median_in_units_of_the_value_before():
     several = outcome("several", Result(9, "RMSE", values, "the value before"))
     right = outcome("right", Result(9, "right", (Measured("", 0.75, 0.5),), "the commonest class"))
     heads, *rows = summary([several, right, outcome("none", None)])
-    assert heads[4:6] == ["RMSE / that of the value before", "right"]
-    assert [row[4:6] for row in rows] == [
+    assert heads == ["setting", "runs", "loss", "RMSE / that of the value before", "right"]
+    assert [row[3:5] for row in rows] == [
         ["1.25", ""],
         ["", "0.75"],
         ["", ""],
@@ -276,7 +276,7 @@ def test_of_many_columns_there_is_the_median_in_units_of_the_value_before():
     ]
     assert [row[0] for row in rows[3:]] == ["the value before", "the commonest class"]
     other = outcome("other", Result(9, "right", (Measured("", 0.7, 0.6),), "the commonest class"))
-    assert summary([right, other])[-1][4] == "0.5 to 0.6"
+    assert summary([right, other])[-1][3] == "0.5 to 0.6"
 
 
 def test_flags_of_the_command_line():

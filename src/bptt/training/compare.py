@@ -312,7 +312,7 @@ def _flags(text: str) -> dict[str, Any]:
 
 
 def summary(outcomes: Sequence[Outcome]) -> list[list[str]]:
-    """Return a table: heads, and a row a setting, medians over the seeds.
+    """Return a table: heads, and a row a setting, medians over the seeds; no column is empty.
 
     What runs reach in a measure of their data has columns, and each simple method a row for these.
     """
@@ -345,7 +345,8 @@ def summary(outcomes: Sequence[Outcome]) -> list[list[str]]:
         numbers = [by_head[id(one)] for one, result in measured if result.method == method]
         cells = [_span([each[head].simple for each in numbers if head in each]) for head in heads]
         rows.append([method, *[""] * (len(left) - 1), *cells, *[""] * len(right)])
-    return rows
+    filled = [k for k in range(len(rows[0])) if any(row[k] for row in rows[1:])]
+    return [[row[k] for k in filled] for row in rows]
 
 
 def _median(values: list[float]) -> str:
