@@ -224,3 +224,15 @@ def test_a_signal_that_comes_while_an_object_is_taken_away_is_not_lost(
         assert ended.value.signum == signal.SIGTERM
         assert sys.unraisablehook is hook
     assert capfd.readouterr().err == ""
+
+
+def test_a_signal_that_comes_while_an_error_is_told_ends_with_its_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(*_: object) -> str:
+        signal.raise_signal(signal.SIGTERM)
+        return "never"
+
+    monkeypatch.setattr("bptt.cli.complaint", told)
+    assert main(["train", "nowhere.txt"]) == STATUS[signal.SIGTERM]
+    assert capsys.readouterr().err == ""

@@ -18,7 +18,17 @@ from bptt import BpttError
 from bptt.cli import main
 from bptt.data.batches import Batches
 from bptt.training.runs import checkpoint
-from bptt.training.runs.run import BEFORE, BEST, CHECKPOINT, CONFIG, FLOW, METRICS, Run
+from bptt.training.runs.run import (
+    BEFORE,
+    BEST,
+    CHECKPOINT,
+    CONFIG,
+    FLOW,
+    METRICS,
+    TRAINED_ON,
+    Run,
+)
+from bptt.training.runs.run_config import DATA
 from bptt.training.snapshots import Snapshots, read_snapshots
 
 COMMANDS = {
@@ -26,6 +36,10 @@ COMMANDS = {
     "generate": ["generate", "run", "--steps", "3"],
     "resume": ["train", "--resume", "run", "--max-updates", "4"],
 }
+
+
+def test_there_are_words_for_all_that_a_run_is_trained_on() -> None:
+    assert TRAINED_ON.keys() == DATA.keys()
 
 
 @pytest.fixture(scope="module")

@@ -53,12 +53,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with ending():
             return _run(arguments)
+    except Ended as interrupt:  # while something else was told
+        return 128 + interrupt.signum
     except OSError as error:
         if not is_reader_gone(error):
             raise
         discard_output()
-        interrupt = _interrupt_before(error)
-        return BROKEN_PIPE if interrupt is None else 128 + interrupt.signum
+        before = _interrupt_before(error)
+        return BROKEN_PIPE if before is None else 128 + before.signum
 
 
 def _interrupt_before(error: BaseException) -> Ended | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from types import NoneType, UnionType
@@ -166,7 +166,8 @@ def _require_belonging(
             )
         if kind.removesuffix(" without inputs") not in kinds:
             words = " and ".join(WORDS[one] for one in kinds)
-            raise BpttError(f"{option} is for {words}; {name} is {_other(kind, kinds)}")
+            none = "none" if len(kinds) == 1 else "none of these"
+            raise BpttError(f"{option} is for {words}; {name} is {none}")
 
 
 def _kind_of(command: str, subject: str | None, *, corpus: bool) -> tuple[str, str]:
@@ -182,10 +183,6 @@ def _kind_of(command: str, subject: str | None, *, corpus: bool) -> tuple[str, s
     run = Run.open(subject)
     without = run.kind == TABLE and not run.inputs
     return (TABLE_WITHOUT_INPUTS if without else run.kind), f"what {subject} was trained on"
-
-
-def _other(kind: str, kinds: Sequence[str]) -> str:
-    return "none" if len(kinds) == 1 else f"a {kind}"
 
 
 def _require_resumable(typed: Iterable[str]) -> None:

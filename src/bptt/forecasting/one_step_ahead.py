@@ -40,10 +40,10 @@ def one_step_ahead(net: Network, table: Table | Panel) -> OneStepAhead:
     return OneStepAhead(table.columns.target, *np.sqrt(squares / count))
 
 
-def _squares(net: Network, several: list[Series]) -> Float[np.ndarray, "2 d"]:
+def _squares(net: Network, group: list[Series]) -> Float[np.ndarray, "2 d"]:
     """Return the summed squares of the errors of the network, and of the value before."""
-    parts = [Part(series, max(0, series.cut - WARM_UP), len(series)) for series in several]
-    squares = np.zeros((2, several[0].y.shape[1]))
+    parts = [Part(series, max(0, series.cut - WARM_UP), len(series)) for series in group]
+    squares = np.zeros((2, group[0].y.shape[1]))
     state, read = None, 0
     for batch in side_by_side(net, parts):
         out = net(batch.y, x=batch.x, lengths=batch.lengths, state=state)

@@ -76,18 +76,18 @@ class BatchGradient:
 
         The other ranks do the same. Raises BpttError if one of them has failed.
         """
-        mine = self.ranks.part_of(batch).of(self.net)
+        part = self.ranks.part_of(batch).of(self.net)
         with self._drawing(batch, moment) as forcing:
             if self.ranks.is_alone:
-                done = self._backward(mine, state, forcing, self._omega(moment, 1.0, mine.B))
+                done = self._backward(part, state, forcing, self._omega(moment, 1.0, part.B))
                 return Learnt(float(done.loss), done.steps, done.state, is_interrupted)
-            weight = mine.total_weight()
+            weight = part.total_weight()
             loss, steps, after = 0.0, 0.0, None
             # Ω is a mean over all sequences, beside a loss that is divided by all weights later.
-            whole = self.ranks.meet(weight, mine.B) if self.settings.omega > 0 else (0.0, 0)
-            if mine.B > 0:
-                omega = self._omega(moment, *whole)
-                done = self._backward(mine, state, forcing, omega, reduction="sum")
+            totals = self.ranks.meet(weight, part.B) if self.settings.omega > 0 else (0.0, 0)
+            if part.B > 0:
+                omega = self._omega(moment, *totals)
+                done = self._backward(part, state, forcing, omega, reduction="sum")
                 loss, steps, after = float(done.loss), done.steps, done.state
         if not math.isfinite(loss):
             return Learnt(loss, int(steps), after, is_interrupted)

@@ -70,8 +70,8 @@ class Record:
         if self.carried is not None:
             source = str(run.path / CHECKPOINT)
             following = batches.at(self.state.progress.update)
-            whole = self.state.load_carried(tensors, notes, following, source)
-            self.state.carried = self.carried.part(whole, following.B)
+            carried = self.state.load_carried(tensors, notes, following, source)
+            self.state.carried = self.carried.part(carried, following.B)
             self.state.carry_to(device_of(self.state.net))
 
     def log(self, validation_nll: float | None, score: float | None) -> None:

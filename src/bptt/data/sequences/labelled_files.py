@@ -105,7 +105,7 @@ def _texts_of(folder: Path, *, is_raw: bool) -> dict[str, list[str]]:
             if folders
             else _text_of(place, is_raw=is_raw).split("\n")
         )
-        texts[name] = [text for text in (one.removesuffix("\r") for one in each) if text.strip()]
+        texts[name] = [text for text in (line.removesuffix("\r") for line in each) if text.strip()]
         if not texts[name]:
             raise BpttError(f"{place} has no text in it; expected some of its class, or no {name}")
     if len(texts) < 2:
